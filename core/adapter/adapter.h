@@ -1,0 +1,106 @@
+// One adapter, folded at load into the one formula that serves all kinds (see kernels/adapter_ops.h):
+//
+//     y = gain * ( W · rot(x) + scale · B (A x) ) + bias        per layer and projection
+#pragma once
+
+#include "core/base/ids.h"
+#include "core/base/progress.h"
+#include "core/base/result.h"
+#include "core/model/model.h"
+
+#include <cstddef>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace spartan {
+
+enum class AdapterKind : uint8_t { boft, oft, lora, dora };
+const char* name_of(AdapterKind);
+
+// Where one module's parts lie in Adapter::blob (byte offsets, 64-byte aligned; -1: absent).
+struct AdapterPart {
+    int layer = 0;
+    Projection projection{};
+    int64_t in = 0, out = 0;
+
+    int64_t rotation = -1;  // T [in / group][group][group]
+    int64_t group = 0;      // features a rotation group spans: b * 2^(m-1) for BOFT, b for OFT
+    int64_t a = -1;         // T [rank, in]
+    int64_t b_t = -1;       // T [rank, out]
+    int64_t rank = 0;
+    float scale = 1;
+    int64_t gain = -1;  // f32 [out]: BOFT's s, DoRA's magnitude over norm
+    int64_t bias = -1;  // f32 [out]: replaces the base's
+
+    // As the file had it, for the layout view and inspect: BOFT block size b and number of factors m (OFT: m = 1).
+    int64_t block_size = 0, num_factors = 0;
+};
+
+struct Adapter {
+    std::string name;  // a label, unique in a library
+    std::string path;  // folder or synthetic spec
+    AdapterKind kind{};
+    std::string content_hash;  // SHA-256 of config and tensors; with the AdapterId it is the identity
+    DType dtype = DType::f32;  // of the blob's T parts
+    std::vector<std::byte> blob;
+    std::vector<AdapterPart> parts;  // by layer, then projection
+    int64_t file_bytes = 0;
+    double orthogonality_error = 0;  // largest |RᵀR - I| over all rotation groups (infinity norm); 0 without rotations
+    std::vector<std::string> warnings;
+
+    std::string geometry() const;  // "BOFT b16 m2", "LoRA r8", "OFT b32"; mixed sizes joined by "/"
+    std::string targets() const;   // "q k v o"
+};
+
+// Reads, checks and folds a PEFT folder for `model`. Everything that would change the result and is not supported is
+// refused in words. Sources: see each formula in peft.cpp.
+Result<std::shared_ptr<const Adapter>> load_adapter(const std::string& name, const std::string& dir, const Model& model,
+                                                    Progress& progress);
+
+// What a folder holds, without a base model: shapes and problems. `modules` names are without "base_model.model.".
+struct AdapterModule {
+    std::string name;
+    int64_t b = 0, m = 0, r = 0, in = 0, out = 0;  // 0 or -1 where it does not apply or is not known without the base
+};
+struct AdapterInfo {
+    AdapterKind kind{};
+    std::string base_name;  // base_model_name_or_path
+    std::vector<AdapterModule> modules;
+    int64_t bytes = 0;
+    std::vector<std::string> warnings, problems;
+};
+Result<AdapterInfo> inspect_adapter(const std::string& dir);
+
+// `synthetic:KIND:COUNT:SIZES` (see README): random adapters of known geometry, made in memory. `first_index` runs over
+// all specs of a command and, with `seed`, decides names' numbers and weights.
+struct SyntheticSpec {
+    AdapterKind kind{};
+    int64_t count = 0;
+    struct Size {
+        int64_t b = 0, m = 1, r = 0;
+    };
+    std::vector<Size> sizes;  // dealt out in turn
+};
+Result<SyntheticSpec> parse_synthetic_spec(const std::string& spec);
+std::string synthetic_name(const SyntheticSpec&, int64_t index_in_spec, int64_t global_index);
+Result<std::shared_ptr<const Adapter>> make_synthetic_adapter(const SyntheticSpec&, int64_t index_in_spec,
+                                                              int64_t global_index, uint64_t seed, const Model& model);
+// The same adapter as a PEFT folder.
+Result<void> write_synthetic_adapter(const SyntheticSpec&, int64_t index_in_spec, int64_t global_index, uint64_t seed,
+                                     const ModelConfig&, const std::string& base_name, const std::string& dir);
+
+// NAME=DIR or a synthetic spec, as --adapter and workload files take it; expands to one entry per adapter.
+struct AdapterRequest {
+    std::string name;
+    std::string dir;  // empty: synthetic
+    SyntheticSpec spec;
+    int64_t index_in_spec = 0, global_index = 0;
+};
+// Relative folders are taken from `base_dir`. Refuses bad and duplicate names.
+Result<std::vector<AdapterRequest>> parse_adapter_arguments(const std::vector<std::string>& arguments,
+                                                            const std::string& base_dir);
+Result<std::shared_ptr<const Adapter>> load_adapter(const AdapterRequest&, const Model& model, uint64_t seed,
+                                                    Progress& progress);
+
+}  // namespace spartan

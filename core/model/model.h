@@ -1,0 +1,87 @@
+// Opening and loading a base model. Two steps, so that a person can see what it is and whether it fits before any weight
+// is read: open_model() reads headers only; load_model() reads, converts and packs the weights.
+#pragma once
+
+#include "core/base/progress.h"
+#include "core/base/result.h"
+#include "core/model/config.h"
+#include "kernels/matmul.h"
+#include "kernels/view.h"
+
+#include <array>
+#include <functional>
+#include <memory>
+#include <string>
+#include <variant>
+#include <vector>
+
+namespace spartan {
+
+class Tokenizer;
+class ChatTemplate;
+
+template <class T>
+struct LayerWeights {
+    std::vector<float> attention_norm, mlp_norm;              // [hidden]
+    std::array<PackedMatrix<T>, kNumProjections> projection;  // [out, in], by Projection
+    std::array<std::vector<float>, kNumProjections> bias;     // [out]; empty: none
+};
+
+template <class T>
+struct Weights {
+    PackedMatrix<T> embedding;  // [vocab, hidden]
+    std::vector<LayerWeights<T>> layers;
+    std::vector<float> final_norm;  // [hidden]
+    PackedMatrix<T> head;           // [vocab, hidden]; empty: tied to the embedding
+    std::vector<float> inv_freq;    // [head_dim / 2]
+    const PackedMatrix<T>& output() const { return head.empty() ? embedding : head; }
+};
+
+// One tensor as it lies in a file: rows of `cols` values that can be read as fp32 in any order and from any thread.
+struct TensorSource {
+    std::string name;  // in Hugging Face's naming
+    std::vector<int64_t> shape;
+    std::string dtype;  // as stored: F32, BF16, F16, Q4_0, Q4_1, Q8_0
+    int64_t bytes = 0;  // stored
+    // Reads rows [first, first + count) as fp32 (rank-1 tensors are one row).
+    std::function<Result<void>(int64_t first, int64_t count, float* out)> read_rows;
+};
+
+struct OpenedModel {
+    std::string path;        // as the user gave it: folder, .gguf or synthetic:SHAPE
+    std::string name;        // short, for a title: "SmolLM2-135M-Instruct"
+    std::string source;      // "safetensors", "gguf", "synthetic"
+    std::string dtype;       // the most common stored dtype
+    ModelConfig config;
+    std::vector<TensorSource> tensors;
+    int64_t parameters = 0, file_bytes = 0;
+    std::shared_ptr<const Tokenizer> tokenizer;        // null: runs on ids only
+    std::shared_ptr<const ChatTemplate> chat_template;  // never null; plain text when the model has none
+    std::vector<std::string> warnings, problems;       // problems: why load_model() would refuse it
+};
+
+Result<OpenedModel> open_model(const std::string& path, uint64_t seed = 42);
+
+struct Model {
+    OpenedModel info;  // without open files
+    DType dtype = DType::f32;
+    std::variant<Weights<float>, Weights<bf16>> weights;
+    std::string content_hash;  // SHA-256 over names, shapes and a digest of the tensors' stored bytes; synthetic: of the spec
+    int64_t weight_bytes = 0;  // in memory
+
+    const ModelConfig& config() const { return info.config; }
+};
+
+// Uses `threads` threads; progress counts stored bytes. Refuses NaN and infinity in weights, naming tensor and index.
+Result<std::shared_ptr<const Model>> load_model(OpenedModel opened, DType dtype, int threads, Progress& progress);
+
+// Bytes that load_model() will hold: packed weights in `dtype`.
+int64_t weight_bytes_needed(const OpenedModel&, DType dtype);
+
+// "auto": bf16 where the CPU multiplies bf16 itself, else f32. Refuses f16 on a CPU.
+Result<DType> choose_dtype(const std::string& name);
+
+// The shapes that synthetic:SHAPE knows.
+std::vector<std::string> synthetic_shapes();
+
+}  // namespace spartan

@@ -1,0 +1,43 @@
+// Chat templates of the common families, recognised by content; the model's own text is never executed.
+#pragma once
+
+#include "core/base/ids.h"
+#include "core/tokenizer/tokenizer.h"
+
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace spartan {
+
+struct ChatMessage {
+    std::string role;  // "system", "user", "assistant"
+    std::string content;
+};
+
+class ChatTemplate {
+public:
+    enum class Family : uint8_t { plain, chatml, llama2, llama3, mistral };
+
+    // `source` is the Jinja text (may be empty). An unknown one is plain text; note() says so.
+    static std::shared_ptr<const ChatTemplate> recognise(std::string_view source);
+
+    Family family() const { return family_; }
+    std::string name() const;  // "ChatML", "Llama-2", "Llama-3", "Mistral", "plain text"
+    const std::string& note() const { return note_; }  // why it is plain text; empty otherwise
+    // What the template itself puts when the conversation has no system message; empty: nothing.
+    const std::string& default_system_prompt() const { return default_system_; }
+
+    // Ids ready to generate the assistant's turn. Only the template's own special tokens become special; the text of the
+    // messages never does. `tokenizer` must be the model's.
+    std::vector<Token> encode(const Tokenizer& tokenizer, const std::vector<ChatMessage>& messages) const;
+    // The same as text, for showing.
+    std::string render(const std::vector<ChatMessage>& messages) const;
+
+private:
+    Family family_ = Family::plain;
+    std::string note_, default_system_;
+};
+
+}  // namespace spartan

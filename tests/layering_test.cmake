@@ -1,0 +1,15 @@
+# Fails when an #include points against the arrows app -> ui -> core -> kernels.
+function(forbid layer pattern)
+    file(GLOB_RECURSE files ${ROOT}/${layer}/*.h ${ROOT}/${layer}/*.cpp ${ROOT}/${layer}/*.cu ${ROOT}/${layer}/*.cuh)
+    foreach(file ${files})
+        file(STRINGS ${file} hits REGEX "^[ \t]*#[ \t]*include[ \t]*[<\"](${pattern})")
+        if(hits)
+            message(SEND_ERROR "${file} may not include: ${hits}")
+        endif()
+    endforeach()
+endfunction()
+
+forbid(kernels "core/|ui/|app/|Q[A-Z]|Qt|qcustomplot")
+forbid(core "ui/|app/|cuda|Q[A-Z]|Qt|qcustomplot")
+forbid(ui "kernels/|app/|cuda")
+forbid(app/spartan "ui/|kernels/|Q[A-Z]|Qt|qcustomplot")
