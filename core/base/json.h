@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <limits>
+#include <optional>
 #include <set>
 #include <string>
 #include <string_view>
@@ -19,6 +20,8 @@ using Json = nlohmann::ordered_json;
 struct JsonLimits {
     int max_depth = 64;
     int64_t max_bytes = 256 << 20;
+    // Hugging Face writes 10^30 for "no limit" into tokenizer_config.json: take integers beyond 64 bits as doubles.
+    bool big_integers_as_double = false;
 };
 
 // Refuses duplicate keys, invalid UTF-8, NaN and infinities, depth over the limit and trailing text. `file` names the
@@ -28,7 +31,7 @@ Result<Json> read_json_file(const std::string& path, const JsonLimits& = {});
 
 // Reads the members of one JSON object by name and type, remembers which were asked for, and finish() refuses the rest.
 // Every getter returns the default when the key is absent and records the first error, which finish() returns; so a
-// reader can fetch all fields in a row and check once.
+// reader can fetch all fields in a row and check once. JSON null is a wrong type to every getter but any().
 //
 //     Fields f(json, "workload.json", "arrival");
 //     const double rate = f.number("rate", 1.0, 0.0, 1e9);
@@ -53,12 +56,14 @@ public:
     void fail(const std::string& key, std::string found, std::string expected);
 
     bool ok() const { return !error_; }
-    Result<void> finish();              // the first error; else an unknown key; else ok
-    Result<void> finish_known_only();   // the first error only: unknown keys pass
+    Result<void> finish();             // the first error; else an unknown key; else ok
+    Result<void> finish_known_only();  // the first error only: unknown keys pass
 
 private:
     const Json* find(const char* key);
     std::string path_of(const std::string& key) const;
+
+    void wrong(const char* key, const Json& value, const std::string& expected);
 
     const Json& object_;
     std::string file_, path_;

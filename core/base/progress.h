@@ -6,8 +6,8 @@
 
 namespace spartan {
 
-// Written by the worker, read from any thread. Work polls cancelled() at least every 50 ms and then returns an Error with
-// `cancelled` set, having changed nothing.
+// Written by the worker, read from any thread. Work polls cancelled() at least every 50 ms and then returns an Error
+// with `cancelled` set, having changed nothing.
 struct Progress {
     std::atomic<int64_t> done{0}, total{0};  // bytes, unless the work says otherwise
     std::atomic<bool> cancel{false};

@@ -10,10 +10,10 @@ namespace spartan {
 
 // One failure in words: which file, which field of it, what was found and what was expected. Empty parts are left out.
 struct Error {
-    std::string file;      // path, flag or "" when neither applies
-    std::string field;     // JSON path, tensor name, column, …
-    std::string found;     // what was there
-    std::string expected;  // what would work
+    std::string file;        // path, flag or "" when neither applies
+    std::string field;       // JSON path, tensor name, column, …
+    std::string found;       // what was there
+    std::string expected;    // what would work
     bool cancelled = false;  // the user asked for it: nothing to report
 
     // "file: field: found X, expected Y", one line, control characters escaped.
@@ -56,14 +56,14 @@ private:
 };
 
 // Leaves the calling function with the error of `expr`, if it has one.
-#define TRY_VOID(expr)                              \
-    do {                                            \
+#define TRY_VOID(expr)                                                           \
+    do {                                                                         \
         if (auto try_result_ = (expr); !try_result_) return try_result_.error(); \
     } while (0)
 
 // Declares `name` as the value of `expr`, or leaves the calling function with its error.
-#define TRY_ASSIGN(name, expr)              \
-    auto name##_result_ = (expr);           \
+#define TRY_ASSIGN(name, expr)                          \
+    auto name##_result_ = (expr);                       \
     if (!name##_result_) return name##_result_.error(); \
     auto& name = *name##_result_
 

@@ -7,12 +7,12 @@
 
 namespace spartan {
 
-// Control characters (also C1 and bidirectional overrides) as \n, \t, \x1b, \u202e; invalid UTF-8 as \xNN. For terminals
-// and one-line messages.
+// Control characters (also C1 and bidirectional overrides) as \n, \t, \x1b, \u202e; invalid UTF-8 as \xNN. For
+// terminals and one-line messages.
 std::string escape_control(std::string_view s);
 std::string escape_html(std::string_view s);
-// A CSV cell: quoted where needed; a cell that a spreadsheet would run as a formula (= + - @ tab) gets a leading quote mark.
-// Plain numbers are left alone.
+// A CSV cell: quoted where needed; a cell that a spreadsheet would run as a formula (= + - @ tab) gets a leading quote
+// mark. Plain numbers are left alone.
 std::string csv_cell(std::string_view s);
 
 std::string format_bytes(int64_t bytes);  // "98.4 MB", powers of ten
