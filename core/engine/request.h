@@ -20,6 +20,13 @@ struct SamplingParams {
     int32_t num_logprobs = 0;       // reserved for the views; 0
 };
 
+// Where a request came from. The engine carries it unchanged from the Request into the RequestRecord.
+struct RequestOrigin {
+    int32_t repeat = -1;     // of the workload that delivered it; -1: none (a prompt that a person typed)
+    float slo_ttft_ms = -1;  // its own limit, from a trace; -1: the workload's
+    std::string label;       // request_id of a trace; empty: none
+};
+
 struct Request {
     RequestId id{};
     std::vector<Token> prompt;  // not empty
@@ -28,6 +35,7 @@ struct Request {
     int64_t arrival_us = -1;    // on the engine's clock; -1: when submitted
     bool warmup = false;        // left out of all metrics
     bool want_logits = false;   // every prompt position's logits are handed to the logits sink (`spartan logits`)
+    RequestOrigin origin;
 };
 
 enum class FinishReason : uint8_t { none, length, eos, stop, cancelled, error };
@@ -43,6 +51,7 @@ struct RequestRecord {
     FinishReason finish = FinishReason::none;
     std::string error;   // for FinishReason::error
     bool warmup = false;
+    RequestOrigin origin;              // as submitted
     std::vector<int64_t> token_us;  // time of each output token
     std::vector<Token> output;
 
