@@ -15,7 +15,7 @@ void Distribution::add(float value) {
     max_ = n_ ? std::max(max_, double(value)) : value;
     ++n_;
     sum_ += value;
-    if (!buckets_.empty()) return addToBucket(value, 1);
+    if (!exact_) return addToBucket(value, 1);
     sorted_ = sorted_ && (values_.empty() || values_.back() <= value);
     values_.push_back(value);
 }
@@ -36,7 +36,7 @@ void Distribution::merge(const Distribution& other) {
     n_ += other.n_;
     sum_ += other.sum_;
     if (!other.exact()) compact();
-    if (!buckets_.empty()) {
+    if (!exact_) {
         for (const float v : other.values_) addToBucket(v, 1);
         for (const auto& [index, count] : other.buckets_) addToBucket(std::exp(index * kLogGrowth), count);
         return;
@@ -48,6 +48,7 @@ void Distribution::merge(const Distribution& other) {
 void Distribution::compact() {
     for (const float v : values_) addToBucket(v, 1);
     std::vector<float>().swap(values_);
+    exact_ = false;
     sorted_ = true;
 }
 

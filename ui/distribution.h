@@ -22,7 +22,7 @@ public:
     void compact();  // gives the single values up for a histogram
 
     int64_t n() const { return n_; }
-    bool exact() const { return buckets_.empty(); }
+    bool exact() const { return exact_; }
     double min() const { return min_; }
     double max() const { return max_; }
     double mean() const { return n_ ? sum_ / double(n_) : 0; }
@@ -39,6 +39,7 @@ private:
     double sum_ = 0, min_ = 0, max_ = 0;
     mutable std::vector<float> values_;  // sorted on demand
     mutable bool sorted_ = true;
+    bool exact_ = true;
     std::vector<std::pair<int32_t, int64_t>> buckets_;  // sorted by index; value = 1.01^index
 };
 

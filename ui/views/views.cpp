@@ -2,7 +2,7 @@
 
 namespace spartan {
 
-View* makeRunView(const QString& id, const ViewContext& context, QWidget* parent) {
+Panel* makeRunView(const QString& id, const ViewContext& context, QWidget* parent) {
     (void)id;
     (void)context;
     (void)parent;

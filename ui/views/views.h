@@ -1,7 +1,7 @@
 // The views of a run, made by name, so that the window and the screenshots know one list.
 #pragma once
 
-#include "ui/view.h"
+#include "ui/panel.h"
 
 #include <QString>
 
@@ -9,6 +9,6 @@ namespace spartan {
 
 // "latency", "memory", "layout", "steps", "step-detail". Each call makes a new one (a view can sit in two
 // perspectives). Null when the name is not known.
-View* makeRunView(const QString& id, const ViewContext& context, QWidget* parent = nullptr);
+Panel* makeRunView(const QString& id, const ViewContext& context, QWidget* parent = nullptr);
 
 }  // namespace spartan

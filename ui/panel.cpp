@@ -1,4 +1,4 @@
-#include "ui/view.h"
+#include "ui/panel.h"
 
 #include "ui/text.h"
 
@@ -85,7 +85,7 @@ void EmptyState::paintEvent(QPaintEvent*) {
 }
 
 // The header's text is painted by the view itself, behind the controls.
-View::View(const QString& id, const QString& title, QWidget* parent)
+Panel::Panel(const QString& id, const QString& title, QWidget* parent)
     : QWidget(parent),
       id_(id),
       title_(title),
@@ -104,15 +104,15 @@ View::View(const QString& id, const QString& title, QWidget* parent)
     setMinimumSize(px(140), px(80));
 }
 
-int View::headerHeight() const { return px(30); }
+int Panel::headerHeight() const { return px(30); }
 
-void View::setTitle(const QString& title) {
+void Panel::setTitle(const QString& title) {
     if (title == title_) return;
     title_ = title;
     update(0, 0, width(), headerHeight() + 2);
 }
 
-void View::setFacts(const QString& facts, const QString& tooltip) {
+void Panel::setFacts(const QString& facts, const QString& tooltip) {
     header_->setToolTip(plainTooltip(tooltip));
     if (facts == facts_) return;
     facts_ = facts;
@@ -120,12 +120,12 @@ void View::setFacts(const QString& facts, const QString& tooltip) {
     update(0, 0, width(), headerHeight() + 2);
 }
 
-void View::setBody(QWidget* body) {
+void Panel::setBody(QWidget* body) {
     stack_->insertWidget(0, body);
     stack_->setCurrentIndex(0);
 }
 
-EmptyState* View::emptyState() {
+EmptyState* Panel::emptyState() {
     if (!empty_) {
         empty_ = new EmptyState(this);
         stack_->addWidget(empty_);
@@ -133,7 +133,7 @@ EmptyState* View::emptyState() {
     return empty_;
 }
 
-void View::showEmpty(bool empty) {
+void Panel::showEmpty(bool empty) {
     if (empty) {
         stack_->setCurrentWidget(emptyState());
     } else {
@@ -141,14 +141,14 @@ void View::showEmpty(bool empty) {
     }
 }
 
-bool View::showingEmpty() const { return empty_ && stack_->currentWidget() == empty_; }
+bool Panel::showingEmpty() const { return empty_ && stack_->currentWidget() == empty_; }
 
-void View::addExport(ExportTarget target) {
+void Panel::addExport(ExportTarget target) {
     target.widget->installEventFilter(this);
     exports_.push_back(std::move(target));
 }
 
-void View::restyle() {
+void Panel::restyle() {
     header_->setFixedHeight(headerHeight());
     controls_->setContentsMargins(0, 0, px(8), 0);
     controls_->setSpacing(px(6));
@@ -159,25 +159,25 @@ void View::restyle() {
     update();
 }
 
-void View::changeEvent(QEvent* event) {
+void Panel::changeEvent(QEvent* event) {
     const bool style = event->type() == QEvent::PaletteChange || event->type() == QEvent::FontChange ||
                        event->type() == QEvent::ApplicationFontChange;
     if (style && styled_) restyle();
     QWidget::changeEvent(event);
 }
 
-void View::showEvent(QShowEvent* event) {
+void Panel::showEvent(QShowEvent* event) {
     if (!styled_) restyle();
     markDirty();
     QWidget::showEvent(event);
 }
 
-void View::resizeEvent(QResizeEvent* event) {
+void Panel::resizeEvent(QResizeEvent* event) {
     markDirty();
     QWidget::resizeEvent(event);
 }
 
-void View::paintEvent(QPaintEvent*) {
+void Panel::paintEvent(QPaintEvent*) {
     const Colors& c = colorsOf(this);
     QPainter p(this);
     p.setRenderHint(QPainter::Antialiasing);
@@ -208,7 +208,7 @@ void View::paintEvent(QPaintEvent*) {
                     QFontMetricsF(p.font()).elidedText(facts_, Qt::ElideRight, rest.width() - px(2)));
 }
 
-void View::showMenu(const QPoint& global, const QWidget* over) {
+void Panel::showMenu(const QPoint& global, const QWidget* over) {
     QMenu menu(this);
     addMenuActions(menu);
     if (!menu.isEmpty() && !exports_.empty()) menu.addSeparator();
@@ -221,12 +221,12 @@ void View::showMenu(const QPoint& global, const QWidget* over) {
     if (!menu.isEmpty()) menu.exec(global);
 }
 
-void View::contextMenuEvent(QContextMenuEvent* event) {
+void Panel::contextMenuEvent(QContextMenuEvent* event) {
     showMenu(event->globalPos(), nullptr);
     event->accept();
 }
 
-bool View::eventFilter(QObject* object, QEvent* event) {
+bool Panel::eventFilter(QObject* object, QEvent* event) {
     if (event->type() == QEvent::ContextMenu) {
         showMenu(static_cast<QContextMenuEvent*>(event)->globalPos(), qobject_cast<QWidget*>(object));
         return true;

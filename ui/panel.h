@@ -1,8 +1,9 @@
 // One panel of the window: a header line (title left, facts right), a body, an empty state, and exports by right-click.
 //
-// To write a view: derive, build the widgets in the constructor and hand them to setBody(), fill them in refresh().
-// refresh() comes at most once per 33 ms tick, only while the view is visible and something changed, and must take a
-// few milliseconds at most. Recolour in styleChanged() (called once at first, then on every theme or scale change).
+// To write a view, derive from Panel, build the widgets in the constructor and hand them to setBody(), fill them in
+// refresh(). refresh() comes at most once per 33 ms tick, only while the view is visible and something changed, and
+// must take a few milliseconds at most. Recolour in styleChanged() (called once at first, then on every theme or scale
+// change).
 #pragma once
 
 #include "core/base/ids.h"
@@ -74,10 +75,10 @@ private:
     QHBoxLayout* actions_;
 };
 
-class View : public QWidget {
+class Panel : public QWidget {
     Q_OBJECT
 public:
-    View(const QString& id, const QString& title, QWidget* parent = nullptr);
+    Panel(const QString& id, const QString& title, QWidget* parent = nullptr);
 
     const QString& id() const { return id_; }  // "latency": file name of a screenshot, name in --view
     const QString& title() const { return title_; }
