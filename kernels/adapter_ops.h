@@ -49,14 +49,17 @@ template <class T>
 void lora(CpuDevice&, View<float, 2> out, View<const float, 2> x, std::span<const LoraSegment<T>> segments);
 void scale_bias(CpuDevice&, View<float, 2> out, std::span<const ScaleBiasSegment> segments);
 
-extern template void rotate<float>(CpuDevice&, View<float, 2>, View<const float, 2>, std::span<const RotateSegment<float>>);
-extern template void rotate<bf16>(CpuDevice&, View<float, 2>, View<const float, 2>, std::span<const RotateSegment<bf16>>);
+extern template void rotate<float>(CpuDevice&, View<float, 2>, View<const float, 2>,
+                                   std::span<const RotateSegment<float>>);
+extern template void rotate<bf16>(CpuDevice&, View<float, 2>, View<const float, 2>,
+                                  std::span<const RotateSegment<bf16>>);
 extern template void lora<float>(CpuDevice&, View<float, 2>, View<const float, 2>, std::span<const LoraSegment<float>>);
 extern template void lora<bf16>(CpuDevice&, View<float, 2>, View<const float, 2>, std::span<const LoraSegment<bf16>>);
 
 template <class T>
 constexpr Cost rotate_cost(int64_t rows, int64_t distinct_adapters, int64_t dim, int64_t group) {
-    return {.bytes = distinct_adapters * dim * group * int64_t(sizeof(T)) + 8 * rows * dim, .flops = 2 * rows * dim * group};
+    return {.bytes = distinct_adapters * dim * group * int64_t(sizeof(T)) + 8 * rows * dim,
+            .flops = 2 * rows * dim * group};
 }
 template <class T>
 constexpr Cost lora_cost(int64_t rows, int64_t distinct_adapters, int64_t in, int64_t out, int64_t rank) {

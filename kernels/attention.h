@@ -3,12 +3,14 @@
 //     out[row, h] = softmax over j <= position(row) of (q[row, h] . K[j, kv(h)] * scale) applied to V[j, kv(h)]
 //
 //     out, q  [num_rows, num_heads * head_dim]  f32, must not alias
-//     page    K then V of `block_tokens` tokens of one layer, each [kv_heads][block_tokens][head_dim] of T
+//     page    of T: K then V of `block_tokens` tokens of one layer. K is [kv_heads][head_dim][block_tokens] (so that
+//     one
+//             vector holds one feature of neighbouring keys), V is [kv_heads][block_tokens][head_dim]
 //
 // A sequence's keys lie in pages block_table[0], [1], …; token j of it in page j / block_tokens, slot j % block_tokens.
-// The row at position p reads keys 0..p in rising order in fp32 (online softmax in blocks of block_tokens), so its result
-// is the same alone, in any batch and however the prompt was cut into chunks.
-// store_kv() writes the rows' k and v into their slots (rounded to T) and must run before attention() of the same rows.
+// The row at position p reads keys 0..p in rising order in fp32 (online softmax in blocks of block_tokens), so its
+// result is the same alone, in any batch and however the prompt was cut into chunks. store_kv() writes the rows' k and
+// v into their slots (rounded to T) and must run before attention() of the same rows.
 #pragma once
 
 #include "kernels/device.h"
@@ -23,7 +25,8 @@ struct KvLayout {
     int64_t page_elements() const { return 2 * kv_heads * block_tokens * head_dim; }
 };
 
-// Rows [row_begin, row_end) of the batch are consecutive tokens of one sequence; the first is at position `first_position`.
+// Rows [row_begin, row_end) of the batch are consecutive tokens of one sequence; the first is at position
+// `first_position`.
 struct AttentionSegment {
     int64_t row_begin = 0, row_end = 0;
     int64_t first_position = 0;

@@ -37,12 +37,26 @@ public:
 
     // Runs body(begin, end, thread) over [0, n) in chunks of at least `grain`; returns when all are done.
     // Small n runs on the calling thread. `body` must not throw.
+    // Chunks are claimed as threads become free, so which thread runs which chunk differs from run to run.
     void parallel_for(int64_t n, int64_t grain, const std::function<void(int64_t, int64_t, int)>& body);
+
+    // Runs body(item, thread) once for each item in [0, n), one at a time: for few, coarse, uneven items.
+    void parallel_items(int64_t n, const std::function<void(int64_t, int)>& body);
+
+    // Working memory of the kernels, 64-byte aligned, kept between calls and grown when needed (which loses the
+    // content). shared_scratch() is for the calling thread between parallel regions; thread_scratch(t) for thread t
+    // inside one.
+    void* shared_scratch(int64_t bytes);
+    void* thread_scratch(int thread, int64_t bytes);
+    int64_t scratch_bytes() const;  // held in all; call outside parallel regions
 
 private:
     struct Team;
+    struct Scratch;
+    void run_chunks(int64_t n, int64_t chunk, const std::function<void(int64_t, int64_t, int)>& body);
     int num_threads_;
     CpuIsa isa_;
+    std::unique_ptr<Scratch> scratch_;
     std::unique_ptr<Team> team_;
 };
 

@@ -6,8 +6,8 @@
 //     x    [M, K]  f32; rounded to bf16 first (nearest even) when w is bf16, as the bf16 dot-product instructions do
 //     w    [N, K]  T = f32 or bf16, packed
 //
-// Accumulates in fp32, one accumulator per output in rising k, so that a row's result does not depend on M, on the other
-// rows or on the number of threads (bitwise). M, N and K may be any size; M may be 0.
+// Accumulates in fp32, one accumulator per output in rising k, so that a row's result does not depend on M, on the
+// other rows or on the number of threads (bitwise). M, N and K may be any size; M may be 0.
 #pragma once
 
 #include "kernels/device.h"

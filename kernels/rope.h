@@ -1,5 +1,5 @@
-// Rotary position embedding (Su et al. 2021) in the "rotate half" pairing of Hugging Face: in each head, feature i < n/2
-// pairs with i + n/2, by angle position * inv_freq[i]:
+// Rotary position embedding (Su et al. 2021) in the "rotate half" pairing of Hugging Face: in each head, feature i <
+// n/2 pairs with i + n/2, by angle position * inv_freq[i]:
 //
 //     a' = a cos - b sin,   b' = b cos + a sin
 //

@@ -1,8 +1,8 @@
 // Picks one token from one row of logits. Greedy when temperature is 0: the largest logit, ties to the lower id.
-// Otherwise: divide by temperature, keep the top_k largest (0: all), then the smallest set of most probable tokens whose
-// probabilities sum to at least top_p, and draw with Philox4x32-10 keyed by (seed, position) (Salmon et al. 2011).
-// Uses only +, *, fma, comparisons and integers (its own exp polynomial) with one fixed reduction tree, so a GPU can pick
-// the same token from the same logits and seed. Ties in sorting go to the lower id.
+// Otherwise: divide by temperature, keep the top_k largest (0: all), then the smallest set of most probable tokens
+// whose probabilities sum to at least top_p, and draw with Philox4x32-10 keyed by (seed, position) (Salmon et al.
+// 2011). Uses only +, *, fma, comparisons and integers (its own exp polynomial) with one fixed reduction tree, so a GPU
+// can pick the same token from the same logits and seed. Ties in sorting go to the lower id.
 #pragma once
 
 #include "kernels/device.h"

@@ -1,4 +1,5 @@
-// A non-owning, row-major, contiguous array of known rank, and the storage types of its elements. Shapes are in elements.
+// A non-owning, row-major, contiguous array of known rank, and the storage types of its elements. Shapes are in
+// elements.
 #pragma once
 
 #include <array>
@@ -57,15 +58,9 @@ struct View {
     std::array<int64_t, Rank> shape{};
 
     template <class U>
-        requires std::is_same_v<U, const T>
-    operator View<U, Rank>() const {
-        return {data, shape};
-    }
-    T* row(int64_t i) const
-        requires(Rank == 2)
-    {
-        return data + i * shape[1];
-    }
+    requires std::is_same_v<U, const T>
+    operator View<U, Rank>() const { return {data, shape}; }
+    T* row(int64_t i) const requires(Rank == 2) { return data + i * shape[1]; }
 };
 
 }  // namespace spartan

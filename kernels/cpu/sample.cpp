@@ -1,0 +1,248 @@
+#include "kernels/sample.h"
+
+#include "kernels/check.h"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+namespace spartan {
+
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr int64_t kBlock = 64;         // logits per block maximum
+constexpr int64_t kGrain = 16 * 1024;  // logits per thread worth a wake-up
+
+std::array<uint32_t, 4> philox4x32_10(std::array<uint32_t, 4> c, uint32_t k0, uint32_t k1) {
+    for (int round = 0; round < 10; ++round) {
+        const uint64_t p0 = uint64_t(0xD2511F53u) * c[0], p1 = uint64_t(0xCD9E8D57u) * c[2];
+        c = {uint32_t(p1 >> 32) ^ c[1] ^ k0, uint32_t(p1), uint32_t(p0 >> 32) ^ c[3] ^ k1, uint32_t(p0)};
+        k0 += 0x9E3779B9u;
+        k1 += 0xBB67AE85u;
+    }
+    return c;
+}
+
+uint32_t philox_24_bits(uint64_t seed, uint64_t position) {
+    const std::array<uint32_t, 4> counter{uint32_t(position), uint32_t(position >> 32), 0, 0};
+    return philox4x32_10(counter, uint32_t(seed), uint32_t(seed >> 32))[0] >> 8;
+}
+
+// 2^30 * exp(x) for x <= 0, as an integer: sums of these are exact, so no reduction order, thread count or vector width
+// can change which token is drawn. Zero below about 2^-30 of the most probable token. Only +, * and one rounding trick,
+// nothing fused. Without branches, so that loops over it become vector code.
+inline int32_t fixed_point_exp(float x) {
+    constexpr float kRound = 12582912.f;  // 1.5 * 2^23: adding it leaves the nearest integer in the low mantissa bits
+    const float clamped = x > -30.f ? x : -30.f;
+    const float shifted = clamped * 1.44269504f + kRound;
+    const float n = shifted - kRound;
+    const float r = (clamped - n * 0.693145751953125f) - n * 1.42860677e-6f;  // x - n ln 2, in two parts
+    float p = 1.f / 5040;
+    p = p * r + 1.f / 720;
+    p = p * r + 1.f / 120;
+    p = p * r + 1.f / 24;
+    p = p * r + 1.f / 6;
+    p = p * r + 0.5f;
+    p = p * r + 1.f;
+    p = p * r + 1.f;
+    const uint32_t power = (std::bit_cast<uint32_t>(shifted) << 23) + 0x4e800000u;  // 2^(n + 30)
+    const int32_t value = int32_t(p * std::bit_cast<float>(power));
+    return x > -22.f ? value : 0;
+}
+
+struct Scan {
+    float max = -kInfinity;
+    bool bad = false;  // NaN or +infinity was met
+};
+
+// Maxima of blocks of kBlock logits, and of all.
+Scan scan_blocks(std::span<const float> logits, int64_t first_block, int64_t end_block, float* block_max) {
+    constexpr int kLanes = 16;
+    Scan all;
+    for (int64_t b = first_block; b < end_block; ++b) {
+        const int64_t begin = b * kBlock, end = std::min(begin + kBlock, int64_t(logits.size()));
+        float lane_max[kLanes];
+        int32_t lane_bad[kLanes] = {};
+        std::fill_n(lane_max, kLanes, -kInfinity);
+        int64_t i = begin;
+        for (; i + kLanes <= end; i += kLanes)
+            for (int l = 0; l < kLanes; ++l) {
+                const float v = logits[size_t(i + l)];
+                lane_bad[l] |= int32_t(!(v < kInfinity));
+                lane_max[l] = v > lane_max[l] ? v : lane_max[l];
+            }
+        for (; i < end; ++i) {
+            const float v = logits[size_t(i)];
+            lane_bad[0] |= int32_t(!(v < kInfinity));
+            lane_max[0] = v > lane_max[0] ? v : lane_max[0];
+        }
+        float m = -kInfinity;
+        for (int l = 0; l < kLanes; ++l) {
+            m = std::max(m, lane_max[l]);
+            all.bad |= lane_bad[l] != 0;
+        }
+        block_max[b] = m;
+        all.max = std::max(all.max, m);
+    }
+    return all;
+}
+
+struct Candidate {
+    uint32_t key;     // rises with the logit; equal logits (also -0 and +0) have equal keys
+    uint32_t weight;  // fixed_point_exp
+    int32_t id;
+};
+
+uint32_t key_of(float logit) {
+    const uint32_t bits = std::bit_cast<uint32_t>(logit + 0.f);
+    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+
+// The end of the best candidates: those with a larger key, and those with this key up to this id.
+struct Cut {
+    uint32_t key = 0;
+    int32_t last_id = std::numeric_limits<int32_t>::max();
+    bool keeps(const Candidate& c) const { return c.key > key || (c.key == key && c.id <= last_id); }
+};
+
+// The smallest set of best candidates whose mass reaches `target`, found digit by digit of the key (a radix select:
+// linear time, no sort). `mass` is 1 each for top-k and the weight for top-p. The candidates are in rising id order.
+template <class Mass>
+Cut select_best(const std::vector<Candidate>& candidates, uint64_t target, const Mass& mass) {
+    std::vector<Candidate> boundary = candidates;
+    std::vector<uint64_t> sums;
+    uint64_t above = 0;
+    constexpr int kDigits[3][2] = {{21, 2048}, {10, 2048}, {0, 1024}};
+    for (const auto& [shift, size] : kDigits) {
+        const auto digit = [s = shift, m = uint32_t(size - 1)](const Candidate& c) { return c.key >> s & m; };
+        sums.assign(size_t(size), 0);
+        for (const Candidate& c : boundary) sums[digit(c)] += mass(c);
+        size_t d = size_t(size) - 1;
+        while (d > 0 && above + sums[d] < target) above += sums[d--];
+        std::erase_if(boundary, [&](const Candidate& c) { return digit(c) != d; });
+    }
+    if (boundary.empty()) return {};
+    Cut cut{boundary[0].key, boundary[0].id};
+    for (const Candidate& c : boundary) {
+        cut.last_id = c.id;
+        above += mass(c);
+        if (above >= target) break;
+    }
+    return cut;
+}
+
+void keep_best(std::vector<Candidate>& candidates, const Cut& cut) {
+    std::erase_if(candidates, [&](const Candidate& c) { return !cut.keeps(c); });
+}
+
+uint64_t total_weight(const std::vector<Candidate>& candidates) {
+    uint64_t sum = 0;
+    for (const Candidate& c : candidates) sum += c.weight;
+    return sum;
+}
+
+// The least integer mass that is at least top_p of the whole.
+uint64_t top_p_target(uint64_t total, float top_p) {
+    const double wanted = double(total) * double(top_p);
+    const auto floor = uint64_t(wanted);
+    return std::clamp(floor + uint64_t(double(floor) < wanted), uint64_t(1), total);
+}
+
+int32_t draw(const std::vector<Candidate>& candidates, uint64_t total, uint32_t random_24_bits) {
+    auto left = uint64_t(static_cast<unsigned __int128>(total) * random_24_bits >> 24);
+    for (const Candidate& c : candidates) {
+        if (left < c.weight) return c.id;
+        left -= c.weight;
+    }
+    CHECK(false);
+}
+
+// Every logit that may be among the k largest: at least k blocks have a maximum at or over the k-th largest block
+// maximum.
+std::vector<Candidate> top_k_candidates(std::span<const float> logits, std::span<const float> block_max, int64_t k,
+                                        float max, float temperature) {
+    float bound = -kInfinity;
+    if (k <= int64_t(block_max.size())) {
+        std::vector<float> maxima(block_max.begin(), block_max.end());
+        std::nth_element(maxima.begin(), maxima.begin() + (k - 1), maxima.end(), std::greater<>());
+        bound = maxima[size_t(k - 1)];
+    }
+    std::vector<Candidate> candidates;
+    for (size_t b = 0; b < block_max.size(); ++b) {
+        if (block_max[b] < bound) continue;
+        const size_t end = std::min((b + 1) * size_t(kBlock), logits.size());
+        for (size_t i = b * size_t(kBlock); i < end; ++i)
+            if (logits[i] >= bound)
+                candidates.push_back(
+                    {key_of(logits[i]), uint32_t(fixed_point_exp((logits[i] - max) / temperature)), int32_t(i)});
+    }
+    if (int64_t(candidates.size()) > k)
+        keep_best(candidates, select_best(candidates, uint64_t(k), [](const Candidate&) { return uint64_t(1); }));
+    return candidates;
+}
+
+// Without top-k: every logit whose weight can matter. Those left out weigh, all together, less than 1 - top_p.
+std::vector<Candidate> weighed_candidates(CpuDevice& device, std::span<const float> logits, float max,
+                                          float temperature, float top_p) {
+    const auto n = int64_t(logits.size());
+    auto* weights = static_cast<int32_t*>(device.shared_scratch(n * 4));
+    std::vector<uint64_t> sums(size_t(device.num_threads()), 0);
+    device.parallel_for(n, kGrain, [&](int64_t begin, int64_t end, int thread) {
+        for (int64_t i = begin; i < end; ++i) weights[i] = fixed_point_exp((logits[size_t(i)] - max) / temperature);
+        uint64_t sum = 0;
+        for (int64_t i = begin; i < end; ++i) sum += uint32_t(weights[i]);
+        sums[size_t(thread)] += sum;
+    });
+    uint64_t total = 0;
+    for (const uint64_t s : sums) total += s;
+    const double spare = double(total) * (1.0 - double(top_p)) / double(n);
+    const auto least = int32_t(std::clamp(spare, 1.0, double(1 << 30)));
+    std::vector<Candidate> candidates;
+    for (int64_t i = 0; i < n; ++i)
+        if (weights[i] >= least) candidates.push_back({key_of(logits[size_t(i)]), uint32_t(weights[i]), int32_t(i)});
+    if (top_p < 1)
+        keep_best(candidates, select_best(candidates, top_p_target(total, top_p),
+                                          [](const Candidate& c) { return uint64_t(c.weight); }));
+    return candidates;
+}
+
+}  // namespace
+
+float philox_uniform(uint64_t seed, uint64_t position) { return float(philox_24_bits(seed, position)) * 0x1p-24f; }
+
+int32_t sample(CpuDevice& device, std::span<const float> logits, const SampleParams& p, int64_t position) {
+    CHECK(logits.size() <= size_t(std::numeric_limits<int32_t>::max()));
+    CHECK(p.temperature >= 0 && p.temperature < kInfinity && p.top_p > 0 && p.top_p <= 1 && p.top_k >= 0);
+    const int64_t n = int64_t(logits.size()), blocks = (n + kBlock - 1) / kBlock;
+    std::vector<float> block_max(static_cast<size_t>(blocks));
+    std::vector<Scan> scans(size_t(device.num_threads()));
+    device.parallel_for(blocks, kGrain / kBlock, [&](int64_t begin, int64_t end, int thread) {
+        const Scan s = scan_blocks(logits, begin, end, block_max.data());
+        Scan& mine = scans[size_t(thread)];
+        mine = {std::max(mine.max, s.max), mine.bad || s.bad};
+    });
+    Scan all;
+    for (const Scan& s : scans) all = {std::max(all.max, s.max), all.bad || s.bad};
+    if (all.bad || all.max == -kInfinity) return -1;
+    if (p.temperature == 0) {
+        const auto block = std::find(block_max.begin(), block_max.end(), all.max) - block_max.begin();
+        return int32_t(std::find(logits.begin() + block * kBlock, logits.end(), all.max) - logits.begin());
+    }
+
+    std::vector<Candidate> candidates;
+    if (p.top_k > 0 && p.top_k < n) {
+        candidates = top_k_candidates(logits, block_max, p.top_k, all.max, p.temperature);
+        if (p.top_p < 1)
+            keep_best(candidates, select_best(candidates, top_p_target(total_weight(candidates), p.top_p),
+                                              [](const Candidate& c) { return uint64_t(c.weight); }));
+    } else {
+        candidates = weighed_candidates(device, logits, all.max, p.temperature, p.top_p);
+    }
+    return draw(candidates, total_weight(candidates), philox_24_bits(p.seed, uint64_t(position)));
+}
+
+}  // namespace spartan
