@@ -30,7 +30,8 @@ std::string reason_of(std::string_view what) {
     } else if (const size_t bracket = what.find("] "); bracket != std::string_view::npos) {
         what.remove_prefix(bracket + 2);
     }
-    return shorten(what, 2 * kShownBytes);
+    if (const size_t dash = what.find(" - "); dash != std::string_view::npos) what.remove_prefix(dash + 3);
+    return shorten(what.substr(0, what.find("; last read:")), 2 * kShownBytes);
 }
 
 // Turns the library's events into ours and refuses what it would let through.

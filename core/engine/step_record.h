@@ -76,6 +76,7 @@ struct Arrival {
     AdapterId adapter = AdapterId::base;
     int64_t arrival_us = 0;
     int32_t prompt_tokens = 0, max_tokens = 0;
+    bool warmup = false;  // left out of all metrics, also of those drawn before it finishes
 };
 
 struct StepRecord {

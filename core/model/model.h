@@ -1,7 +1,8 @@
-// Opening and loading a base model. Two steps, so that a person can see what it is and whether it fits before any weight
-// is read: open_model() reads headers only; load_model() reads, converts and packs the weights.
+// Opening and loading a base model. Two steps, so that a person can see what it is and whether it fits before any
+// weight is read: open_model() reads headers only; load_model() reads, converts and packs the weights.
 #pragma once
 
+#include "core/base/file.h"
 #include "core/base/progress.h"
 #include "core/base/result.h"
 #include "core/model/config.h"
@@ -9,6 +10,7 @@
 #include "kernels/view.h"
 
 #include <array>
+#include <cstddef>
 #include <functional>
 #include <memory>
 #include <string>
@@ -45,19 +47,29 @@ struct TensorSource {
     int64_t bytes = 0;  // stored
     // Reads rows [first, first + count) as fp32 (rank-1 tensors are one row).
     std::function<Result<void>(int64_t first, int64_t count, float* out)> read_rows;
+    // The same rows as they are stored, bytes / rows() each, for hashing and converting in one pass; empty for made-up
+    // tensors. Rows come in Hugging Face's order whatever the file's.
+    std::function<Result<void>(int64_t first, int64_t count, std::byte* out)> read_stored;
+
+    int64_t rows() const { return shape.size() < 2 ? 1 : shape[0]; }
+    int64_t cols() const { return shape.empty() ? 1 : shape.back(); }
+    int64_t row_bytes() const { return rows() > 0 ? bytes / rows() : 0; }
 };
 
 struct OpenedModel {
-    std::string path;        // as the user gave it: folder, .gguf or synthetic:SHAPE
-    std::string name;        // short, for a title: "SmolLM2-135M-Instruct"
-    std::string source;      // "safetensors", "gguf", "synthetic"
-    std::string dtype;       // the most common stored dtype
+    std::string path;    // as the user gave it: folder, .gguf or synthetic:SHAPE
+    std::string name;    // short, for a title: "SmolLM2-135M-Instruct"
+    std::string source;  // "safetensors", "gguf", "synthetic"
+    std::string dtype;   // the most common stored dtype
     ModelConfig config;
-    std::vector<TensorSource> tensors;
-    int64_t parameters = 0, file_bytes = 0;
-    std::shared_ptr<const Tokenizer> tokenizer;        // null: runs on ids only
+    std::vector<TensorSource> tensors;              // those the model uses, in the order of the layers
+    std::vector<std::shared_ptr<InputFile>> files;  // held open until load_model() has read them
+    int64_t parameters = 0, file_bytes = 0;      // values in all tensors of the files; size of the files that hold them
+    std::shared_ptr<const Tokenizer> tokenizer;  // null: runs on ids only
+    std::string tokenizer_error;                 // why it is null although the model has one; empty otherwise
     std::shared_ptr<const ChatTemplate> chat_template;  // never null; plain text when the model has none
-    std::vector<std::string> warnings, problems;       // problems: why load_model() would refuse it
+    uint64_t seed = 0;                                  // of a synthetic model's weights
+    std::vector<std::string> warnings, problems;        // problems: why load_model() would refuse it
 };
 
 Result<OpenedModel> open_model(const std::string& path, uint64_t seed = 42);
@@ -66,7 +78,8 @@ struct Model {
     OpenedModel info;  // without open files
     DType dtype = DType::f32;
     std::variant<Weights<float>, Weights<bf16>> weights;
-    std::string content_hash;  // SHA-256 over names, shapes and a digest of the tensors' stored bytes; synthetic: of the spec
+    std::string
+        content_hash;  // SHA-256 over names, shapes and a digest of the tensors' stored bytes; synthetic: of the spec
     int64_t weight_bytes = 0;  // in memory
 
     const ModelConfig& config() const { return info.config; }
@@ -75,8 +88,10 @@ struct Model {
 // Uses `threads` threads; progress counts stored bytes. Refuses NaN and infinity in weights, naming tensor and index.
 Result<std::shared_ptr<const Model>> load_model(OpenedModel opened, DType dtype, int threads, Progress& progress);
 
-// Bytes that load_model() will hold: packed weights in `dtype`.
+// Bytes that load_model() will hold: packed weights in `dtype`. From the config alone, so also before files are at
+// hand.
 int64_t weight_bytes_needed(const OpenedModel&, DType dtype);
+int64_t weight_bytes_needed(const ModelConfig&, DType dtype);
 
 // "auto": bf16 where the CPU multiplies bf16 itself, else f32. Refuses f16 on a CPU.
 Result<DType> choose_dtype(const std::string& name);

@@ -1,0 +1,299 @@
+// load_model(): reads, hashes, converts, checks and packs the weights in small pieces from several threads.
+#include "core/base/memory.h"
+#include "core/base/sha256.h"
+#include "core/base/text.h"
+#include "core/model/float_rows.h"
+#include "core/model/layout.h"
+#include "core/model/model.h"
+#include "kernels/check.h"
+
+#include <algorithm>
+#include <atomic>
+#include <bit>
+#include <mutex>
+#include <new>
+#include <numeric>
+#include <thread>
+
+namespace spartan {
+namespace {
+
+constexpr int64_t kPanelRows = 16;         // of PackedMatrix: whole panels keep threads on cache lines of their own
+constexpr int64_t kChunkValues = 1 << 16;  // fp32 values converted at a time: they stay in the L2 cache
+
+// Rows of one tensor that are read, hashed and packed at once. A function of the shape alone, so that the content hash,
+// which is taken over the chunks' digests, does not depend on the number of threads.
+int64_t rows_per_chunk(int64_t rows, int64_t cols) {
+    const int64_t fitting = kChunkValues / std::max<int64_t>(1, cols) / kPanelRows * kPanelRows;
+    const int64_t least = cols <= 4 * kChunkValues ? kPanelRows : 1;
+    return std::clamp<int64_t>(fitting, std::min(least, rows), std::max<int64_t>(1, rows));
+}
+
+struct Chunk {
+    int32_t slot = 0;
+    int64_t first = 0, count = 0;
+};
+
+Error cancelled_error(const std::string& path) {
+    Error error{path, "", "loading was cancelled", ""};
+    error.cancelled = true;
+    return error;
+}
+
+// Runs work(item, thread) for items [0, n) on `threads` threads; stops at the first error or cancellation.
+template <class Work>
+Result<void> run_items(int threads, int64_t n, const Progress& progress, const std::string& path, const Work& work) {
+    std::atomic<int64_t> next{0};
+    std::atomic<bool> stop{false};
+    std::mutex mutex;
+    std::optional<Error> first_error;
+    int64_t first_item = n;
+    const auto keep = [&](Error error, int64_t item) {
+        const std::lock_guard lock(mutex);
+        if (item < first_item || !first_error) first_error = std::move(error);
+        first_item = std::min(first_item, item);
+        stop = true;
+    };
+    const auto run = [&](int thread) {
+        for (int64_t item = next++; item < n && !stop; item = next++) {
+            if (progress.cancelled()) return keep(cancelled_error(path), -1);
+            try {
+                if (const Result<void> done = work(item, thread); !done) return keep(done.error(), item);
+            } catch (const std::bad_alloc&) {
+                return keep(Error{path, "memory", "none left", "memory for the weights"}, item);
+            }
+        }
+    };
+    {
+        std::vector<std::jthread> helpers;
+        for (int t = 1; t < threads && t < n; ++t) helpers.emplace_back(run, t);
+        run(0);
+    }
+    if (first_error) return *first_error;
+    return {};
+}
+
+// What one thread works in.
+struct Scratch {
+    std::vector<std::byte> stored;
+    std::vector<float> values;
+    Sha256 sha;
+};
+
+std::string index_text(const TensorSource& t, int64_t index) {
+    if (t.shape.size() < 2) return t.name + "[" + std::to_string(index) + "]";
+    return t.name + "[" + std::to_string(index / t.cols()) + ", " + std::to_string(index % t.cols()) + "]";
+}
+
+// What of the config changes the result without showing in the tensors' shapes.
+std::string config_text(const ModelConfig& c) {
+    std::string text = c.kind;
+    for (const int64_t n : {c.num_heads, c.num_kv_heads, c.head_dim, c.rope.original_max_position})
+        text += " " + std::to_string(n);
+    text += " " + c.rope.type;
+    for (const double v :
+         {double(c.rms_norm_eps), c.rope.theta, c.rope.factor, c.rope.low_freq_factor, c.rope.high_freq_factor})
+        text += " " + std::to_string(std::bit_cast<uint64_t>(v));
+    for (const float v : c.rope.divisors) text += " " + std::to_string(std::bit_cast<uint32_t>(v));
+    return text + "\n";
+}
+
+template <class T>
+class Loader {
+public:
+    Loader(const OpenedModel& opened, int threads, Progress& progress)
+        : opened_(opened), threads_(std::max(1, threads)), progress_(progress), slots_(weight_slots(opened.config)) {
+        CHECK(slots_.size() == opened.tensors.size());
+    }
+
+    Result<Weights<T>> load() {
+        weights_.layers.resize(size_t(opened_.config.num_layers));
+        TRY_VOID(allocate());
+        plan();
+        std::vector<Scratch> scratch = std::vector<Scratch>(size_t(threads_));
+        TRY_VOID(run_items(threads_, int64_t(chunks_.size()), progress_, opened_.path,
+                           [&](int64_t item, int thread) { return load_chunk(item, scratch[size_t(thread)]); }));
+        for (const auto& file : opened_.files) TRY_VOID(file->check_unchanged());
+        if (progress_.cancelled()) return cancelled_error(opened_.path);
+        weights_.inv_freq = rope_inv_freq(opened_.config);
+        return std::move(weights_);
+    }
+
+    std::string content_hash() const {
+        Sha256 sha;
+        sha.update(config_text(opened_.config));
+        size_t chunk = 0;
+        for (size_t i = 0; i < slots_.size(); ++i) {
+            const TensorSource& t = opened_.tensors[i];
+            sha.update(t.name + " " + t.dtype + " " + shape_text(t.shape) + "\n");
+            for (; chunk < chunks_.size() && size_t(chunks_[chunk].slot) == i; ++chunk)
+                sha.update(digests_[chunk].data(), digests_[chunk].size());
+        }
+        return to_hex(sha.finish());
+    }
+
+private:
+    PackedMatrix<T>* matrix_of(const WeightSlot& slot) {
+        switch (slot.role) {
+            case WeightRole::embedding:
+                return &weights_.embedding;
+            case WeightRole::head:
+                return &weights_.head;
+            case WeightRole::projection:
+                return &weights_.layers[size_t(slot.layer)].projection[size_t(slot.projection)];
+            default:
+                return nullptr;
+        }
+    }
+
+    std::vector<float>* vector_of(const WeightSlot& slot) {
+        switch (slot.role) {
+            case WeightRole::attention_norm:
+                return &weights_.layers[size_t(slot.layer)].attention_norm;
+            case WeightRole::mlp_norm:
+                return &weights_.layers[size_t(slot.layer)].mlp_norm;
+            case WeightRole::bias:
+                return &weights_.layers[size_t(slot.layer)].bias[size_t(slot.projection)];
+            case WeightRole::final_norm:
+                return &weights_.final_norm;
+            default:
+                return nullptr;
+        }
+    }
+
+    // Taking memory costs as much as filling it, so it is shared out as well.
+    Result<void> allocate() {
+        return run_items(threads_, int64_t(slots_.size()), progress_, opened_.path,
+                         [&](int64_t i, int) -> Result<void> {
+                             const WeightSlot& slot = slots_[size_t(i)];
+                             if (PackedMatrix<T>* m = matrix_of(slot))
+                                 *m = PackedMatrix<T>(slot.shape[0], slot.shape[1]);
+                             if (std::vector<float>* v = vector_of(slot)) v->resize(size_t(slot.shape[0]));
+                             return {};
+                         });
+    }
+
+    void plan() {
+        for (size_t i = 0; i < slots_.size(); ++i) {
+            const TensorSource& t = opened_.tensors[i];
+            const int64_t step = rows_per_chunk(t.rows(), t.cols());
+            for (int64_t first = 0; first < t.rows(); first += step)
+                chunks_.push_back({int32_t(i), first, std::min(step, t.rows() - first)});
+        }
+        digests_.resize(chunks_.size());
+    }
+
+    Result<void> load_chunk(int64_t item, Scratch& scratch) {
+        const Chunk& chunk = chunks_[size_t(item)];
+        const WeightSlot& slot = slots_[size_t(chunk.slot)];
+        const TensorSource& t = opened_.tensors[size_t(chunk.slot)];
+        const int64_t count = chunk.count * t.cols();
+        scratch.values.resize(std::max(scratch.values.size(), size_t(count)));
+        float* const values = scratch.values.data();
+        if (t.read_stored)
+            TRY_VOID(read_and_hash(t, chunk, scratch, digests_[size_t(item)]));
+        else
+            TRY_VOID(t.read_rows(chunk.first, chunk.count, values));
+        if (const int64_t bad = first_not_representable(values, count, dtype_of<T>); bad >= 0)
+            return Error{opened_.path, index_text(t, chunk.first * t.cols() + bad), value_text(values[bad]),
+                         std::string("a finite value that fits ") + name_of(dtype_of<T>)};
+        if (slot.is_matrix())
+            matrix_of(slot)->set_rows(chunk.first, chunk.count, values);
+        else
+            std::copy_n(values, count, vector_of(slot)->data());
+        progress_.add(chunk.count * t.row_bytes());
+        return {};
+    }
+
+    static Result<void> read_and_hash(const TensorSource& t, const Chunk& chunk, Scratch& scratch,
+                                      Sha256::Digest& digest) {
+        const auto bytes = size_t(chunk.count * t.row_bytes());
+        scratch.stored.resize(std::max(scratch.stored.size(), bytes));
+        TRY_VOID(t.read_stored(chunk.first, chunk.count, scratch.stored.data()));
+        scratch.sha.update(scratch.stored.data(), bytes);
+        digest = scratch.sha.finish();
+        dequantise_row(*float_type(t.dtype), scratch.stored.data(), chunk.count * t.cols(), scratch.values.data());
+        return {};
+    }
+
+    const OpenedModel& opened_;
+    const int threads_;
+    Progress& progress_;
+    const std::vector<WeightSlot> slots_;
+    std::vector<Chunk> chunks_;
+    std::vector<Sha256::Digest> digests_;
+    Weights<T> weights_;
+};
+
+// As PackedMatrix lays it out: panels of 16 rows, bf16 columns in pairs.
+int64_t packed_bytes(const WeightSlot& slot, DType dtype) {
+    if (!slot.is_matrix()) return 4 * slot.shape[0];
+    const int64_t rows = (slot.shape[0] + 15) / 16 * 16;
+    return dtype == DType::f32 ? 4 * rows * slot.shape[1] : 2 * rows * ((slot.shape[1] + 1) / 2 * 2);
+}
+
+template <class T>
+Result<void> load_into(Model& model, int threads, Progress& progress) {
+    Loader<T> loader(model.info, threads, progress);
+    TRY_ASSIGN(weights, loader.load());
+    model.weights = std::move(weights);
+    model.content_hash = model.info.source == "synthetic"
+                             ? sha256_hex(model.info.path + " seed " + std::to_string(model.info.seed))
+                             : loader.content_hash();
+    return {};
+}
+
+Result<void> check_loadable(const OpenedModel& opened, DType dtype) {
+    if (dtype == DType::f16) return Error{"", "dtype", "f16", "f32 or bf16 on a CPU"};
+    if (!opened.problems.empty()) {
+        std::string text = opened.problems.front();
+        if (opened.problems.size() > 1)
+            text += " (and " + std::to_string(opened.problems.size() - 1) + " more problems)";
+        return make_error(text);
+    }
+    const int64_t needed = weight_bytes_needed(opened, dtype), available = available_memory_bytes();
+    if (needed > available)
+        return Error{opened.path, "memory", format_bytes(needed) + " needed for the weights in " + name_of(dtype),
+                     "at most the " + format_bytes(available) + " available"};
+    return {};
+}
+
+}  // namespace
+
+int64_t weight_bytes_needed(const ModelConfig& config, DType dtype) {
+    const std::vector<WeightSlot> slots = weight_slots(config);
+    return std::accumulate(slots.begin(), slots.end(), 4 * (config.head_dim / 2),
+                           [&](int64_t sum, const WeightSlot& slot) { return sum + packed_bytes(slot, dtype); });
+}
+
+int64_t weight_bytes_needed(const OpenedModel& opened, DType dtype) {
+    return weight_bytes_needed(opened.config, dtype);
+}
+
+Result<DType> choose_dtype(const std::string& name) {
+    if (name == "f32") return DType::f32;
+    if (name == "bf16") return DType::bf16;
+    if (name == "auto") return best_cpu_isa() >= CpuIsa::avx512_bf16 ? DType::bf16 : DType::f32;
+    return Error{"", "dtype", name == "f16" ? name : '"' + shorten(name, 80) + '"',
+                 name == "f16" ? "f32, bf16 or auto on a CPU" : "f32, bf16, f16 or auto"};
+}
+
+Result<std::shared_ptr<const Model>> load_model(OpenedModel opened, DType dtype, int threads, Progress& progress) {
+    TRY_VOID(check_loadable(opened, dtype));
+    progress.done = 0;
+    progress.total = std::accumulate(opened.tensors.begin(), opened.tensors.end(), int64_t(0),
+                                     [](int64_t sum, const TensorSource& t) { return sum + t.bytes; });
+    auto model = std::make_shared<Model>();
+    model->info = std::move(opened);
+    model->dtype = dtype;
+    model->weight_bytes = weight_bytes_needed(model->info, dtype);
+    if (dtype == DType::f32)
+        TRY_VOID(load_into<float>(*model, threads, progress));
+    else
+        TRY_VOID(load_into<bf16>(*model, threads, progress));
+    model->info.files.clear();
+    for (TensorSource& t : model->info.tensors) t.read_rows = nullptr, t.read_stored = nullptr;
+    return std::shared_ptr<const Model>(std::move(model));
+}
+
+}  // namespace spartan
