@@ -55,7 +55,8 @@ private slots:
     }
 
     void accepts() {
-        const auto json = parse_json(R"( {"b": 1, "a": [true, null, -0.5, "é\u0000"], "n": 18446744073709551615} )", "f");
+        const auto json =
+            parse_json(R"( {"b": 1, "a": [true, null, -0.5, "é\u0000"], "n": 18446744073709551615} )", "f");
         QVERIFY(json);
         QCOMPARE(json->begin().key(), std::string("b"));  // the file's order is kept
         QCOMPARE((*json)["n"].get<uint64_t>(), UINT64_MAX);
@@ -83,12 +84,15 @@ private slots:
     void fields_data() {
         QTest::addColumn<QByteArray>("text");
         QTest::addColumn<QByteArray>("says");
-        const auto row = [](const char* text, const char* says) { QTest::newRow(text) << QByteArray(text) << QByteArray(says); };
+        const auto row = [](const char* text, const char* says) {
+            QTest::newRow(text) << QByteArray(text) << QByteArray(says);
+        };
         row(R"({"n": "4096"})", R"(w.json: top.n: found "4096" (string), expected an integer from 1 to 10)");
         row(R"({"n": null})", "w.json: top.n: found null, expected an integer from 1 to 10");
         row(R"({"n": [4]})", "w.json: top.n: found […] (array), expected an integer from 1 to 10");
         row(R"({"n": 11})", "w.json: top.n: found 11, expected an integer from 1 to 10");
-        row(R"({"n": 18446744073709551615})", "w.json: top.n: found 18446744073709551615, expected an integer from 1 to 10");
+        row(R"({"n": 18446744073709551615})",
+            "w.json: top.n: found 18446744073709551615, expected an integer from 1 to 10");
         row(R"({"n": 4.0})", "w.json: top.n: found 4, expected an integer from 1 to 10");
         row(R"({"n": true})", "w.json: top.n: found true, expected an integer from 1 to 10");
         row(R"({"x": "a"})", R"(w.json: top.x: found "a" (string), expected a number from 0 to 1)");
@@ -133,7 +137,8 @@ private slots:
         std::mt19937 random(1);
         for (int i = 0; i < 20'000; ++i) {
             std::string text = good.substr(0, random() % 4 ? good.size() : random() % good.size());
-            for (uint32_t k = random() % 4; k > 0 && !text.empty(); --k) text[random() % text.size()] = char(random() % 256);
+            for (uint32_t k = random() % 4; k > 0 && !text.empty(); --k)
+                text[random() % text.size()] = char(random() % 256);
             const auto json = parse_json(text, "f");
             if (!json) QVERIFY(!json.error().message().empty());
         }

@@ -22,7 +22,8 @@ private slots:
 
     void utf8() {
         QVERIFY(is_valid_utf8("é 漢 🙂"));
-        for (const char* bad : {"\xff", "\xc0\x80", "\xed\xa0\x80", "\xf4\x90\x80\x80", "\xe6\xbc", "\x80", "\xf0\x80\x80\x80"})
+        for (const char* bad :
+             {"\xff", "\xc0\x80", "\xed\xa0\x80", "\xf4\x90\x80\x80", "\xe6\xbc", "\x80", "\xf0\x80\x80\x80"})
             QVERIFY(!is_valid_utf8(bad));
     }
 
