@@ -17,11 +17,11 @@ constexpr int kRunSchema = 1;
 struct RunInfo {
     std::string dir, name;
     bool complete = false;
-    Json json;  // run.json, checked
+    Json json;                               // run.json, checked
     std::vector<std::string> adapter_names;  // by AdapterId; [0] is "base"
 };
 
-Json step_to_json(const StepRecord&);                                      // one line of steps.jsonl
+Json step_to_json(const StepRecord&);  // one line of steps.jsonl
 Result<StepRecord> step_from_json(const Json&, const std::string& file);
 Json request_to_json(const RequestRecord&);
 Result<RequestRecord> request_from_json(const Json&, const std::string& file);

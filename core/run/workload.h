@@ -1,4 +1,4 @@
-// A workload file (cli.md) and the requests it stands for.
+// A workload file and the requests it stands for.
 #pragma once
 
 #include "core/base/json.h"
@@ -8,9 +8,13 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace spartan {
+
+// A workload's model may be this word: the demo model in the user's cache.
+constexpr const char* kDemoModel = "demo";
 
 struct LengthDistribution {
     std::string kind = "fixed";  // fixed, uniform, lognormal
@@ -45,11 +49,17 @@ struct Workload {
     int64_t warmup = 0, repeats = 1;
 };
 
-// `base_dir` resolves relative paths. `set` holds "dotted.key=value" overrides, applied before checking.
+// `base_dir` resolves relative paths. `set` holds "dotted.key=value" overrides, applied before
+// checking: a value that reads as JSON is JSON, the rest text; paths in it are taken from the working directory.
 Result<Workload> parse_workload(const Json& json, const std::string& file, const std::string& base_dir);
 Result<Workload> read_workload(const std::string& path, const std::vector<std::string>& set = {});
-Json workload_to_json(const Workload&);
-std::string workload_hash(const Workload&);  // SHA-256 of the canonical JSON
+Json workload_to_json(
+    const Workload&);  // all keys that count, paths as resolved; parse_workload() gives the same workload
+// SHA-256 of the canonical JSON, with file names for paths and, for a trace, the digest of its content.
+std::string workload_hash(const Workload&);
+
+Result<EngineOptions> parse_engine_options(const Json&, const std::string& file, const std::string& path);
+Json engine_options_to_json(const EngineOptions&);
 
 // One request before it has a prompt: 40 bytes, so that ten million fit.
 struct PlannedRequest {
@@ -60,13 +70,40 @@ struct PlannedRequest {
     float slo_ttft_ms = -1;  // from a trace; -1: none
 };
 
-// All requests of one repeat, warm-up first; the same for the same workload and repeat number. For a trace the file is read
-// and checked whole (line and column in errors). `adapter_names` are the adapters in order.
-Result<std::vector<PlannedRequest>> plan_requests(const Workload&, const std::vector<std::string>& adapter_names,
-                                                  int64_t repeat);
+// The labels (request_id) of a trace's rows, one after the other.
+struct TraceLabels {
+    std::string text;
+    std::vector<uint32_t> end;  // of each row's label in `text`
+    std::string_view of(size_t row) const {
+        const size_t begin = row == 0 ? 0 : end[row - 1];
+        return std::string_view(text).substr(begin, end[row] - begin);
+    }
+};
 
-// Delivers a plan to the engine. Prompts are made when they fall due: readable text of exactly prompt_tokens ids where the
-// model has a tokenizer, else random ids.
+// All requests of one repeat: `warmup` extra ones first, then the measured ones in order of arrival.
+struct Plan {
+    std::vector<PlannedRequest> requests;
+    int64_t warmup = 0;
+    int32_t repeat = 0;
+    std::shared_ptr<const TraceLabels> labels;  // of a trace, by measured request; null otherwise
+};
+
+// The same for the same workload and repeat number. For a trace the file is read and checked whole (line and column in
+// errors). `adapter_names` are the adapters in order.
+//   arrivals    burst: all at 0; constant: every 1/rate; poisson: exponential gaps; gamma: gaps of mean 1/rate and
+//               coefficient of variation cv; closed: `concurrency` in flight
+//   assignment  over the adapters in order, and the base after them with include_base: round_robin; uniform;
+//               power: P(index < k) = (k/n)^alpha, as S-LoRA's generator; zipf: P(k) ~ 1/(k+1)^alpha; single: the first
+Result<Plan> make_plan(const Workload&, const std::vector<std::string>& adapter_names, int64_t repeat);
+Result<std::vector<PlannedRequest>> plan_requests(const Workload&, const std::vector<std::string>& adapter_names,
+                                                  int64_t repeat);  // make_plan().requests
+
+// Delivers a plan to the engine. Prompts are made when they fall due: readable text of exactly prompt_tokens ids where
+// the model has a tokenizer (through its chat template when it has one and the prompt is long enough for it), else
+// random ids. Warm-up requests are delivered at once; the measured ones start when the last of them has finished.
+// `model` must outlive the source.
+std::shared_ptr<RequestSource> make_source(const Workload&, Plan plan, const Model& model,
+                                           std::vector<AdapterId> adapters);
 std::shared_ptr<RequestSource> make_source(const Workload&, std::vector<PlannedRequest> plan, const Model& model,
                                            std::vector<AdapterId> adapters);
 

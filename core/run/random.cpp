@@ -1,0 +1,61 @@
+#include "core/run/random.h"
+
+#include <cmath>
+#include <numbers>
+
+namespace spartan {
+
+std::array<uint32_t, 4> philox4x32(std::array<uint32_t, 4> c, uint64_t key) {
+    uint32_t k0 = uint32_t(key), k1 = uint32_t(key >> 32);
+    for (int round = 0; round < 10; ++round) {
+        const uint64_t p0 = uint64_t(0xD2511F53u) * c[0], p1 = uint64_t(0xCD9E8D57u) * c[2];
+        c = {uint32_t(p1 >> 32) ^ c[1] ^ k0, uint32_t(p1), uint32_t(p0 >> 32) ^ c[3] ^ k1, uint32_t(p0)};
+        k0 += 0x9E3779B9u;
+        k1 += 0xBB67AE85u;
+    }
+    return c;
+}
+
+uint64_t RandomStream::bits() {
+    if (used_ == 2) {
+        const auto r = philox4x32(
+            {uint32_t(index_), uint32_t(index_ >> 32), repeat_, uint32_t(purpose_) << 16 | (block_++ & 0xffffu)},
+            seed_);
+        words_ = {uint64_t(r[0]) << 32 | r[1], uint64_t(r[2]) << 32 | r[3]};
+        used_ = 0;
+    }
+    return words_[size_t(used_++)];
+}
+
+double RandomStream::uniform() { return double(bits() >> 11) * 0x1p-53; }
+
+double RandomStream::uniform_open() { return (double(bits() >> 12) + 0.5) * 0x1p-52; }
+
+uint64_t RandomStream::below(uint64_t n) {
+    const uint64_t limit = UINT64_MAX - (UINT64_MAX % n + 1) % n;  // the last value of the last whole multiple of n
+    for (;;) {
+        const uint64_t v = bits();
+        if (v <= limit) return v % n;
+    }
+}
+
+double RandomStream::normal() {
+    const double radius = std::sqrt(-2 * std::log(uniform_open()));
+    return radius * std::cos(2 * std::numbers::pi * uniform());
+}
+
+double RandomStream::gamma(double shape) {
+    if (shape < 1) {
+        const double boost = std::pow(uniform_open(), 1 / shape);
+        return gamma(shape + 1) * boost;
+    }
+    const double d = shape - 1.0 / 3, c = 1 / std::sqrt(9 * d);
+    for (;;) {
+        const double x = normal(), t = 1 + c * x;
+        if (t <= 0) continue;
+        const double v = t * t * t;
+        if (std::log(uniform_open()) < 0.5 * x * x + d - d * v + d * std::log(v)) return d * v;
+    }
+}
+
+}  // namespace spartan
