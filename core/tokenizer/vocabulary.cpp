@@ -1,0 +1,43 @@
+#include "core/tokenizer/hash_table.h"
+
+#include <algorithm>
+
+namespace spartan {
+
+std::string_view Vocabulary::text(Token id) const {
+    if (!has(id)) return {};
+    const Text& t = texts_[size_t(id)];
+    return std::string_view(arena_).substr(t.offset, t.size);
+}
+
+size_t Vocabulary::locate(std::string_view text) const {
+    const size_t mask = slots_.size() - 1;
+    size_t i = std::hash<std::string_view>{}(text)&mask;
+    while (slots_[i] >= 0 && this->text(slots_[i]) != text) i = (i + 1) & mask;
+    return i;
+}
+
+void Vocabulary::rehash(size_t capacity) {
+    std::vector<Token> old(capacity, -1);
+    old.swap(slots_);
+    for (Token id : old)
+        if (id >= 0) slots_[locate(text(id))] = id;
+}
+
+Vocabulary::Insert Vocabulary::insert(std::string_view text, Token id) {
+    if (slots_.size() < 2 * (used_ + 1)) rehash(std::bit_ceil(4 * used_ + 16));
+    const size_t slot = locate(text);
+    if (slots_[slot] >= 0) return Insert::same_text;
+    if (has(id)) return Insert::same_id;
+    if (size_t(id) >= texts_.size()) texts_.resize(size_t(id) + 1);
+    texts_[size_t(id)] = {arena_.size(), text.size()};
+    arena_ += text;
+    slots_[slot] = id;
+    ++used_;
+    longest_ = std::max(longest_, text.size());
+    return Insert::done;
+}
+
+Token Vocabulary::find(std::string_view text) const { return slots_.empty() ? -1 : slots_[locate(text)]; }
+
+}  // namespace spartan
