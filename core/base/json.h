@@ -53,6 +53,7 @@ public:
     const Json* object(const char* key);
     void require(const char* key);  // an error when absent
     void ignore(const char* key);   // known, without effect on the result
+    bool was_read(const std::string& key) const { return read_.count(key) > 0; }  // asked for or ignored
     void fail(const std::string& key, std::string found, std::string expected);
 
     bool ok() const { return !error_; }

@@ -1,0 +1,55 @@
+// From one module's tensors as PEFT keeps them to the parts of the one formula, in memory order of Adapter::blob.
+#pragma once
+
+#include "core/adapter/adapter.h"
+#include "core/adapter/rotation.h"
+
+#include <functional>
+#include <string>
+#include <vector>
+
+namespace spartan {
+
+// In fp32, all values finite. Those that do not apply are empty.
+struct ModuleWeights {
+    std::vector<float> boft_r;       // [m, D, b, b]
+    std::vector<float> boft_s;       // [out]
+    std::vector<float> oft_r;        // [blocks, b (b - 1) / 2]; one row when shared
+    std::vector<float> lora_a;       // [r, in]
+    std::vector<float> lora_b;       // [out, r]
+    std::vector<float> lora_b_bias;  // [out]
+    std::vector<float> magnitude;    // [out]
+    std::vector<float> bias;         // [out]
+};
+
+// How OFT's matrices follow from their parameters; BOFT's are always exact.
+struct RotationRules {
+    bool oft = false, neumann = false, constrained = false, shared = false;
+    int64_t terms = 5;
+    NeumannSeries series = NeumannSeries::peft_0_18;
+    double eps = 0;
+
+    bool is_exact() const { return !oft || !neumann; }
+};
+
+// A module with its geometry (AdapterPart's layer … out, group, rank, scale, block_size, num_factors) before its place
+// in the blob is known, and which optional parts it has.
+struct PlannedPart {
+    AdapterPart part;
+    std::string name;  // of the module, for messages
+    bool has_gain = false, has_bias = false;
+};
+
+// Gives every part its offsets; returns the blob's size. T has `dtype`.
+int64_t place_parts(std::vector<PlannedPart>& parts, DType dtype);
+
+// What is wrong, without file and field; or the rotation's measured orthogonality error (0 without a rotation).
+// Writes only the part's own ranges of `blob`, so parts may be folded on different threads.
+Result<double> fold_part(const PlannedPart& planned, const ModuleWeights& weights, const RotationRules& rules,
+                         const Model& model, std::byte* blob, const Progress& progress);
+
+// Runs task(i) for every i in [0, count) on up to `usable_cpus()` threads, in rising order of start. After an error no
+// further task starts; returns the error of the lowest task.
+Result<void> run_tasks(int64_t count, const std::function<Result<void>(int64_t)>& task);
+
+}  // namespace spartan
