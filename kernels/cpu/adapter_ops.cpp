@@ -1,12 +1,22 @@
 #include "kernels/adapter_ops.h"
 
 #include "kernels/check.h"
+#include "kernels/cpu/simd/table.h"
 
 #include <algorithm>
+#include <vector>
 
 namespace spartan {
 
 namespace {
+
+// About what a thread does in the time that waking one takes.
+constexpr int64_t kSmallWork = 64 * 1024;  // bytes of adapter, or multiply-adds / 8
+
+// Rows [row, row + rows) of segment `segment`, parts [begin, end) of it (groups, ranks or columns).
+struct Item {
+    int64_t segment, row, rows, begin, end;
+};
 
 template <class Segment>
 void check_segments(std::span<const Segment> segments, int64_t rows) {
@@ -17,6 +27,137 @@ void check_segments(std::span<const Segment> segments, int64_t rows) {
     }
 }
 
+// One thread does little work itself; more is shared out item by item.
+template <class Run>
+void run_items(CpuDevice& device, const std::vector<Item>& items, int64_t work, const Run& run) {
+    if (work < kSmallWork) {
+        for (const Item& item : items) run(item, 0);
+        return;
+    }
+    device.parallel_items(int64_t(items.size()), [&](int64_t i, int thread) { run(items[size_t(i)], thread); });
+}
+
+// Cuts [0, parts) of a segment into pieces of about `work / pieces` each.
+void cut_parts(std::vector<Item>& items, Item whole, int64_t pieces) {
+    const int64_t parts = whole.end;
+    pieces = std::clamp(pieces, int64_t(1), std::max(parts, int64_t(1)));
+    for (int64_t i = 0; i < pieces; ++i) {
+        whole.begin = parts * i / pieces;
+        whole.end = parts * (i + 1) / pieces;
+        items.push_back(whole);
+    }
+}
+
+template <class T>
+auto rotate_kernel(const CpuKernels& kernels) {
+    if constexpr (std::is_same_v<T, float>)
+        return kernels.rotate_f32;
+    else
+        return kernels.rotate_bf16;
+}
+template <class T>
+auto shrink_kernel(const CpuKernels& kernels) {
+    if constexpr (std::is_same_v<T, float>)
+        return kernels.shrink_f32;
+    else
+        return kernels.shrink_bf16;
+}
+template <class T>
+auto expand_kernel(const CpuKernels& kernels) {
+    if constexpr (std::is_same_v<T, float>)
+        return kernels.expand_f32;
+    else
+        return kernels.expand_bf16;
+}
+
+constexpr int64_t kCopy = -1;  // Item::segment of rows that no adapter rotates
+
+void copy_rows(View<float, 2> out, View<const float, 2> x, int64_t row, int64_t rows) {
+    std::copy_n(x.row(row), rows * x.shape[1], out.row(row));
+}
+
+int64_t work_of(int64_t rows, int64_t weights, int64_t weight_size) {
+    return weights * std::max(weight_size, rows / 8);
+}
+
+template <class T>
+int64_t lora_work(const LoraSegment<T>& s, int64_t in, int64_t out) {
+    return work_of(s.row_end - s.row_begin, s.rank * (in + out), int64_t(sizeof(T)));
+}
+
+// The low-rank products of `item`'s ranks, into low [item.rows, rank].
+template <class T>
+void shrink(const CpuKernels& kernels, const LoraSegment<T>& s, const Item& item, View<const float, 2> x, float* low) {
+    shrink_kernel<T>(kernels)({.low = low + item.begin,
+                               .low_stride = s.rank,
+                               .x = x.row(item.row),
+                               .rows = item.rows,
+                               .in = x.shape[1],
+                               .a = s.a + item.begin * x.shape[1],
+                               .ranks = item.end - item.begin,
+                               .scale = s.scale});
+}
+
+template <class T>
+void expand(const CpuKernels& kernels, const LoraSegment<T>& s, const Item& item, View<float, 2> out,
+            const float* low) {
+    expand_kernel<T>(kernels)({.out = out.row(item.row) + item.begin,
+                               .out_stride = out.shape[1],
+                               .low = low,
+                               .low_stride = s.rank,
+                               .rows = item.rows,
+                               .b_t = s.b_t + item.begin,
+                               .b_stride = out.shape[1],
+                               .columns = item.end - item.begin,
+                               .ranks = s.rank});
+}
+
+// Enough segments, or rows in them, for every thread: each item does both products of some rows of one segment.
+template <class T>
+void lora_by_rows(CpuDevice& device, View<float, 2> out, View<const float, 2> x,
+                  std::span<const LoraSegment<T>> segments, int64_t work, int64_t rows_per_item) {
+    std::vector<Item> items;
+    for (size_t i = 0; i < segments.size(); ++i)
+        for (int64_t row = segments[i].row_begin; row < segments[i].row_end; row += rows_per_item)
+            items.push_back({int64_t(i), row, std::min(rows_per_item, segments[i].row_end - row), 0, 0});
+    const CpuKernels& kernels = kernels_for(device.isa());
+    run_items(device, items, work, [&](Item item, int thread) {
+        const LoraSegment<T>& s = segments[size_t(item.segment)];
+        auto* low = static_cast<float*>(device.thread_scratch(thread, item.rows * s.rank * 4));
+        item.end = s.rank;
+        shrink(kernels, s, item, x, low);
+        item.end = out.shape[1];
+        expand(kernels, s, item, out, low);
+    });
+}
+
+// One large adapter for a few rows: first its ranks are shared out, then its columns.
+template <class T>
+void lora_by_parts(CpuDevice& device, View<float, 2> out, View<const float, 2> x,
+                   std::span<const LoraSegment<T>> segments, int64_t work) {
+    const int64_t pieces = 2 * device.num_threads();
+    std::vector<Item> shrinks, expands;
+    std::vector<int64_t> offsets;
+    int64_t floats = 0;
+    for (size_t i = 0; i < segments.size(); ++i) {
+        const LoraSegment<T>& s = segments[i];
+        const int64_t rows = s.row_end - s.row_begin;
+        offsets.push_back(floats);
+        floats += rows * s.rank;
+        if (rows == 0) continue;
+        cut_parts(shrinks, {int64_t(i), s.row_begin, rows, 0, s.rank}, std::min(pieces, s.rank / 4));
+        cut_parts(expands, {int64_t(i), s.row_begin, rows, 0, out.shape[1]}, std::min(pieces, out.shape[1] / 64));
+    }
+    auto* low = static_cast<float*>(device.shared_scratch(floats * 4));
+    const CpuKernels& kernels = kernels_for(device.isa());
+    run_items(device, shrinks, work, [&](const Item& item, int) {
+        shrink(kernels, segments[size_t(item.segment)], item, x, low + offsets[size_t(item.segment)]);
+    });
+    run_items(device, expands, work, [&](const Item& item, int) {
+        expand(kernels, segments[size_t(item.segment)], item, out, low + offsets[size_t(item.segment)]);
+    });
+}
+
 }  // namespace
 
 template <class T>
@@ -24,19 +165,37 @@ void rotate(CpuDevice& device, View<float, 2> out, View<const float, 2> x, std::
     CHECK(out.shape == x.shape);
     check_segments(segments, x.shape[0]);
     const int64_t dim = x.shape[1];
-    std::copy(x.data, x.data + x.shape[0] * dim, out.data);
-    device.parallel_items(int64_t(segments.size()), [&](int64_t i, int) {
-        const RotateSegment<T>& s = segments[size_t(i)];
-        if (!s.blocks) return;
+    constexpr int64_t kCopyRows = 64;
+    std::vector<Item> items;
+    int64_t work = 0, covered = 0;
+    const auto copy_until = [&](int64_t row_end) {
+        for (; covered < row_end; covered += std::min(kCopyRows, row_end - covered))
+            items.push_back({kCopy, covered, std::min(kCopyRows, row_end - covered), 0, 0});
+    };
+    for (size_t i = 0; i < segments.size(); ++i) {
+        const RotateSegment<T>& s = segments[i];
+        if (!s.blocks || s.row_begin == s.row_end) continue;
         CHECK(s.group > 0 && dim % s.group == 0);
-        for (int64_t row = s.row_begin; row < s.row_end; ++row)
-            for (int64_t g = 0; g < dim; g += s.group)
-                for (int64_t v = 0; v < s.group; ++v) {
-                    float sum = 0;
-                    for (int64_t u = 0; u < s.group; ++u)
-                        sum += x.row(row)[g + u] * to_float(s.blocks[(g + u) * s.group + v]);
-                    out.row(row)[g + v] = sum;
-                }
+        copy_until(s.row_begin);
+        covered = s.row_end;
+        const int64_t rows = s.row_end - s.row_begin, segment_work = work_of(rows, dim * s.group, int64_t(sizeof(T)));
+        cut_parts(items, {int64_t(i), s.row_begin, rows, 0, dim / s.group},
+                  std::min(segment_work / (kSmallWork / 2), int64_t(8 * device.num_threads())));
+        work += segment_work;
+    }
+    copy_until(x.shape[0]);
+    const auto kernel = rotate_kernel<T>(kernels_for(device.isa()));
+    run_items(device, items, work, [&](const Item& item, int) {
+        if (item.segment == kCopy) return copy_rows(out, x, item.row, item.rows);
+        const RotateSegment<T>& s = segments[size_t(item.segment)];
+        const int64_t at = item.begin * s.group;
+        kernel({.out = out.row(item.row) + at,
+                .x = x.row(item.row) + at,
+                .stride = dim,
+                .rows = item.rows,
+                .blocks = s.blocks + at * s.group,
+                .group = s.group,
+                .groups = item.end - item.begin});
     });
 }
 
@@ -44,27 +203,39 @@ template <class T>
 void lora(CpuDevice& device, View<float, 2> out, View<const float, 2> x, std::span<const LoraSegment<T>> segments) {
     CHECK(out.shape[0] == x.shape[0]);
     check_segments(segments, x.shape[0]);
-    const int64_t in_dim = x.shape[1], out_dim = out.shape[1];
-    device.parallel_items(int64_t(segments.size()), [&](int64_t i, int) {
-        const LoraSegment<T>& s = segments[size_t(i)];
-        for (int64_t row = s.row_begin; row < s.row_end; ++row)
-            for (int64_t r = 0; r < s.rank; ++r) {
-                float sum = 0;
-                for (int64_t k = 0; k < in_dim; ++k) sum += x.row(row)[k] * to_float(s.a[r * in_dim + k]);
-                sum *= s.scale;
-                for (int64_t n = 0; n < out_dim; ++n) out.row(row)[n] += sum * to_float(s.b_t[r * out_dim + n]);
-            }
-    });
+    constexpr int64_t kRows = 16;  // per item where rows are many: an adapter's bytes are read once for that many
+    int64_t work = 0, items = 0, largest = 0;
+    for (const LoraSegment<T>& s : segments) {
+        CHECK(s.rank >= 0);
+        const int64_t rows = s.row_end - s.row_begin, segment_work = rows ? lora_work(s, x.shape[1], out.shape[1]) : 0;
+        work += segment_work;
+        items += (rows + kRows - 1) / kRows;
+        largest = std::max(largest, segment_work / std::max((rows + kRows - 1) / kRows, int64_t(1)));
+    }
+    const bool lopsided = items < 2 * device.num_threads() || largest > work / device.num_threads();
+    if (lopsided && work >= 2 * kSmallWork && device.num_threads() > 1)
+        lora_by_parts(device, out, x, segments, work);
+    else
+        lora_by_rows(device, out, x, segments, work, kRows);
 }
 
 void scale_bias(CpuDevice& device, View<float, 2> out, std::span<const ScaleBiasSegment> segments) {
     check_segments(segments, out.shape[0]);
     const int64_t dim = out.shape[1];
-    device.parallel_items(int64_t(segments.size()), [&](int64_t i, int) {
-        const ScaleBiasSegment& s = segments[size_t(i)];
-        for (int64_t row = s.row_begin; row < s.row_end; ++row)
-            for (int64_t n = 0; n < dim; ++n)
-                out.row(row)[n] = out.row(row)[n] * (s.gain ? s.gain[n] : 1.f) + (s.bias ? s.bias[n] : 0.f);
+    constexpr int64_t kRows = 32;
+    std::vector<Item> items;
+    int64_t rows = 0;
+    for (size_t i = 0; i < segments.size(); ++i) {
+        const ScaleBiasSegment& s = segments[i];
+        if (!s.gain && !s.bias) continue;
+        for (int64_t row = s.row_begin; row < s.row_end; row += kRows)
+            items.push_back({int64_t(i), row, std::min(kRows, s.row_end - row), 0, 0});
+        rows += s.row_end - s.row_begin;
+    }
+    const auto kernel = kernels_for(device.isa()).scale_bias;
+    run_items(device, items, rows * dim * 2, [&](const Item& item, int) {
+        const ScaleBiasSegment& s = segments[size_t(item.segment)];
+        for (int64_t row = item.row; row < item.row + item.rows; ++row) kernel(out.row(row), s.gain, s.bias, dim);
     });
 }
 

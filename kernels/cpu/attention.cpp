@@ -1,10 +1,9 @@
 #include "kernels/attention.h"
 
 #include "kernels/check.h"
+#include "kernels/cpu/simd/table.h"
 
 #include <algorithm>
-#include <cmath>
-#include <limits>
 #include <vector>
 
 namespace spartan {
@@ -22,28 +21,42 @@ void check_segments(const KvLayout& layout, std::span<const AttentionSegment> se
 }
 
 template <class T>
-void attend_row(float* out, const float* q, const T* pool, const KvLayout& l, float scale, const AttentionSegment& s,
-                int64_t position, int64_t kv_head) {
-    std::vector<float> scores(size_t(position) + 1);
-    float max = -std::numeric_limits<float>::infinity();
-    const int64_t half_page = l.page_elements() / 2, tile = l.block_tokens * l.head_dim;
-    for (int64_t j = 0; j <= position; ++j) {
-        const T* keys = pool + s.pages[size_t(j / l.block_tokens)] * l.page_elements() + kv_head * tile;
-        float dot = 0;
-        for (int64_t d = 0; d < l.head_dim; ++d) dot += q[d] * to_float(keys[d * l.block_tokens + j % l.block_tokens]);
-        scores[size_t(j)] = dot * scale;
-        max = std::max(max, scores[size_t(j)]);
-    }
-    float sum = 0;
-    std::fill_n(out, l.head_dim, 0.f);
-    for (int64_t j = 0; j <= position; ++j) {
-        const T* values = pool + s.pages[size_t(j / l.block_tokens)] * l.page_elements() + half_page + kv_head * tile +
-                          j % l.block_tokens * l.head_dim;
-        const float p = std::exp(scores[size_t(j)] - max);
-        sum += p;
-        for (int64_t d = 0; d < l.head_dim; ++d) out[d] += p * to_float(values[d]);
-    }
-    for (int64_t d = 0; d < l.head_dim; ++d) out[d] /= sum;
+auto attend_kernel(const CpuKernels& kernels) {
+    if constexpr (std::is_same_v<T, float>)
+        return kernels.attend_f32;
+    else
+        return kernels.attend_bf16;
+}
+
+// Rows [row, row + rows) of a segment, one kv head.
+struct Item {
+    const AttentionSegment* segment;
+    int64_t row, rows, kv_head, cost;
+};
+
+// Query heads that share a kv head and rows that follow each other read the same keys, so both go into one item, as
+// many as keep their scores and sums in the L1 cache. Longest first, so that no thread is left with a long one at the
+// end.
+std::vector<Item> attention_items(std::span<const AttentionSegment> segments, const KvLayout& l) {
+    constexpr int64_t kQueries = 24;
+    const int64_t rows_per_item = std::max(kQueries / (l.num_heads / l.kv_heads), int64_t(1));
+    std::vector<Item> items;
+    for (const AttentionSegment& s : segments)
+        for (int64_t row = s.row_begin; row < s.row_end; row += rows_per_item) {
+            const int64_t rows = std::min(rows_per_item, s.row_end - row);
+            const int64_t tokens = s.first_position + row - s.row_begin + rows;
+            for (int64_t h = 0; h < l.kv_heads; ++h) items.push_back({&s, row, rows, h, (rows + 1) * tokens});
+        }
+    std::stable_sort(items.begin(), items.end(), [](const Item& a, const Item& b) { return a.cost > b.cost; });
+    return items;
+}
+
+template <class T>
+void copy_as(const CpuKernels& kernels, T* out, const float* x, int64_t n) {
+    if constexpr (std::is_same_v<T, float>)
+        std::copy_n(x, n, out);
+    else
+        kernels.round_bf16(out, x, n);
 }
 
 }  // namespace
@@ -53,20 +66,24 @@ void store_kv(CpuDevice& device, T* pool, const KvLayout& l, View<const float, 2
               std::span<const AttentionSegment> segments) {
     check_segments(l, segments, k.shape[0]);
     CHECK(k.shape == v.shape && k.shape[1] == l.kv_heads * l.head_dim);
-    device.parallel_items(int64_t(segments.size()), [&](int64_t i, int) {
-        const AttentionSegment& s = segments[size_t(i)];
+    const CpuKernels& kernels = kernels_for(device.isa());
+    int64_t rows = 0;
+    for (const AttentionSegment& s : segments) rows += s.row_end - s.row_begin;
+    const auto store_segment = [&](const AttentionSegment& s) {
         for (int64_t row = s.row_begin; row < s.row_end; ++row) {
             const int64_t position = s.first_position + row - s.row_begin, slot = position % l.block_tokens;
-            T* keys = pool + s.pages[size_t(position / l.block_tokens)] * l.page_elements();
-            T* values = keys + l.page_elements() / 2;
+            T* keys = pool + s.pages[size_t(position / l.block_tokens)] * l.page_elements() + slot;
+            for (int64_t i = 0; i < k.shape[1]; ++i) keys[i * l.block_tokens] = from_float<T>(k.row(row)[i]);
+            T* values = keys - slot + l.page_elements() / 2 + slot * l.head_dim;
             for (int64_t h = 0; h < l.kv_heads; ++h)
-                for (int64_t d = 0; d < l.head_dim; ++d) {
-                    keys[(h * l.head_dim + d) * l.block_tokens + slot] = from_float<T>(k.row(row)[h * l.head_dim + d]);
-                    values[(h * l.block_tokens + slot) * l.head_dim + d] =
-                        from_float<T>(v.row(row)[h * l.head_dim + d]);
-                }
+                copy_as(kernels, values + h * l.block_tokens * l.head_dim, v.row(row) + h * l.head_dim, l.head_dim);
         }
-    });
+    };
+    if (rows * k.shape[1] < 16 * 1024) {  // done before another thread would have woken
+        for (const AttentionSegment& s : segments) store_segment(s);
+        return;
+    }
+    device.parallel_items(int64_t(segments.size()), [&](int64_t i, int) { store_segment(segments[size_t(i)]); });
 }
 
 template <class T>
@@ -74,12 +91,35 @@ void attention(CpuDevice& device, View<float, 2> out, View<const float, 2> q, co
                float scale, std::span<const AttentionSegment> segments) {
     check_segments(l, segments, q.shape[0]);
     CHECK(out.shape == q.shape && q.shape[1] == l.num_heads * l.head_dim);
-    for (const AttentionSegment& s : segments)
-        device.parallel_items((s.row_end - s.row_begin) * l.num_heads, [&](int64_t i, int) {
-            const int64_t row = i / l.num_heads, h = i % l.num_heads, at = h * l.head_dim;
-            attend_row(out.row(s.row_begin + row) + at, q.row(s.row_begin + row) + at, pool, l, scale, s,
-                       s.first_position + row, h / (l.num_heads / l.kv_heads));
-        });
+    const int64_t heads = l.num_heads / l.kv_heads, tile = l.block_tokens * l.head_dim;
+    const std::vector<Item> items = attention_items(segments, l);
+    const auto kernel = attend_kernel<T>(kernels_for(device.isa()));
+    const auto run = [&](const Item& item, int thread) {
+        const int64_t at = item.kv_head * heads * l.head_dim;
+        const int64_t scratch = attend_scratch_floats(item.rows * heads, l.head_dim, l.block_tokens);
+        kernel({.out = out.row(item.row) + at,
+                .q = q.row(item.row) + at,
+                .stride = q.shape[1],
+                .rows = item.rows,
+                .first_position = item.segment->first_position + item.row - item.segment->row_begin,
+                .heads = heads,
+                .head_dim = l.head_dim,
+                .block_tokens = l.block_tokens,
+                .pages = item.segment->pages.data(),
+                .pool = pool,
+                .page_elements = l.page_elements(),
+                .key_offset = item.kv_head * tile,
+                .value_offset = l.page_elements() / 2 + item.kv_head * tile,
+                .scale = scale,
+                .scratch = static_cast<float*>(device.thread_scratch(thread, scratch * 4))});
+    };
+    int64_t cost = 0;
+    for (const Item& item : items) cost += item.cost;
+    if (cost * heads * l.head_dim < 64 * 1024) {  // a few microseconds
+        for (const Item& item : items) run(item, 0);
+        return;
+    }
+    device.parallel_items(int64_t(items.size()), [&](int64_t i, int thread) { run(items[size_t(i)], thread); });
 }
 
 template void store_kv<float>(CpuDevice&, float*, const KvLayout&, View<const float, 2>, View<const float, 2>,

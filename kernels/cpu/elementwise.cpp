@@ -1,22 +1,29 @@
 #include "kernels/elementwise.h"
 
 #include "kernels/check.h"
-
-#include <cmath>
+#include "kernels/cpu/simd/table.h"
 
 namespace spartan {
 
+namespace {
+
+constexpr int64_t kSiluGrain = 8 * 1024, kAddGrain = 32 * 1024;  // values worth waking a thread for
+
+}  // namespace
+
 void silu_mul(CpuDevice& device, View<float, 2> out, View<const float, 2> gate, View<const float, 2> up) {
     CHECK(out.shape == gate.shape && out.shape == up.shape);
-    device.parallel_for(out.shape[0] * out.shape[1], 8192, [&](int64_t begin, int64_t end, int) {
-        for (int64_t i = begin; i < end; ++i) out.data[i] = gate.data[i] / (1.f + std::exp(-gate.data[i])) * up.data[i];
+    const auto kernel = kernels_for(device.isa()).silu_mul;
+    device.parallel_for(out.shape[0] * out.shape[1], kSiluGrain, [&](int64_t begin, int64_t end, int) {
+        kernel(out.data + begin, gate.data + begin, up.data + begin, end - begin);
     });
 }
 
 void add(CpuDevice& device, View<float, 2> out, View<const float, 2> a, View<const float, 2> b) {
     CHECK(out.shape == a.shape && out.shape == b.shape);
-    device.parallel_for(out.shape[0] * out.shape[1], 32768, [&](int64_t begin, int64_t end, int) {
-        for (int64_t i = begin; i < end; ++i) out.data[i] = a.data[i] + b.data[i];
+    const auto kernel = kernels_for(device.isa()).add;
+    device.parallel_for(out.shape[0] * out.shape[1], kAddGrain, [&](int64_t begin, int64_t end, int) {
+        kernel(out.data + begin, a.data + begin, b.data + begin, end - begin);
     });
 }
 

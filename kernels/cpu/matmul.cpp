@@ -1,17 +1,16 @@
 #include "kernels/matmul.h"
 
 #include "kernels/check.h"
+#include "kernels/cpu/simd/table.h"
 
 #include <algorithm>
 #include <cstdlib>
+#include <cstring>
 #include <new>
 
 namespace spartan {
 
 namespace {
-
-// 16 outputs wide: one cache line holds one k of a panel in fp32, and one pair of k in bf16.
-constexpr int64_t kPanel = 16;
 
 template <class T>
 constexpr int64_t kPair = std::is_same_v<T, float> ? 1 : 2;
@@ -30,19 +29,85 @@ int64_t packed_index(int64_t n, int64_t k, int64_t cols) {
            k % kPair<T>;
 }
 
-template <class T>
-void plain_matmul(CpuDevice& device, View<float, 2> out, View<const float, 2> x, const PackedMatrix<T>& w) {
-    CHECK(x.shape[1] == w.cols() && out.shape[1] == w.rows() && out.shape[0] == x.shape[0]);
-    const int64_t m = x.shape[0], k = w.cols();
-    device.parallel_for(w.rows(), 16, [&](int64_t begin, int64_t end, int) {
-        for (int64_t row = 0; row < m; ++row)
-            for (int64_t n = begin; n < end; ++n) {
-                float sum = 0;
-                for (int64_t i = 0; i < k; ++i)
-                    sum += to_float(from_float<T>(x.row(row)[i])) * to_float(w.data()[packed_index<T>(n, i, k)]);
-                out.row(row)[n] = sum;
-            }
+// Rows of x as the inner loop wants them.
+struct PreparedRows {
+    const void* data;
+    int64_t stride;  // bytes
+};
+
+// Rows whose distance is a multiple of 2 KB fall into the same few sets of the L1 cache, and a tile reads many at once.
+int64_t spread_stride(int64_t bytes) {
+    const int64_t lines = (bytes + kLine - 1) / kLine;
+    return (lines % 32 == 0 ? lines + 1 : lines) * kLine;
+}
+
+constexpr int64_t kPrepareGrain = 64 * 1024;  // values; fewer are rounded before another thread would have woken
+
+PreparedRows prepare(CpuDevice& device, View<const float, 2> x, const PackedMatrix<bf16>&, const CpuKernels& kernels) {
+    const int64_t rows = x.shape[0], k = x.shape[1];
+    const int64_t stride = spread_stride((k + k % 2) * kernels.prepared_bf16_size);
+    auto* data = static_cast<char*>(device.shared_scratch(rows * stride));
+    device.parallel_for(rows, kPrepareGrain / (k + 1) + 1, [&](int64_t begin, int64_t end, int) {
+        for (int64_t i = begin; i < end; ++i) kernels.prepare_bf16(data + i * stride, x.row(i), k);
     });
+    return {data, stride};
+}
+
+PreparedRows prepare(CpuDevice& device, View<const float, 2> x, const PackedMatrix<float>&, const CpuKernels& kernels) {
+    const int64_t rows = x.shape[0], bytes = x.shape[1] * 4, stride = spread_stride(bytes);
+    if (rows <= kernels.stream_rows || bytes % 2048 != 0) return {x.data, bytes};
+    auto* data = static_cast<char*>(device.shared_scratch(rows * stride));
+    device.parallel_for(rows, kPrepareGrain / (x.shape[1] + 1) + 1, [&](int64_t begin, int64_t end, int) {
+        for (int64_t i = begin; i < end; ++i) std::memcpy(data + i * stride, x.row(i), size_t(bytes));
+    });
+    return {data, stride};
+}
+
+// How one product is cut: blocks of rows by ranges of panels, the rows' blocks of one range one after the other, so
+// that a range of the weights comes from memory once.
+struct MatmulPlan {
+    int64_t row_blocks = 1, rows_per_block = 0;
+    int64_t ranges = 1, panels_per_range = 1;
+};
+
+MatmulPlan plan_matmul(int64_t rows, int64_t panels, int64_t steps, int64_t stream_rows, int threads) {
+    constexpr int64_t kMaxRows = 96;            // by a k block: 120 KB of x, in the L2 cache
+    constexpr int64_t kLeastRange = 64 * 1024;  // bytes of weights, 5 us from memory: several times a claim's cost
+    const int64_t wanted_items = 8 * threads;
+    MatmulPlan plan;
+    plan.row_blocks = rows <= stream_rows ? 1 : (rows + kMaxRows - 1) / kMaxRows;
+    plan.rows_per_block = (rows + plan.row_blocks - 1) / plan.row_blocks;
+    const int64_t even = plan.row_blocks * panels / wanted_items;
+    const int64_t least = rows <= stream_rows ? std::max(kLeastRange / (steps * kLine + 1), int64_t(4)) : int64_t(2);
+    plan.panels_per_range = (std::clamp(even, least, std::max(least, int64_t(64))) + 1) / 2 * 2;
+    plan.ranges = (panels + plan.panels_per_range - 1) / plan.panels_per_range;
+    return plan;
+}
+
+template <class T>
+void run_matmul(CpuDevice& device, View<float, 2> out, View<const float, 2> x, const PackedMatrix<T>& w) {
+    CHECK(x.shape[1] == w.cols() && out.shape[1] == w.rows() && out.shape[0] == x.shape[0]);
+    const int64_t rows = x.shape[0], panels = panels_of(w.rows()), steps = padded_cols<T>(w.cols()) / kPair<T>;
+    if (rows == 0 || panels == 0) return;
+    const CpuKernels& kernels = kernels_for(device.isa());
+    const auto block_kernel = std::is_same_v<T, float> ? kernels.matmul_f32 : kernels.matmul_bf16;
+    const PreparedRows prepared = prepare(device, x, w, kernels);
+    const MatmulPlan plan = plan_matmul(rows, panels, steps, kernels.stream_rows, device.num_threads());
+    const auto run = [&](int64_t item, int) {
+        const int64_t row = item % plan.row_blocks * plan.rows_per_block,
+                      panel = item / plan.row_blocks * plan.panels_per_range;
+        block_kernel({.out = out.row(row),
+                      .out_stride = w.rows(),
+                      .x = static_cast<const char*>(prepared.data) + row * prepared.stride,
+                      .x_stride = prepared.stride,
+                      .rows = std::clamp(rows - row, int64_t(0), plan.rows_per_block),
+                      .panels = w.data(),
+                      .columns = w.rows(),
+                      .steps = steps,
+                      .panel_begin = panel,
+                      .panel_end = std::min(panel + plan.panels_per_range, panels)});
+    };
+    device.parallel_items(plan.row_blocks * plan.ranges, run);
 }
 
 template <class T>
@@ -78,26 +143,36 @@ int64_t PackedMatrix<T>::bytes() const {
 template <class T>
 void PackedMatrix<T>::set_rows(int64_t first, int64_t count, const float* values) {
     CHECK(first >= 0 && count >= 0 && first + count <= rows_);
-    for (int64_t n = first; n < first + count; ++n)
-        for (int64_t k = 0; k < cols_; ++k)
-            data_[size_t(packed_index<T>(n, k, cols_))] = from_float<T>(values[(n - first) * cols_ + k]);
+    constexpr int64_t kPart = 128;  // columns whose lines of the panel stay in the L1 cache while its rows are written
+    for (int64_t n = first; n < first + count;) {
+        const int64_t end = std::min(first + count, (n / kPanel + 1) * kPanel);
+        for (int64_t k0 = 0; k0 < cols_; k0 += kPart)
+            for (int64_t i = n; i < end; ++i) {
+                const float* from = values + (i - first) * cols_;
+                T* to = data_.get() + packed_index<T>(i, 0, cols_);
+                for (int64_t k = k0; k < std::min(k0 + kPart, cols_); ++k)
+                    to[k / kPair<T> * kPair<T> * kPanel + k % kPair<T>] = from_float<T>(from[k]);
+            }
+        n = end;
+    }
 }
 
 template <class T>
 void PackedMatrix<T>::get_row(int64_t n, float* values) const {
     CHECK(n >= 0 && n < rows_);
-    for (int64_t k = 0; k < cols_; ++k) values[k] = to_float(data_[size_t(packed_index<T>(n, k, cols_))]);
+    const T* from = data_.get() + packed_index<T>(n, 0, cols_);
+    for (int64_t k = 0; k < cols_; ++k) values[k] = to_float(from[k / kPair<T> * kPair<T> * kPanel + k % kPair<T>]);
 }
 
 template class PackedMatrix<float>;
 template class PackedMatrix<bf16>;
 
 void matmul(CpuDevice& device, View<float, 2> out, View<const float, 2> x, const PackedMatrix<float>& w) {
-    plain_matmul(device, out, x, w);
+    run_matmul(device, out, x, w);
 }
 
 void matmul(CpuDevice& device, View<float, 2> out, View<const float, 2> x, const PackedMatrix<bf16>& w) {
-    plain_matmul(device, out, x, w);
+    run_matmul(device, out, x, w);
 }
 
 void gather_rows(CpuDevice& device, View<float, 2> out, const PackedMatrix<float>& w, std::span<const int32_t> ids) {

@@ -1,8 +1,7 @@
 #include "kernels/rope.h"
 
 #include "kernels/check.h"
-
-#include <cmath>
+#include "kernels/cpu/simd/table.h"
 
 namespace spartan {
 
@@ -11,17 +10,16 @@ void rope(CpuDevice& device, View<float, 2> x, std::span<const int32_t> position
     const int64_t half = int64_t(inv_freq.size());
     CHECK(x.shape[0] == int64_t(positions.size()));
     CHECK(head_dim > 0 && x.shape[1] % head_dim == 0 && 2 * half <= head_dim);
-    device.parallel_for(x.shape[0], 16, [&](int64_t begin, int64_t end, int) {
-        for (int64_t t = begin; t < end; ++t)
-            for (int64_t i = 0; i < half; ++i) {
-                const float angle = float(positions[size_t(t)]) * inv_freq[size_t(i)];
-                const float c = std::cos(angle), s = std::sin(angle);
-                for (float* head = x.row(t); head < x.row(t) + x.shape[1]; head += head_dim) {
-                    const float a = head[i], b = head[i + half];
-                    head[i] = a * c - b * s;
-                    head[i + half] = b * c + a * s;
-                }
-            }
+    constexpr int64_t kGrain = 16 * 1024;  // values worth waking a thread for
+    const CpuKernels& kernels = kernels_for(device.isa());
+    device.parallel_for(x.shape[0], kGrain / (x.shape[1] + 1) + 1, [&](int64_t begin, int64_t end, int thread) {
+        auto* cos = static_cast<float*>(device.thread_scratch(thread, 2 * half * 4));
+        float* sin = cos + half;
+        for (int64_t t = begin; t < end; ++t) {
+            kernels.cos_sin(cos, sin, float(positions[size_t(t)]), inv_freq.data(), half);
+            for (float* head = x.row(t); head < x.row(t) + x.shape[1]; head += head_dim)
+                kernels.rope_head(head, cos, sin, half);
+        }
     });
 }
 

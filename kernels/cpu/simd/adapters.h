@@ -1,0 +1,65 @@
+// Rotation and the low-rank pair.
+#pragma once
+
+namespace spartan {
+namespace {
+
+template <class T>
+void rotate_block(const RotateBlock<T>& b) {
+    const int64_t g = b.group;
+    for (int64_t i = 0; i < b.groups; ++i)
+        product<T>({b.out + i * g, b.stride, b.x + i * g, b.stride, b.blocks + i * g * g, g, b.rows, g, g, false});
+}
+
+// R rows of x against A rows of a: one vector of sums each, in rising k, then the fixed tree of Vec::sum.
+template <int R, int A, class T>
+SIMD void shrink_tile(const ShrinkBlock<T>& b, int64_t row, int64_t rank) {
+    constexpr int L = Vec::kLanes;
+    F sum[R][A];
+    for (int r = 0; r < R; ++r)
+        for (int i = 0; i < A; ++i) sum[r][i] = Vec::zero();
+    const float* x = b.x + row * b.in;
+    const T* a = b.a + rank * b.in;
+    int64_t k = 0;
+    for (; k + L <= b.in; k += L) {
+        F w[A];
+        for (int i = 0; i < A; ++i) w[i] = Vec::load(a + i * b.in + k);
+        for (int r = 0; r < R; ++r) {
+            const F v = Vec::load(x + r * b.in + k);
+            for (int i = 0; i < A; ++i) sum[r][i] = Vec::fma(v, w[i], sum[r][i]);
+        }
+    }
+    if (const int left = int(b.in - k); left > 0)
+        for (int r = 0; r < R; ++r) {
+            const F v = Vec::load_partial(x + r * b.in + k, left);
+            for (int i = 0; i < A; ++i) sum[r][i] = Vec::fma(v, Vec::load_partial(a + i * b.in + k, left), sum[r][i]);
+        }
+    for (int r = 0; r < R; ++r)
+        for (int i = 0; i < A; ++i) b.low[(row + r) * b.low_stride + rank + i] = Vec::sum(sum[r][i]) * b.scale;
+}
+
+template <class T>
+void shrink_block(const ShrinkBlock<T>& b) {
+    for (int64_t rank = 0; rank < b.ranks;) {
+        const int ranks = int(smaller64(4, b.ranks - rank));
+        with_count<4>(
+            ranks, [&](auto a) __attribute__((always_inline)) {
+                int64_t row = 0;
+                for (; row + 2 <= b.rows; row += 2) shrink_tile<2, decltype(a)::value>(b, row, rank);
+                if (row < b.rows) shrink_tile<1, decltype(a)::value>(b, row, rank);
+            });
+        rank += ranks;
+    }
+}
+
+// A few ranks at a time: b_t is then read as that many sequential streams, out stays in the L1 cache.
+template <class T>
+void expand_block(const ExpandBlock<T>& b) {
+    constexpr int64_t kRanks = 8;
+    for (int64_t rank = 0; rank < b.ranks; rank += kRanks)
+        product<T>({b.out, b.out_stride, b.low + rank, b.low_stride, b.b_t + rank * b.b_stride, b.b_stride, b.rows,
+                    b.columns, smaller64(kRanks, b.ranks - rank), true});
+}
+
+}  // namespace
+}  // namespace spartan

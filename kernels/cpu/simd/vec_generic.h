@@ -1,0 +1,95 @@
+// Four floats with the compiler's vector extension: the baseline of any processor. Multiply-add rounds twice here.
+// One of three files that define `Vec`; the code over it is the same for all. Everything in them has internal linkage,
+// so that no function compiled for a newer processor can stand in for one of another file.
+#pragma once
+
+#include "kernels/view.h"
+
+#include <cstdint>
+
+#define SIMD static inline __attribute__((always_inline))
+
+namespace spartan {
+namespace {
+
+struct Vec {
+    typedef float F __attribute__((vector_size(16)));
+    typedef uint32_t U __attribute__((vector_size(16)));
+    typedef uint16_t H __attribute__((vector_size(8)));
+    static constexpr int kLanes = 4;
+    static constexpr int kAccumulators = 12;  // of 16 registers
+    static constexpr bool kDotsPairs = false;
+    static constexpr bool kFusedMultiplyAdd = false;
+
+    SIMD F zero() { return F{}; }
+    SIMD F set1(float v) { return F{v, v, v, v}; }
+    SIMD F load(const float* p) {
+        F v;
+        __builtin_memcpy(&v, p, sizeof v);
+        return v;
+    }
+    SIMD F load(const bf16* p) {
+        H h;
+        __builtin_memcpy(&h, p, sizeof h);
+        return F(__builtin_convertvector(h, U) << 16);
+    }
+    template <class T>
+    SIMD F load_partial(const T* p, int n) {
+        T v[4] = {};
+        for (int i = 0; i < n; ++i) v[i] = p[i];
+        return load(v);
+    }
+    SIMD void store(float* p, F v) { __builtin_memcpy(p, &v, sizeof v); }
+    SIMD void store_partial(float* p, F v, int n) {
+        for (int i = 0; i < n; ++i) p[i] = v[i];
+    }
+    SIMD void store(bf16* p, F v) {
+        const H h = __builtin_convertvector(U(round_bf16(v)) >> 16, H);
+        __builtin_memcpy(p, &h, sizeof h);
+    }
+
+    // Four pairs of bf16, one below the other: the first of each pair, the second of each.
+    SIMD F pair_first(const bf16* p) { return F(load_pairs(p) << 16); }
+    SIMD F pair_second(const bf16* p) { return F(load_pairs(p) & 0xffff0000u); }
+
+    SIMD F add(F a, F b) { return a + b; }
+    SIMD F sub(F a, F b) { return a - b; }
+    SIMD F mul(F a, F b) { return a * b; }
+    SIMD F div(F a, F b) { return a / b; }
+    SIMD F fma(F a, F b, F c) { return a * b + c; }
+    SIMD F fnma(F a, F b, F c) { return c - a * b; }
+    // The second when either is NaN, as x86 has it.
+    SIMD F max(F a, F b) { return a > b ? a : b; }
+    SIMD F min(F a, F b) { return a < b ? a : b; }
+    SIMD float sum(F v) { return (v[0] + v[2]) + (v[1] + v[3]); }
+    SIMD float maximum(F v) {
+        const float a = v[0] > v[2] ? v[0] : v[2], b = v[1] > v[3] ? v[1] : v[3];
+        return a > b ? a : b;
+    }
+    SIMD float first(F v) { return v[0]; }
+    SIMD F keep_first(F v, int n, F other) {
+        for (int i = n; i < 4; ++i) v[i] = other[i];
+        return v;
+    }
+    // To the nearest bf16, ties to even; NaN stays NaN.
+    SIMD F round_bf16(F v) {
+        const U bits = U(v);
+        const U rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) & 0xffff0000u;
+        return F((bits & 0x7fffffffu) > 0x7f800000u ? (bits | 0x400000u) & 0xffff0000u : rounded);
+    }
+    // `t` holds an integer n in its low mantissa bits (1.5 * 2^23 was added to it).
+    SIMD F power_of_2(F t) { return F((U(t) << 23) + 0x3f800000u); }
+    SIMD F select_odd(F t, F odd, F even) { return F((U(t) & 1u) != 0 ? U(odd) : U(even)); }
+    // -v where bit 1 of n + offset is set.
+    SIMD F negate_by_bit_1(F t, uint32_t offset, F v) { return F(U(v) ^ ((U(t) + offset) & 2u) << 30); }
+
+private:
+    SIMD U load_pairs(const bf16* p) {
+        U v;
+        __builtin_memcpy(&v, p, sizeof v);
+        return v;
+    }
+};
+
+}  // namespace
+}  // namespace spartan
