@@ -1,5 +1,6 @@
-// The serving engine: one thread that admits requests, batches them, runs the model, samples and publishes one StepRecord
-// a step. Qt-free. All public functions may be called from any thread and return at once, unless they say otherwise.
+// The serving engine: one thread that admits requests, batches them, runs the model, samples and publishes one
+// StepRecord a step. Qt-free. All public functions may be called from any thread and return at once, unless they say
+// otherwise.
 #pragma once
 
 #include "core/adapter/adapter.h"
@@ -20,14 +21,16 @@ namespace spartan {
 
 // Keys and defaults as in a workload file's "engine" (cli.md).
 struct EngineOptions {
-    int threads = 0;              // 0: usable_cpus()
-    int64_t pool_bytes = 0;       // 0: the smaller of 4 GiB and a quarter of the available memory
-    int64_t adapter_bytes = 0;    // host budget for folded adapters; 0: half of the available memory
+    int threads = 0;            // 0: usable_cpus()
+    int64_t pool_bytes = 0;     // 0: the smaller of 4 GiB and a quarter of the available memory
+    int64_t adapter_bytes = 0;  // host budget for folded adapters; 0: half of the available memory
     int32_t max_batch_tokens = 512;
     int32_t max_batch_rows = 256;
     int32_t block_tokens = 16;
     int32_t max_waiting = 1 << 20;  // requests queued before submit() refuses
     std::string adapter_strategy = "folded", residency = "resident", memory = "unified", scheduler = "fcfs";
+    // graphs: replayed launches on a GPU; a CPU launches nothing, so both values are taken and EngineStatus says that
+    // it does not apply. batch_invariant: every CPU kernel is, so false is refused as something that cannot be had.
     bool graphs = true, batch_invariant = true;
 };
 
@@ -35,8 +38,8 @@ struct EngineOptions {
 class RequestSource {
 public:
     virtual ~RequestSource() = default;
-    // The next request due at `now_us` of the run's clock (which starts at 0 with the run), given how many of the source's
-    // requests are unfinished; nothing when none is due. Its arrival_us is on the run's clock.
+    // The next request due at `now_us` of the run's clock (which starts at 0 with the run), given how many of the
+    // source's requests are unfinished; nothing when none is due. Its arrival_us is on the run's clock.
     virtual std::optional<Request> next(int64_t now_us, int64_t unfinished) = 0;
     // When to ask again if next() gave nothing: a time, or nothing when only a finishing request can make one due.
     virtual std::optional<int64_t> next_due_us() const = 0;
@@ -55,6 +58,7 @@ struct EngineStatus {
     PoolState pool;
     int64_t page_bytes = 0, pool_bytes = 0, workspace_bytes = 0, weight_bytes = 0;
     bool source_active = false;  // a workload is still delivering or has unfinished requests
+    std::string graphs = "not applicable on the CPU";
 };
 
 struct AdapterStatus {
@@ -63,6 +67,7 @@ struct AdapterStatus {
     Residency residency = Residency::host;
     int64_t pool_bytes = 0;  // pages it takes when resident
     int64_t unfinished = 0;  // requests that use it
+    bool leaving = false;    // removed: stays until its last request has left
 };
 
 class Engine {
@@ -70,11 +75,12 @@ public:
     // Receives each record in order on the engine's thread and must be quick; returning false means "full": the engine
     // waits, asks again, and records the wait. core/run/recorder.h provides one.
     using RecordSink = std::function<bool(const StepRecordPtr&)>;
-    // Logits of prompt positions [first, first + count) of a request with want_logits, f32 [count, vocab]; engine's thread.
+    // Logits of prompt positions [first, first + count) of a request with want_logits, f32 [count, vocab]; engine's
+    // thread.
     using LogitsSink = std::function<void(RequestId, int64_t first, int64_t count, const float* logits)>;
 
-    // Takes the pool's memory and starts the thread. Refuses options that are not built yet by name, and a pool that cannot
-    // hold one sequence of block_tokens.
+    // Takes the pool's memory and starts the thread. Refuses options that are not built yet by name, and a pool that
+    // cannot hold one sequence of block_tokens.
     static Result<std::unique_ptr<Engine>> create(std::shared_ptr<const Model> model, EngineOptions options,
                                                   RecordSink sink, LogitsSink logits = {});
     ~Engine();  // cancels everything, joins
@@ -82,20 +88,20 @@ public:
     const Model& model() const;
     const EngineOptions& options() const;  // with defaults filled in
 
-    // Adapters must be folded for this model and dtype. remove_adapter: new requests are refused at once; it leaves when its
-    // last request has; cancel_requests ends them first. Blocks only for a lock.
+    // Adapters must be folded for this model and dtype. remove_adapter: new requests are refused at once; it leaves
+    // when its last request has; cancel_requests ends them first. Blocks only for a lock.
     Result<AdapterId> add_adapter(std::shared_ptr<const Adapter> adapter);
     Result<void> remove_adapter(AdapterId id, bool cancel_requests);
     std::vector<AdapterStatus> adapters() const;
 
-    // Refuses: unknown adapter, empty prompt, ids outside the vocabulary, prompt + max_tokens over the context or over what
-    // the whole pool could hold, a full queue (backpressure), a failed engine. Request::id is assigned.
+    // Refuses: unknown adapter, empty prompt, ids outside the vocabulary, prompt + max_tokens over the context or over
+    // what the whole pool could hold, a full queue (backpressure), a failed engine. Request::id is assigned.
     Result<RequestId> submit(Request request);
     void cancel(RequestId id);  // its record comes within 100 ms with FinishReason::cancelled
     void cancel_all();          // and drops the source
 
-    // Starts delivering from `source`; the run's clock starts now. One source at a time. Ids are assigned by the engine;
-    // on_request (engine's thread) tells which id each delivered request got.
+    // Starts delivering from `source`; the run's clock starts now. One source at a time. Ids are assigned by the
+    // engine; on_request (engine's thread) tells which id each delivered request got.
     Result<void> start(std::shared_ptr<RequestSource> source, std::function<void(const Request&)> on_request = {});
     void stop_source();  // no further arrivals; what was delivered is cancelled
 

@@ -16,8 +16,10 @@ struct SamplingParams {
     uint64_t seed = 42;
     int32_t max_tokens = 100;
     bool ignore_eos = false;
-    std::vector<std::string> stop;  // generation ends before the first of these in the text
-    int32_t num_logprobs = 0;       // reserved for the views; 0
+    // Generation ends before the first of these in the text (decoded without special tokens): the request finishes with
+    // the token that completes it, and RequestRecord::visible_bytes says where the text ends.
+    std::vector<std::string> stop;
+    int32_t num_logprobs = 0;  // reserved for the views; 0
 };
 
 // Where a request came from. The engine carries it unchanged from the Request into the RequestRecord.
@@ -32,28 +34,31 @@ struct Request {
     std::vector<Token> prompt;  // not empty
     AdapterId adapter = AdapterId::base;
     SamplingParams sampling;
-    int64_t arrival_us = -1;    // on the engine's clock; -1: when submitted
-    bool warmup = false;        // left out of all metrics
-    bool want_logits = false;   // every prompt position's logits are handed to the logits sink (`spartan logits`)
+    int64_t arrival_us = -1;   // on the engine's clock; -1: when submitted
+    bool warmup = false;       // left out of all metrics
+    bool want_logits = false;  // every prompt position's logits are handed to the logits sink (`spartan logits`)
     RequestOrigin origin;
 };
 
 enum class FinishReason : uint8_t { none, length, eos, stop, cancelled, error };
 const char* name_of(FinishReason);
 
-// One finished request; a line of requests.jsonl. Times are microseconds of the engine's clock, which stands still while
-// a run is held, so that held time is in no metric.
+// One finished request; a line of requests.jsonl. Times are microseconds of the engine's clock, which stands still
+// while a run is held, so that held time is in no metric.
 struct RequestRecord {
     RequestId id{};
     AdapterId adapter = AdapterId::base;
     int64_t arrival_us = 0, first_scheduled_us = -1, first_token_us = -1, last_token_us = -1;
     int32_t prompt_tokens = 0, output_tokens = 0, preemptions = 0;
     FinishReason finish = FinishReason::none;
-    std::string error;   // for FinishReason::error
+    std::string error;  // for FinishReason::error
     bool warmup = false;
-    RequestOrigin origin;              // as submitted
+    RequestOrigin origin;           // as submitted
     std::vector<int64_t> token_us;  // time of each output token
-    std::vector<Token> output;
+    std::vector<Token> output;      // every sampled token, also the eos or those of the stop string
+    // Of the output decoded as UTF-8 without special tokens, how many bytes come before the stop string; -1: all of
+    // them (finish is not `stop`).
+    int64_t visible_bytes = -1;
 
     int64_t queue_us() const { return first_scheduled_us < 0 ? -1 : first_scheduled_us - arrival_us; }
     int64_t ttft_us() const { return first_token_us < 0 ? -1 : first_token_us - arrival_us; }

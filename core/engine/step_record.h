@@ -1,5 +1,5 @@
-// One engine step as it happened. These records are the only source of every view, metric and file: nothing in the window
-// or the reports is computed from anything else. A line of steps.jsonl (core/run/step_json.h).
+// One engine step as it happened. These records are the only source of every view, metric and file: nothing in the
+// window or the reports is computed from anything else. A line of steps.jsonl (core/run/step_json.h).
 #pragma once
 
 #include "core/engine/request.h"
@@ -15,22 +15,22 @@ namespace spartan {
 struct StepRow {
     RequestId request{};
     AdapterId adapter = AdapterId::base;
-    int32_t num_tokens = 0;     // computed in this step: 1 when decoding, a chunk when prefilling
-    int32_t context = 0;        // tokens already in its KV before the step
-    bool prefill = false;       // some of num_tokens are prompt tokens (or recomputed after a preemption)
-    Token token = -1;           // emitted by this step; -1: none yet (an unfinished prefill)
+    int32_t num_tokens = 0;  // computed in this step: 1 when decoding, a chunk when prefilling
+    int32_t context = 0;     // tokens already in its KV before the step
+    bool prefill = false;    // some of num_tokens are prompt tokens (or recomputed after a preemption)
+    Token token = -1;        // emitted by this step; -1: none yet (an unfinished prefill)
     FinishReason finish = FinishReason::none;
 };
 
 // Microseconds of wall time by what the step was doing; they sum to about end - start.
 struct StepTimes {
-    int64_t schedule = 0;   // mailbox, admission, pages, building the batch
-    int64_t transfer = 0;   // adapters into the pool
+    int64_t schedule = 0;          // mailbox, admission, pages, building the batch
+    int64_t transfer = 0;          // adapters into the pool
     int64_t rotate = 0, lora = 0;  // adapter arithmetic (scale and bias counted with lora)
-    int64_t products = 0;   // base matrix products of the layers
-    int64_t attention = 0;  // RoPE, KV write, attention
-    int64_t other = 0;      // embedding, norms, activations, residuals
-    int64_t head = 0;       // final norm and output product
+    int64_t products = 0;          // base matrix products of the layers
+    int64_t attention = 0;         // RoPE, KV write, attention
+    int64_t other = 0;             // embedding, norms, activations, residuals
+    int64_t head = 0;              // final norm and output product
     int64_t sample = 0;
     int64_t publish_wait = 0;  // waited for a full record ring, before this step
 };
@@ -57,6 +57,7 @@ struct PoolState {
 enum class WaitReason : uint8_t { none, no_pages, adapter_loading, adapter_no_room, token_budget, row_budget };
 const char* name_of(WaitReason);
 
+// Served first come, first served: everybody behind the first in line waits for the reason that holds the first up.
 struct WaitCount {
     WaitReason reason{};
     int32_t requests = 0;
@@ -79,6 +80,8 @@ struct Arrival {
     bool warmup = false;  // left out of all metrics, also of those drawn before it finishes
 };
 
+// A record without rows tells of changes between steps: arrivals, cancellations (also while a step runs, then within
+// that step's time), pages and adapters that left.
 struct StepRecord {
     int64_t step = 0;
     int64_t start_us = 0, end_us = 0;  // engine's clock
@@ -91,7 +94,7 @@ struct StepRecord {
     std::vector<PageChange> page_changes;
     int32_t running = 0, waiting = 0;  // sequences after the step
     std::vector<WaitCount> waiting_for;
-    std::vector<Arrival> arrivals;            // entered the queue in this step
+    std::vector<Arrival> arrivals;  // entered the queue in this step
     std::vector<RequestId> preempted;
     std::vector<AdapterEvent> adapter_events;
     std::vector<RequestRecord> finished;

@@ -1,0 +1,108 @@
+#include "core/engine/adapter_registry.h"
+
+#include "core/base/text.h"
+#include "core/engine/model_runner.h"
+#include "kernels/check.h"
+
+namespace spartan {
+namespace {
+
+Error unknown(AdapterId id) {
+    return Error{"", "adapter", "id " + std::to_string(uint32_t(id)), "an adapter that was added and not removed"};
+}
+
+}  // namespace
+
+AdapterRegistry::AdapterRegistry(int64_t budget_bytes, int64_t page_bytes, int32_t total_pages)
+    : budget_bytes_(budget_bytes), page_bytes_(page_bytes), total_pages_(total_pages) {}
+
+Result<AdapterId> AdapterRegistry::add(std::shared_ptr<const Adapter> adapter) {
+    const auto bytes = int64_t(adapter->blob.size());
+    const int64_t pages = (bytes + page_bytes_ - 1) / page_bytes_;
+    if (pages >= total_pages_)
+        return Error{adapter->path, "adapter " + adapter->name, format_bytes(bytes) + " when folded",
+                     "less than the pool's " + format_bytes(page_bytes_ * total_pages_) + " (pool_bytes)"};
+    std::lock_guard lock(mutex_);
+    if (used_bytes_ + bytes > budget_bytes_)
+        return Error{adapter->path, "adapter " + adapter->name,
+                     format_bytes(bytes) + " beside " + format_bytes(used_bytes_) + " of other adapters",
+                     "at most " + format_bytes(budget_bytes_) + " in all (adapter_bytes)"};
+    used_bytes_ += bytes;
+    const auto id = AdapterId(next_id_++);
+    entries_[id] = {.adapter = std::move(adapter), .pages = int32_t(pages)};
+    return id;
+}
+
+Result<void> AdapterRegistry::begin_removal(AdapterId id) {
+    std::lock_guard lock(mutex_);
+    const auto it = entries_.find(id);
+    if (it == entries_.end() || it->second.leaving) return unknown(id);
+    it->second.leaving = true;
+    return {};
+}
+
+Result<int32_t> AdapterRegistry::acquire(AdapterId id) {
+    if (id == AdapterId::base) return 0;
+    std::lock_guard lock(mutex_);
+    const auto it = entries_.find(id);
+    if (it == entries_.end() || it->second.leaving) return unknown(id);
+    ++it->second.unfinished;
+    return it->second.pages;
+}
+
+void AdapterRegistry::release(AdapterId id) {
+    if (id == AdapterId::base) return;
+    std::lock_guard lock(mutex_);
+    Entry& entry = entries_.at(id);
+    CHECK(entry.unfinished > 0);
+    --entry.unfinished;
+}
+
+int32_t AdapterRegistry::pages_of(AdapterId id) const {
+    std::lock_guard lock(mutex_);
+    const auto it = entries_.find(id);
+    return it == entries_.end() ? 0 : it->second.pages;
+}
+
+std::vector<AdapterId> AdapterRegistry::removable() const {
+    std::lock_guard lock(mutex_);
+    std::vector<AdapterId> ids;
+    for (const auto& [id, e] : entries_)
+        if (e.leaving && e.unfinished == 0) ids.push_back(id);
+    return ids;
+}
+
+void AdapterRegistry::forget(AdapterId id) {
+    std::lock_guard lock(mutex_);
+    const auto it = entries_.find(id);
+    CHECK(it != entries_.end() && it->second.leaving && it->second.unfinished == 0);
+    used_bytes_ -= int64_t(it->second.adapter->blob.size());
+    entries_.erase(it);
+}
+
+void AdapterRegistry::set_residency(AdapterId id, Residency residency) {
+    std::lock_guard lock(mutex_);
+    entries_.at(id).residency = residency;
+}
+
+std::shared_ptr<const Adapter> AdapterRegistry::get(AdapterId id) const {
+    std::lock_guard lock(mutex_);
+    const auto it = entries_.find(id);
+    return it == entries_.end() ? nullptr : it->second.adapter;
+}
+
+std::string AdapterRegistry::name(AdapterId id) const {
+    if (id == AdapterId::base) return "base";
+    const auto adapter = get(id);
+    return adapter ? adapter->name : "?";
+}
+
+std::vector<AdapterStatus> AdapterRegistry::status() const {
+    std::lock_guard lock(mutex_);
+    std::vector<AdapterStatus> out;
+    for (const auto& [id, e] : entries_)
+        out.push_back({id, e.adapter, e.residency, e.pages * page_bytes_, e.unfinished, e.leaving});
+    return out;
+}
+
+}  // namespace spartan

@@ -1,0 +1,52 @@
+// The adapters an engine knows, and how many unfinished requests use each. Any thread.
+#pragma once
+
+#include "core/adapter/adapter.h"
+#include "core/engine/engine.h"
+
+#include <map>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+namespace spartan {
+
+class AdapterRegistry {
+public:
+    AdapterRegistry(int64_t budget_bytes, int64_t page_bytes, int32_t total_pages);
+
+    Result<AdapterId> add(std::shared_ptr<const Adapter> adapter);
+    // No new requests from now on. Unknown or already leaving: an error.
+    Result<void> begin_removal(AdapterId id);
+
+    // Counts one more unfinished request and tells how many pages the adapter takes; refuses unknown and leaving ones.
+    Result<int32_t> acquire(AdapterId id);
+    void release(AdapterId id);
+    // Pages that `id` takes in the pool; 0 for the base.
+    int32_t pages_of(AdapterId id) const;
+
+    // Engine's thread: adapters that are leaving and have no request left; forget() ends them.
+    std::vector<AdapterId> removable() const;
+    void forget(AdapterId id);
+    void set_residency(AdapterId id, Residency residency);
+    std::shared_ptr<const Adapter> get(AdapterId id) const;  // null: gone
+    std::string name(AdapterId id) const;                    // "base", or the adapter's
+    std::vector<AdapterStatus> status() const;
+
+private:
+    struct Entry {
+        std::shared_ptr<const Adapter> adapter;
+        int32_t pages = 0;
+        int64_t unfinished = 0;
+        bool leaving = false;
+        Residency residency = Residency::host;
+    };
+    const int64_t budget_bytes_, page_bytes_;
+    const int32_t total_pages_;
+    mutable std::mutex mutex_;
+    std::map<AdapterId, Entry> entries_;
+    uint32_t next_id_ = 1;
+    int64_t used_bytes_ = 0;
+};
+
+}  // namespace spartan

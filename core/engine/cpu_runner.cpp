@@ -1,0 +1,130 @@
+#include "core/base/text.h"
+#include "core/engine/model_runner.h"
+#include "core/engine/transformer.h"
+
+#include <cstdlib>
+#include <map>
+#include <new>
+#include <numeric>
+
+namespace spartan {
+namespace {
+
+struct FreeMemory {
+    void operator()(void* p) const { std::free(p); }
+};
+using PoolMemory = std::unique_ptr<std::byte[], FreeMemory>;
+
+std::vector<int32_t> index_parts(const Adapter& adapter, int64_t num_layers) {
+    std::vector<int32_t> index(size_t(num_layers * kNumProjections), -1);
+    for (size_t i = 0; i < adapter.parts.size(); ++i) {
+        const AdapterPart& part = adapter.parts[i];
+        CHECK(part.layer >= 0 && part.layer < num_layers);
+        index[size_t(part.layer * kNumProjections + int(part.projection))] = int32_t(i);
+    }
+    return index;
+}
+
+template <class T>
+class CpuRunner final : public ModelRunner {
+public:
+    CpuRunner(std::shared_ptr<const Model> model, const RunnerLimits& limits, PoolMemory pool)
+        : model_(std::move(model)),
+          device_(limits.threads),
+          pool_(std::move(pool)),
+          page_bytes_(page_bytes_of(*model_, limits.block_tokens)),
+          transformer_(device_, model_->config(), weights(), layout(limits.block_tokens), limits.max_tokens) {
+        for (const LayerWeights<T>& layer : weights().layers) {
+            for (const auto& w : layer.projection) layer_bytes_ += w.bytes();
+            for (const auto& b : layer.bias) layer_bytes_ += int64_t(b.size() * sizeof(float));
+            layer_bytes_ += int64_t((layer.attention_norm.size() + layer.mlp_norm.size()) * sizeof(float));
+        }
+    }
+
+    void forward(const Batch& batch, const KeepGoing& keep_going, const HeadLogits& logits,
+                 ForwardResult& result) override {
+        result.times = {};
+        result.bytes = {};
+        placed_of_segment_.clear();
+        for (const AdapterSegment& s : batch.segments)
+            placed_of_segment_.push_back(s.adapter == AdapterId::base ? nullptr : &placed_.at(s.adapter));
+        transformer_.forward(batch, placed_of_segment_, reinterpret_cast<T*>(pool_.get()), keep_going, logits, result);
+        to_microseconds(result.times);
+        count_bytes(batch, result.bytes);
+    }
+
+    void load_adapter(AdapterId id, PageRun run, std::shared_ptr<const Adapter> adapter) override {
+        CHECK(int64_t(adapter->blob.size()) <= run.count * page_bytes_);
+        std::byte* data = pool_.get() + run.first * page_bytes_;
+        std::memcpy(data, adapter->blob.data(), adapter->blob.size());
+        std::vector<int32_t> index = index_parts(*adapter, model_->config().num_layers);
+        placed_[id] = {data, std::move(adapter), std::move(index)};
+    }
+
+    void drop_adapter(AdapterId id) override { placed_.erase(id); }
+
+    void poison(PageRun run) override {
+        std::memset(pool_.get() + run.first * page_bytes_, 0xff, size_t(run.count * page_bytes_));
+    }
+
+    int64_t workspace_bytes() const override { return transformer_.workspace_bytes(); }
+
+private:
+    const Weights<T>& weights() const { return std::get<Weights<T>>(model_->weights); }
+    KvLayout layout(int64_t block_tokens) const {
+        const ModelConfig& c = model_->config();
+        return {c.num_heads, c.num_kv_heads, c.head_dim, block_tokens};
+    }
+
+    static void to_microseconds(StepTimes& t) {
+        for (int64_t* phase : {&t.rotate, &t.lora, &t.products, &t.attention, &t.other, &t.head, &t.sample})
+            *phase = (*phase + 500) / 1000;
+    }
+
+    void count_bytes(const Batch& batch, StepBytes& bytes) const {
+        const ModelConfig& c = model_->config();
+        bytes.weights = layer_bytes_ + batch.num_rows() * c.hidden_size * int64_t(sizeof(T));
+        if (!batch.heads.empty()) bytes.weights += weights().output().bytes() + c.hidden_size * int64_t(sizeof(float));
+        for (const PlacedAdapter* placed : placed_of_segment_)
+            if (placed) bytes.adapters += int64_t(placed->adapter->blob.size());
+        bytes.kv = batch.context_tokens * c.num_layers * 2 * c.kv_size() * int64_t(sizeof(T));
+    }
+
+    std::shared_ptr<const Model> model_;
+    CpuDevice device_;
+    PoolMemory pool_;
+    int64_t page_bytes_;
+    Transformer<CpuDevice, T> transformer_;
+    std::map<AdapterId, PlacedAdapter> placed_;
+    std::vector<const PlacedAdapter*> placed_of_segment_;
+    int64_t layer_bytes_ = 0;
+};
+
+}  // namespace
+
+int64_t page_bytes_of(const Model& model, int64_t block_tokens) {
+    return 2 * model.config().kv_size() * block_tokens * size_of(model.dtype);
+}
+
+int32_t adapter_pages_of(const Adapter& adapter, int64_t page_bytes) {
+    return int32_t((int64_t(adapter.blob.size()) + page_bytes - 1) / page_bytes);
+}
+
+Result<std::unique_ptr<ModelRunner>> make_cpu_runner(std::shared_ptr<const Model> model, const RunnerLimits& limits) {
+    // Adapter parts are 64-byte aligned within their blob, so pages have to be as well.
+    const int64_t page_bytes = page_bytes_of(*model, limits.block_tokens);
+    CHECK(page_bytes % 64 == 0);
+    constexpr int64_t kAlignment = 4096;
+    const int64_t bytes = (page_bytes * limits.total_pages + kAlignment - 1) / kAlignment * kAlignment;
+    PoolMemory pool(static_cast<std::byte*>(std::aligned_alloc(size_t(kAlignment), size_t(bytes))));
+    if (!pool) return Error{"", "pool_bytes", format_bytes(bytes), "as much memory as the system grants"};
+    try {
+        if (model->dtype == DType::f32)
+            return std::unique_ptr<ModelRunner>(std::make_unique<CpuRunner<float>>(model, limits, std::move(pool)));
+        return std::unique_ptr<ModelRunner>(std::make_unique<CpuRunner<bf16>>(model, limits, std::move(pool)));
+    } catch (const std::bad_alloc&) {
+        return Error{"", "max_batch_tokens", std::to_string(limits.max_tokens), "a workspace that fits into memory"};
+    }
+}
+
+}  // namespace spartan

@@ -1,0 +1,117 @@
+// The engine's thread: takes commands, asks the source, steps, publishes.
+#pragma once
+
+#include "core/engine/adapter_registry.h"
+#include "core/engine/admission.h"
+#include "core/engine/batch.h"
+#include "core/engine/clock.h"
+#include "core/engine/engine.h"
+#include "core/engine/mailbox.h"
+#include "core/engine/model_runner.h"
+#include "core/engine/page_pool.h"
+#include "core/engine/scheduler.h"
+
+#include <atomic>
+#include <condition_variable>
+#include <map>
+#include <memory>
+#include <mutex>
+
+namespace spartan {
+
+// The newest snapshot, and who waits for idleness.
+struct StatusBoard {
+    mutable std::mutex mutex;
+    std::condition_variable changed;
+    EngineStatus status;
+    uint64_t idle_after = ~uint64_t{0};  // idle, having taken this many commands; all ones: not idle
+};
+
+// Shared by the public functions (any thread) and the loop; each part guards itself.
+struct EngineShared {
+    std::shared_ptr<const Model> model;
+    EngineOptions options;
+    Engine::RecordSink sink;
+    Engine::LogitsSink logits;
+    PoolShape pool_shape;
+    std::atomic<uint64_t> next_request{1};
+    std::atomic<int64_t> queued{0};          // requests that were never scheduled yet
+    std::atomic<uint64_t> next_source{1};    // numbers sources
+    std::atomic<uint64_t> source_number{0};  // the one that is active or about to be; 0: none
+    EngineClock clock;
+    Mailbox mailbox;
+    AdapterRegistry registry;
+    StatusBoard board;
+};
+
+class EngineLoop {
+public:
+    EngineLoop(EngineShared& shared, std::unique_ptr<ModelRunner> runner);
+    void run();  // until QuitCommand
+
+private:
+    void turn();
+    void step();
+    void rest();
+    void stay_held();
+
+    // Commands.
+    void drain();
+    void handle(SubmitCommand& c);
+    void handle(CancelCommand& c);
+    void handle(CancelAdapterCommand& c);
+    void handle(CancelAllCommand&);
+    void handle(StartCommand& c);
+    void handle(StopSourceCommand&);
+    void handle(HoldCommand& c);
+    void handle(CollectCommand&);
+    void handle(QuitCommand&);
+
+    // The source.
+    void poll_source();
+    void deliver(Request request);
+    void drop_source();
+
+    // Requests.
+    Sequence& admit(Request request, int32_t adapter_pages, uint64_t source);
+    void finish(Sequence& sequence, FinishReason reason, std::string error = "");
+    void retire(Sequence& sequence);
+    void cancel_where(const std::function<bool(const Sequence&)>& which);
+    void collect_adapters();
+
+    // Parts of a step.
+    void move_adapters(const std::vector<AdapterMove>& moves, int64_t& transfer_us);
+    bool keep_going();
+    void hand_out_logits(int32_t sequence, int64_t first, int64_t count, const float* logits);
+    void take_results(const Schedule& plan, int64_t end_us);
+    void append_token(Sequence& sequence, Token token, int64_t now_us);
+    void collect_page_changes();
+
+    bool has_news() const;
+    void publish(int64_t start_us, int64_t end_us);
+    void update_status(EngineState state);
+    void fail(const std::string& why);
+
+    EngineShared& shared_;
+    std::unique_ptr<ModelRunner> runner_;
+    PagePool pool_;
+    Scheduler scheduler_;
+    std::map<RequestId, std::unique_ptr<Sequence>> live_;
+
+    std::shared_ptr<RequestSource> source_;
+    std::function<void(const Request&)> on_request_;
+    int64_t source_start_us_ = 0, source_unfinished_ = 0;
+    uint64_t source_number_ = 0;
+
+    StepRecord pending_;  // what the next record will tell
+    int64_t next_step_ = 0, schedule_number_ = 0, publish_wait_us_ = 0;
+    int64_t turn_start_us_ = 0;
+    Batch batch_;
+    std::vector<Sequence*> batch_sequences_;
+    ForwardResult result_;
+    uint64_t taken_ = 0;  // commands taken from the mailbox
+    bool hold_ = false, quit_ = false;
+    std::string failure_;
+};
+
+}  // namespace spartan

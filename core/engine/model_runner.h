@@ -1,0 +1,63 @@
+// Where a model's arithmetic runs: owns the device, the pool's memory and the workspace. The one virtual call of a step
+// is forward(). Only the engine's thread may call it.
+#pragma once
+
+#include "core/adapter/adapter.h"
+#include "core/base/result.h"
+#include "core/engine/batch.h"
+#include "core/engine/page_pool.h"
+#include "core/engine/step_record.h"
+#include "core/model/model.h"
+
+#include <functional>
+#include <memory>
+#include <vector>
+
+namespace spartan {
+
+// Asked between kernels; false abandons the step. Whatever was written is written again, the same, when the step is
+// repeated, so abandoning needs no cleaning up.
+using KeepGoing = std::function<bool()>;
+// Logits of batch.sequences[sequence] at positions [first, first + count), f32 [count, vocab].
+using HeadLogits = std::function<void(int32_t sequence, int64_t first, int64_t count, const float* logits)>;
+
+struct ForwardResult {
+    bool completed = false;
+    std::vector<Token> tokens;        // [sequences]; -1: nothing was sampled
+    std::vector<uint8_t> not_finite;  // [sequences]: sampling was asked for and a logit was NaN or +infinity
+    StepTimes times;                  // of the phases that are the runner's
+    StepBytes bytes;
+};
+
+class ModelRunner {
+public:
+    virtual ~ModelRunner() = default;
+
+    // Every adapter of batch.segments must have been loaded.
+    virtual void forward(const Batch& batch, const KeepGoing& keep_going, const HeadLogits& logits,
+                         ForwardResult& result) = 0;
+
+    // Copies the adapter's blob into the pages of `run`; from then on forward() reads it there.
+    virtual void load_adapter(AdapterId id, PageRun run, std::shared_ptr<const Adapter> adapter) = 0;
+    virtual void drop_adapter(AdapterId id) = 0;
+    // Fills pages with NaN, so that a stale read shows.
+    virtual void poison(PageRun run) = 0;
+
+    virtual int64_t workspace_bytes() const = 0;
+};
+
+struct RunnerLimits {
+    int threads = 1;
+    int64_t max_tokens = 512;  // rows of a batch
+    int64_t block_tokens = 16;
+    int32_t total_pages = 0;
+};
+
+// Bytes of one page: K and V of block_tokens tokens of one layer.
+int64_t page_bytes_of(const Model& model, int64_t block_tokens);
+int32_t adapter_pages_of(const Adapter& adapter, int64_t page_bytes);
+
+// Takes the pool's and the workspace's memory; an error when the system refuses it.
+Result<std::unique_ptr<ModelRunner>> make_cpu_runner(std::shared_ptr<const Model> model, const RunnerLimits& limits);
+
+}  // namespace spartan

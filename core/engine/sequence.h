@@ -1,0 +1,37 @@
+// One request on its way through the engine.
+#pragma once
+
+#include "core/engine/request.h"
+#include "core/engine/stop_matcher.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+namespace spartan {
+
+struct Sequence {
+    Request request;
+    std::vector<Token> tokens;        // prompt, then output
+    int32_t num_computed_tokens = 0;  // of `tokens`: have their K and V in the pool
+    int32_t recompute_until = 0;      // computed before the last preemption; those below are prefill again
+    std::vector<std::vector<int32_t>> block_tables;  // [layer][block]: page
+    RequestRecord record;
+    std::unique_ptr<StopMatcher> stop;  // null: no stop strings
+    int32_t logits_done = 0;            // prompt positions whose logits were handed out
+    int32_t adapter_pages = 0;          // run that its adapter needs in the pool; 0 for the base
+    uint64_t source = 0;                // number of the source that delivered it; 0: submitted
+    bool in_batch = false;              // of the step in flight
+    bool over = false;                  // its record is out; a step in flight may still hold its pages
+
+    RequestId id() const { return request.id; }
+    AdapterId adapter() const { return request.adapter; }
+    int32_t num_tokens() const { return int32_t(tokens.size()); }
+    int32_t prompt_tokens() const { return int32_t(request.prompt.size()); }
+    int32_t remaining_tokens() const { return num_tokens() - num_computed_tokens; }
+    int32_t num_blocks() const { return block_tables.empty() ? 0 : int32_t(block_tables[0].size()); }
+    bool in_prefill() const { return num_computed_tokens < std::max(prompt_tokens(), recompute_until); }
+};
+
+}  // namespace spartan
