@@ -1,0 +1,211 @@
+#include "core/engine/scheduler.h"
+
+#include <QtTest>
+#include <random>
+
+using namespace spartan;
+
+namespace {
+
+std::unique_ptr<Sequence> sequence(uint64_t id, int32_t prompt, AdapterId adapter = AdapterId::base,
+                                   int32_t pages = 0) {
+    auto s = std::make_unique<Sequence>();
+    s->request.id = RequestId(id);
+    s->request.adapter = adapter;
+    s->request.prompt.assign(size_t(prompt), 1);
+    s->tokens = s->request.prompt;
+    s->adapter_pages = pages;
+    return s;
+}
+
+// What the engine does after a step: everything scheduled is computed, complete sequences get a token.
+void compute(const Schedule& plan) {
+    for (const auto& [s, n] : plan.rows) {
+        s->num_computed_tokens += n;
+        if (s->remaining_tokens() == 0) s->tokens.push_back(2);
+    }
+}
+
+std::vector<std::pair<uint64_t, int32_t>> shares(const Schedule& plan) {
+    std::vector<std::pair<uint64_t, int32_t>> out;
+    for (const auto& [s, n] : plan.rows) out.emplace_back(uint64_t(s->id()), n);
+    return out;
+}
+using Shares = std::vector<std::pair<uint64_t, int32_t>>;
+
+}  // namespace
+
+class SchedulerTest : public QObject {
+    Q_OBJECT
+private slots:
+    void chunks_prompts_and_serves_decodes_first();
+    void groups_rows_by_adapter_base_first();
+    void says_why_requests_wait();
+    void preempts_the_youngest_and_resumes_it();
+    void evicts_the_least_recently_used_adapter_that_nobody_runs();
+    void an_adapter_without_room_waits_for_those_in_use();
+    void random_histories_end_and_conserve();
+};
+
+void SchedulerTest::chunks_prompts_and_serves_decodes_first() {
+    PagePool pool(100);
+    Scheduler scheduler({.max_batch_tokens = 8, .max_batch_rows = 4, .block_tokens = 4, .num_layers = 2}, pool);
+    auto a = sequence(1, 5), b = sequence(2, 20), c = sequence(3, 2);
+    for (auto* s : {&a, &b, &c}) scheduler.add(**s);
+    Schedule plan = scheduler.schedule(1);
+    QCOMPARE(shares(plan), (Shares{{1, 5}, {2, 3}}));
+    QCOMPARE(plan.waiting_for.size(), size_t(1));
+    QVERIFY(plan.waiting_for[0].reason == WaitReason::token_budget);
+    compute(plan);
+    plan = scheduler.schedule(2);
+    QCOMPARE(shares(plan), (Shares{{1, 1}, {2, 7}}));  // the decode first, the rest of the budget to the prompt
+    compute(plan);
+    plan = scheduler.schedule(3);
+    QCOMPARE(shares(plan), (Shares{{1, 1}, {2, 7}}));
+    compute(plan);
+    plan = scheduler.schedule(4);
+    QCOMPARE(shares(plan), (Shares{{1, 1}, {2, 3}, {3, 2}}));
+    scheduler.check_invariants();
+}
+
+void SchedulerTest::groups_rows_by_adapter_base_first() {
+    PagePool pool(100);
+    Scheduler scheduler({.max_batch_tokens = 64, .max_batch_rows = 8, .block_tokens = 4, .num_layers = 1}, pool);
+    auto a = sequence(1, 2, AdapterId(2), 3), b = sequence(2, 2), c = sequence(3, 2, AdapterId(1), 5),
+         d = sequence(4, 2, AdapterId(2), 3), e = sequence(5, 2);
+    for (auto* s : {&a, &b, &c, &d, &e}) scheduler.add(**s);
+    const Schedule plan = scheduler.schedule(1);
+    QCOMPARE(shares(plan), (Shares{{2, 2}, {5, 2}, {3, 2}, {1, 2}, {4, 2}}));
+    QCOMPARE(plan.moves.size(), size_t(2));
+    QCOMPARE(pool.state().adapter_pages, 8);
+    scheduler.check_invariants();
+}
+
+void SchedulerTest::says_why_requests_wait() {
+    PagePool pool(10);
+    Scheduler scheduler({.max_batch_tokens = 64, .max_batch_rows = 2, .block_tokens = 4, .num_layers = 2}, pool);
+    auto a = sequence(1, 12), b = sequence(2, 12), c = sequence(3, 1);
+    for (auto* s : {&a, &b, &c}) scheduler.add(**s);
+    Schedule plan = scheduler.schedule(1);
+    QCOMPARE(shares(plan), (Shares{{1, 12}}));
+    QVERIFY(plan.waiting_for[0].reason == WaitReason::no_pages);
+    QCOMPARE(plan.waiting_for[0].requests, 2);
+    QCOMPARE(plan.waiting_for[0].pages_short, 4);  // six and a reserve of two, four are free
+    scheduler.remove(*a);
+    plan = scheduler.schedule(2);
+    QCOMPARE(shares(plan), (Shares{{2, 12}, {3, 1}}));
+    auto d = sequence(4, 1);
+    scheduler.add(*d);
+    compute(plan);
+    QVERIFY(scheduler.schedule(3).waiting_for[0].reason == WaitReason::row_budget);
+}
+
+void SchedulerTest::preempts_the_youngest_and_resumes_it() {
+    PagePool pool(6);
+    Scheduler scheduler({.max_batch_tokens = 64, .max_batch_rows = 8, .block_tokens = 4, .num_layers = 1}, pool);
+    auto a = sequence(1, 7), b = sequence(2, 7);
+    scheduler.add(*a);
+    scheduler.add(*b);
+    std::vector<RequestId> preempted;
+    int resumed_at = -1;
+    for (int step = 1; step < 40 && resumed_at < 0; ++step) {
+        const Schedule plan = scheduler.schedule(step);
+        preempted.insert(preempted.end(), plan.preempted.begin(), plan.preempted.end());
+        scheduler.check_invariants();
+        compute(plan);
+        if (a->num_tokens() == 22) scheduler.remove(*a);
+        if (a->num_tokens() >= 22 && !plan.rows.empty() && plan.rows[0].sequence == b.get()) resumed_at = step;
+        if (a->num_tokens() >= 22) a->tokens.resize(23);
+    }
+    QCOMPARE(preempted, (std::vector<RequestId>{RequestId(2)}));
+    QVERIFY(resumed_at > 0);
+    QCOMPARE(b->record.preemptions, 1);
+    QVERIFY(b->num_tokens() > 7);  // its output was kept
+    QVERIFY(b->recompute_until > 0);
+}
+
+void SchedulerTest::evicts_the_least_recently_used_adapter_that_nobody_runs() {
+    PagePool pool(12);
+    Scheduler scheduler({.max_batch_tokens = 64, .max_batch_rows = 8, .block_tokens = 4, .num_layers = 1}, pool);
+    const auto use = [&](uint64_t id, uint32_t adapter, int64_t step) {
+        auto s = sequence(id, 2, AdapterId(adapter), 4);
+        scheduler.add(*s);
+        const Schedule plan = scheduler.schedule(step);
+        scheduler.remove(*s);
+        scheduler.check_invariants();
+        return plan.moves;
+    };
+    QCOMPARE(use(1, 1, 1).size(), size_t(1));
+    QCOMPARE(use(2, 2, 2).size(), size_t(1));
+    QVERIFY(use(3, 1, 3).empty());  // still there, and now the more recent
+    const auto moves = use(4, 3, 4);
+    QCOMPARE(moves.size(), size_t(2));
+    QVERIFY(!moves[0].load && moves[0].id == AdapterId(2));
+    QVERIFY(moves[1].load && moves[1].id == AdapterId(3));
+    QVERIFY(scheduler.drop_adapter(AdapterId(3)));
+    QVERIFY(!scheduler.drop_adapter(AdapterId(3)));
+    scheduler.check_invariants();
+}
+
+void SchedulerTest::an_adapter_without_room_waits_for_those_in_use() {
+    PagePool pool(12);
+    Scheduler scheduler({.max_batch_tokens = 64, .max_batch_rows = 8, .block_tokens = 4, .num_layers = 1}, pool);
+    // Resident: 1 at [8, 12), 2 at [4, 8); then 1 leaves, and its hole of four cannot take five.
+    auto a = sequence(1, 2, AdapterId(1), 4), b = sequence(2, 2, AdapterId(2), 4), c = sequence(3, 2, AdapterId(3), 5);
+    scheduler.add(*a);
+    scheduler.add(*b);
+    compute(scheduler.schedule(1));
+    scheduler.remove(*a);
+    QVERIFY(scheduler.drop_adapter(AdapterId(1)));
+    scheduler.add(*c);
+    Schedule plan = scheduler.schedule(2);
+    QVERIFY(plan.waiting_for[0].reason == WaitReason::adapter_no_room);
+    scheduler.remove(*b);
+    plan = scheduler.schedule(3);
+    QCOMPARE(shares(plan), (Shares{{3, 2}}));
+    scheduler.check_invariants();
+}
+
+void SchedulerTest::random_histories_end_and_conserve() {
+    for (uint64_t seed = 0; seed < 30; ++seed) {
+        std::mt19937_64 random(seed);
+        const auto pick = [&](int low, int high) { return low + int(random() % uint64_t(high - low + 1)); };
+        PagePool pool(pick(40, 80));
+        const SchedulerLimits limits{pick(1, 40), pick(1, 12), pick(1, 5), pick(1, 3)};
+        Scheduler scheduler(limits, pool);
+        std::map<uint64_t, std::pair<std::unique_ptr<Sequence>, int>> live;  // and how long it gets
+        uint64_t next = 1;
+        int64_t idle_steps = 0;
+        for (int step = 1; step < 4000 && (next <= 60 || !live.empty()); ++step) {
+            while (next <= 60 && random() % 3 != 0) {
+                const auto adapter = AdapterId(random() % 6);
+                const int pages = adapter == AdapterId::base ? 0 : 2 + int(adapter) * 2;
+                const int length = pick(1, 10);
+                auto s = sequence(next, length, adapter, pages);
+                const int most = (pool.total_pages() - pages) / limits.num_layers * limits.block_tokens;
+                scheduler.add(*s);
+                live[next++] = {std::move(s), std::min(length + pick(0, 20), most)};
+            }
+            const Schedule plan = scheduler.schedule(step);
+            scheduler.check_invariants();
+            int32_t tokens = 0;
+            for (const auto& row : plan.rows) tokens += row.num_tokens;
+            QVERIFY(tokens <= limits.max_batch_tokens && int32_t(plan.rows.size()) <= limits.max_batch_rows);
+            QVERIFY(!plan.rows.empty() || scheduler.idle());
+            compute(plan);
+            for (auto it = live.begin(); it != live.end();) {
+                auto& [s, length] = it->second;
+                const bool done = s->num_tokens() > length || random() % 200 == 0;  // or cancelled
+                if (done) scheduler.remove(*s);
+                it = done ? live.erase(it) : std::next(it);
+            }
+            idle_steps += scheduler.idle();
+        }
+        QVERIFY2(live.empty(), qPrintable(QString("seed %1").arg(seed)));
+        scheduler.check_invariants();
+        QCOMPARE(pool.state().kv_pages, 0);
+    }
+}
+
+QTEST_GUILESS_MAIN(SchedulerTest)
+#include "scheduler_test.moc"
