@@ -30,7 +30,7 @@ struct ScheduledRow {
     int32_t num_tokens = 0;
 };
 
-// An adapter's pages were taken (load) or given up (evict). Loads copy after all evictions of the same schedule.
+// An adapter's pages were taken (load) or given up (evict).
 struct AdapterMove {
     AdapterId id{};
     bool load = false;
@@ -39,7 +39,7 @@ struct AdapterMove {
 
 struct Schedule {
     std::vector<ScheduledRow> rows;  // by adapter (base first), then by request
-    std::vector<AdapterMove> moves;
+    std::vector<AdapterMove> moves;  // in this order
     std::vector<RequestId> preempted;
     std::vector<WaitCount> waiting_for;  // everybody who waits, under the reason of the first in line
 };
