@@ -304,7 +304,7 @@ void EngineTest::ends_at_eos_and_at_stop_strings() {
     }
     int eos = 0;
     for (const RequestId id : e.run(requests)) {
-        const RequestRecord& f = e.records.finished().at(id);
+        const RequestRecord f = e.records.finished().at(id);
         const auto at = std::find(f.output.begin(), f.output.end(), 256);
         eos += f.finish == FinishReason::eos;
         QVERIFY(f.finish == FinishReason::eos ? at + 1 == f.output.end() : at == f.output.end());
@@ -314,7 +314,7 @@ void EngineTest::ends_at_eos_and_at_stop_strings() {
 
     r.sampling.ignore_eos = true;
     r.sampling.seed = 4;
-    const RequestRecord whole = e.records.finished().at(e.run({r})[0]);
+    const RequestRecord whole = e.run_one(r);
     QCOMPARE(whole.output_tokens, 400);
     const std::string text = model->info.tokenizer->decode(whole.output, true);
     // Any piece of the text is a good stop string: the answer ends where it is first found.
@@ -322,7 +322,7 @@ void EngineTest::ends_at_eos_and_at_stop_strings() {
         for (size_t from = 40; from + length < text.size(); from += 97) {
             const std::string stop = text.substr(from, length);
             r.sampling.stop = {"no such text", stop};
-            const RequestRecord f = e.records.finished().at(e.run({r})[0]);
+            const RequestRecord f = e.run_one(r);
             if (f.finish != FinishReason::stop) continue;  // cut through a character
             QCOMPARE(f.visible_bytes, int64_t(text.find(stop)));
             QVERIFY(std::equal(f.output.begin(), f.output.end(), whole.output.begin()));
@@ -568,7 +568,7 @@ void EngineTest::ten_thousand_loads_through_four_slots() {
     for (size_t i = 0; i < ids.size(); ++i) {
         TestEngine fresh(model);
         const AdapterId id = expect(fresh->add_adapter(adapters[i]));
-        cold.push_back(fresh.records.finished().at(fresh.run({make_request({3, 1, 4}, id, 3)})[0]).output);
+        cold.push_back(fresh.run_one(make_request({3, 1, 4}, id, 3)).output);
     }
     Random random(5);
     int64_t loads = 0, evictions = 0;

@@ -256,6 +256,10 @@ struct TestEngine {
         if (!engine->wait_idle(120'000)) std::abort();
         return ids;
     }
+    RequestRecord run_one(const Request& request) {
+        const RequestId id = run({request})[0];
+        return records.finished().at(id);
+    }
 };
 
 }  // namespace spartan::test
