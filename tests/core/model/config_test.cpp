@@ -249,7 +249,7 @@ private slots:
         std::mt19937 random(7);
         for (int i = 0; i < 5000; ++i) {
             std::string text = good;
-            for (uint32_t k = 1 + random() % 3; k > 0; --k) text[random() % text.size()] = char(32 + random() % 95);
+            for (auto k = 1 + random() % 3; k > 0; --k) text[random() % text.size()] = char(32 + random() % 95);
             const auto json = parse_json(text, "config.json");
             if (!json) continue;
             const auto c = read(*json);
