@@ -468,7 +468,7 @@ private slots:
     }
 
     void the_demo_model() {
-        const std::string demo = cache_dir() + "/models/SmolLM2-135M-Instruct.Q4_1.gguf";
+        const std::string demo = cache_dir() + "/SmolLM2-135M-Instruct.Q4_1.gguf";
         if (!QFile::exists(QString::fromStdString(demo))) QSKIP("the demo model is not in the cache");
         const auto opened = open_model(demo);
         VERIFY_OK(opened);
