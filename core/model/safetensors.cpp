@@ -58,8 +58,8 @@ public:
     }
 
     bool end_object() override {
-        if (--level_ == 0) return true;
-        if (!in_metadata_) return end_tensor();
+        if (level_ == 2 && !in_metadata_ && !end_tensor()) return false;
+        if (--level_ == 0 || !in_metadata_) return true;
         in_metadata_ = false;
         std::sort(metadata.begin(), metadata.end());
         const auto again = std::adjacent_find(metadata.begin(), metadata.end(),
@@ -188,15 +188,16 @@ Result<void> check_layout(std::vector<SafetensorsEntry>& entries, const std::str
                           int64_t data_bytes) {
     std::sort(entries.begin(), entries.end(),
               [](const auto& a, const auto& b) { return std::pair(a.begin, a.bytes) < std::pair(b.begin, b.bytes); });
+    const auto wrong = [&](const SafetensorsEntry& e, std::string found, std::string expected) {
+        return Error{path, shorten(e.name, 200) + ".data_offsets", std::move(found), std::move(expected)};
+    };
     int64_t position = 0;
     for (SafetensorsEntry& e : entries) {
-        const std::string field = shorten(e.name, 200) + ".data_offsets";
         if (e.begin != position)
-            return Error{path, field, "begin " + std::to_string(e.begin),
-                         std::to_string(position) + " (no gap, no overlap)"};
+            return wrong(e, "begin " + std::to_string(e.begin), std::to_string(position) + " (no gap, no overlap)");
         if (e.bytes > data_bytes - position)
-            return Error{path, field, "end " + std::to_string(position) + " + " + std::to_string(e.bytes),
-                         "at most " + std::to_string(data_bytes) + ", the bytes after the header"};
+            return wrong(e, "end " + std::to_string(position) + " + " + std::to_string(e.bytes),
+                         "at most " + std::to_string(data_bytes) + ", the bytes after the header");
         position += e.bytes;
         e.begin += data_begin;
     }

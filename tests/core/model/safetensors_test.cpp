@@ -10,6 +10,7 @@
 #include <QTest>
 #include <algorithm>
 #include <cmath>
+#include <ctime>
 #include <limits>
 
 using namespace spartan;
@@ -230,11 +231,11 @@ private slots:
             header += (i ? ",\"tensor." : "\"tensor.") + std::to_string(i) +
                       quoted("':{'dtype':'F32','shape':[0],'data_offsets':[0,0]}");
         put(path(), raw_safetensors(header + "}", ""));
-        QElapsedTimer timer;
-        timer.start();
+        const std::clock_t start = std::clock();  // the processor's time: the machine may be busy
         const auto file = SafetensorsFile::open(path());
         VERIFY_OK(file);
-        QVERIFY2(timer.elapsed() < 5000, std::to_string(timer.elapsed()).c_str());
+        const double seconds = double(std::clock() - start) / CLOCKS_PER_SEC;
+        QVERIFY2(seconds < 5, std::to_string(seconds).c_str());
         QVERIFY((*file)->find("tensor.999999"));
     }
 
