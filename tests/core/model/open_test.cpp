@@ -328,17 +328,17 @@ private slots:
     void inspect() {
         const auto opened = open_model(std::string(TESTS_DIR) + "/golden/llama-gqa-tied/model");
         const Json json = inspect_model_json(*opened);
-        QCOMPARE(json["type"], Json("model"));
-        QCOMPARE(json["kind"], Json("llama"));
-        QCOMPARE(json["hidden_size"], Json(96));
-        QCOMPARE(json["num_key_value_heads"], Json(2));
-        QCOMPARE(json["tie_word_embeddings"], Json(true));
-        QCOMPARE(json["dtype"], Json("F32"));
-        QCOMPARE(json["rope_parameters"]["rope_type"], Json("llama3"));
+        QVERIFY(json["type"] == Json("model"));
+        QVERIFY(json["kind"] == Json("llama"));
+        QVERIFY(json["hidden_size"] == Json(96));
+        QVERIFY(json["num_key_value_heads"] == Json(2));
+        QVERIFY(json["tie_word_embeddings"] == Json(true));
+        QVERIFY(json["dtype"] == Json("F32"));
+        QVERIFY(json["rope_parameters"]["rope_type"] == Json("llama3"));
         QVERIFY(json["problems"].empty() && json["problems"].is_array());
         int64_t values = 0;
         for (const TensorSource& t : opened->tensors) values += t.rows() * t.cols();
-        QCOMPARE(json["parameters"], Json(values));
+        QVERIFY(json["parameters"] == Json(values));
         QVERIFY(inspect_model_text(*opened).size() >= 8);
     }
 
