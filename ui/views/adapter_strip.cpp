@@ -18,7 +18,8 @@ AdapterStrip::AdapterStrip(const ViewContext& context, QWidget* parent) : QWidge
     setFocusPolicy(Qt::StrongFocus);
     setSizePolicy(QSizePolicy::Expanding, QSizePolicy::Fixed);
     setAccessibleName(tr("Adapters by p99"));
-    setAccessibleDescription(tr("Left and Right choose an adapter, Escape none; the chosen one is drawn in every plot."));
+    setAccessibleDescription(
+        tr("Left and Right choose an adapter, Escape none; the chosen one is drawn in every plot."));
     connect(&context_.selection, &Selection::changed, this, [this] { QWidget::update(); });
 }
 
@@ -60,8 +61,8 @@ QRectF AdapterStrip::rectOf(size_t index) const {
 
 int AdapterStrip::indexAt(const QPointF& position) const {
     for (size_t i = 0; i < bars_.size(); ++i)
-        if (position.x() >= rectOf(i).left() && (i + 1 == bars_.size() ? position.x() <= rectOf(i).right()
-                                                                       : position.x() < rectOf(i + 1).left()))
+        if (position.x() >= rectOf(i).left() &&
+            (i + 1 == bars_.size() ? position.x() <= rectOf(i).right() : position.x() < rectOf(i + 1).left()))
             return int(i);
     return -1;
 }

@@ -30,7 +30,8 @@ LatencyView::LatencyView(const ViewContext& context, QWidget* parent)
         plots_[size_t(i)] = new MetricPlot(Metric(i), context);
         plots_[size_t(i)]->setAccessibleName(titles[i]);
         grid->addWidget(card(titles[i], tr("ms"), plots_[size_t(i)]), i / 2, i % 2);
-        addExport({QLatin1String(names[i]), plots_[size_t(i)], {}, [this] { return toQ(context_.model.header().name); }});
+        addExport(
+            {QLatin1String(names[i]), plots_[size_t(i)], {}, [this] { return toQ(context_.model.header().name); }});
     }
     throughput_ = new ThroughputPlot(context);
     throughput_->setAccessibleName(tr("Throughput"));
@@ -128,9 +129,10 @@ void LatencyView::refresh(const RunModel& model, const TimeController& time) {
     }
     tiles_->update();
     const RunCounts& counts = model.counts();
-    QString facts = tr("%1 of %2 requests finished")
-                        .arg(count(counts.finished()),
-                             count(model.header().planned_requests > 0 ? model.header().planned_requests : counts.arrived));
+    QString facts =
+        tr("%1 of %2 requests finished")
+            .arg(count(counts.finished()),
+                 count(model.header().planned_requests > 0 ? model.header().planned_requests : counts.arrived));
     if (counts.failed > 0) facts += tr(" · %1 failed").arg(count(counts.failed));
     if (!model.failure().empty()) facts = QStringLiteral("✗ ") + oneLine(model.failure(), 120);
     if (model.heldUs() > 0) facts += tr(" · held %1, left out").arg(secondsText(double(model.heldUs()) / 1e6));

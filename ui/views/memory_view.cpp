@@ -34,14 +34,16 @@ MemoryTimeline::MemoryTimeline(const ViewContext& context, QWidget* parent) : Ti
     capacity_text_->setPositionAlignment(Qt::AlignRight | Qt::AlignTop);
     capacity_text_->position->setTypeX(QCPItemPosition::ptAxisRectRatio);
     setAccessibleName(tr("Memory over time"));
-    setToolTip(plainTooltip(tr("Memory in MB over the run, stacked: base weights, workspace, adapters in the pool, transient, "
-                               "KV (the largest in each time bin). Dashed: weights, workspace and the whole pool. Click to "
-                               "rewind the page map.")));
+    setToolTip(
+        plainTooltip(tr("Memory in MB over the run, stacked: base weights, workspace, adapters in the pool, transient, "
+                        "KV (the largest in each time bin). Dashed: weights, workspace and the whole pool. Click to "
+                        "rewind the page map.")));
 }
 
 void MemoryTimeline::restyle(const Colors& c) {
     TimePlot::restyle(c);
-    const QColor colors[] = {blend(c.panel, c.ink, 0.5), blend(c.panel, c.transfer, 0.5), c.prefill, c.transfer, c.decode};
+    const QColor colors[] = {blend(c.panel, c.ink, 0.5), blend(c.panel, c.transfer, 0.5), c.prefill, c.transfer,
+                             c.decode};
     for (int i = 0; i < layers; ++i) {
         stack_[size_t(i)]->setPen(QPen(colors[i], 1));
         stack_[size_t(i)]->setBrush(colors[i]);
@@ -54,20 +56,21 @@ void MemoryTimeline::restyle(const Colors& c) {
 void MemoryTimeline::update() {
     const TimeController& time = context_.time;
     const RunHeader& header = context_.model.header();
-    const auto bins = context_.model.stepBins(time.rangeStartUs(), time.rangeEndUs(), size_t(std::max(40, width() / 3)));
-    std::array<QVector<QCPGraphData>, layers> data;
+    const auto bins =
+        context_.model.stepBins(time.rangeStartUs(), time.rangeEndUs(), size_t(std::max(40, width() / 3)));
+    std::array<QVector<QCPGraphData>, layers> series;
     const auto add = [&](double x, const StepBin& bin) {
         const int64_t sizes[] = {header.weight_bytes, header.workspace_bytes, bin.adapter_pages_max * header.page_bytes,
                                  bin.transient_pages_max * header.page_bytes, bin.kv_pages_max * header.page_bytes};
         int64_t sum = 0;
         for (int i = 0; i < layers; ++i) {
             sum += sizes[i];
-            data[size_t(i)].append({x, megabytes(sum)});
+            series[size_t(i)].append({x, megabytes(sum)});
         }
     };
     for (const StepBin& bin : bins) add(double(bin.t0_us) / 1e6, bin);
     if (!bins.empty()) add(double(bins.back().t1_us) / 1e6, bins.back());
-    for (int i = 0; i < layers; ++i) stack_[size_t(i)]->data()->set(data[size_t(i)], true);
+    for (int i = 0; i < layers; ++i) stack_[size_t(i)]->data()->set(series[size_t(i)], true);
 
     const double capacity = megabytes(header.weight_bytes + header.workspace_bytes + header.pool_bytes);
     capacity_->point1->setCoords(0, capacity);
@@ -129,8 +132,9 @@ MemoryView::MemoryView(const ViewContext& context, QWidget* parent)
     const auto run = [this] { return toQ(context_.model.header().name); };
     addExport({QStringLiteral("page-map"), grid_, [this] { return csv(); }, run});
     addExport({QStringLiteral("memory"), timeline_, {}, run});
-    emptyState()->set(tr("No pool yet"), tr("Load a base model and run a workload: every page of the pool appears here with "
-                                            "its owner."));
+    emptyState()->set(tr("No pool yet"),
+                      tr("Load a base model and run a workload: every page of the pool appears here with "
+                         "its owner."));
     if (context.runDemo) emptyState()->addAction(tr("Run demo workload"), context.runDemo);
     showEmpty(true);
 }
@@ -192,9 +196,8 @@ QString MemoryView::csv() const {
     if (!pages) return out;
     const char* names[] = {"free", "kv", "adapter", "transient"};
     for (const PageChange& run : pages->runs()) {
-        const QString name = run.owner == PageOwner::adapter
-                                 ? toQ(csv_cell(context_.model.adapterName(AdapterId(run.id))))
-                                 : QString();
+        const QString name =
+            run.owner == PageOwner::adapter ? toQ(csv_cell(context_.model.adapterName(AdapterId(run.id)))) : QString();
         out += QStringLiteral("%1,%2,%3,%4,")
                    .arg(run.first)
                    .arg(run.count)

@@ -39,18 +39,24 @@ void placeLine(QCPItemStraightLine* line, double y) {
 
 std::optional<double> sloOf(const RunHeader& header, Metric metric) {
     switch (metric) {
-        case Metric::ttft: return header.slo_ttft_ms;
-        case Metric::itl: return header.slo_itl_ms;
-        case Metric::e2e: return header.slo_e2e_ms;
+        case Metric::ttft:
+            return header.slo_ttft_ms;
+        case Metric::itl:
+            return header.slo_itl_ms;
+        case Metric::e2e:
+            return header.slo_e2e_ms;
     }
     return {};
 }
 
 const char* keyOf(Metric metric) {
     switch (metric) {
-        case Metric::ttft: return "ttft";
-        case Metric::itl: return "itl";
-        case Metric::e2e: return "e2e";
+        case Metric::ttft:
+            return "ttft";
+        case Metric::itl:
+            return "itl";
+        case Metric::e2e:
+            return "e2e";
     }
     return "";
 }
@@ -168,8 +174,9 @@ ThroughputPlot::ThroughputPlot(const ViewContext& context, QWidget* parent) : Ti
         g->setAdaptiveSampling(false);
         g->setLineStyle(QCPGraph::lsStepLeft);
     }
-    setToolTip(plainTooltip(tr("Tokens a second in each time bin: prompt tokens computed (dashed) and tokens "
-                               "generated (solid), of all requests.")));
+    setToolTip(
+        plainTooltip(tr("Tokens a second in each time bin: prompt tokens computed (dashed) and tokens "
+                        "generated (solid), of all requests.")));
 }
 
 void ThroughputPlot::restyle(const Colors& c) {
@@ -198,8 +205,8 @@ void ThroughputPlot::update() {
     prompt_->data()->set(prompt, true);
     generated_->data()->set(generated, true);
     fitY(largest, 1);
-    setNote(tr("generated solid, prompt dashed · bins of %1")
-                .arg(secondsText(bins.empty() ? 0 : bins.front().seconds())));
+    setNote(
+        tr("generated solid, prompt dashed · bins of %1").arg(secondsText(bins.empty() ? 0 : bins.front().seconds())));
 }
 
 }  // namespace spartan

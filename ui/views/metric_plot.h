@@ -8,8 +8,8 @@
 
 namespace spartan {
 
-// p50 solid, p95 dashed, p99 dotted, mean thin, and the band from the smallest to the largest value of each time bin, so
-// that thinning out never hides a spike. Milliseconds.
+// p50 solid, p95 dashed, p99 dotted, mean thin, and the band from the smallest to the largest value of each time bin,
+// so that thinning out never hides a spike. Milliseconds.
 class MetricPlot : public TimePlot {
     Q_OBJECT
 public:

@@ -18,10 +18,14 @@ namespace {
 
 QColor colorOf(PageOwner owner, const Colors& c) {
     switch (owner) {
-        case PageOwner::kv: return c.decode;
-        case PageOwner::adapter: return c.prefill;
-        case PageOwner::transient: return c.transfer;
-        case PageOwner::free: break;
+        case PageOwner::kv:
+            return c.decode;
+        case PageOwner::adapter:
+            return c.prefill;
+        case PageOwner::transient:
+            return c.transfer;
+        case PageOwner::free:
+            break;
     }
     return c.field;
 }
@@ -95,10 +99,10 @@ void PageGrid::paintEvent(QPaintEvent*) {
         const Cell& cell = cells_[i];
         const QRectF rect(double(int(i) % columns_) * pitch_, std::floor(double(i) / columns_) * pitch_, side, side);
         const double filled = double(cell.used) / cell.pages;
-        QColor color = cell.owner == PageOwner::free
-                           ? c.field
-                           : blend(c.field, colorOf(cell.owner, c), 0.35 + 0.65 * filled);
-        const bool mine = selected && cell.owner == PageOwner::adapter && cell.one_owner && cell.id == uint64_t(*selected);
+        QColor color =
+            cell.owner == PageOwner::free ? c.field : blend(c.field, colorOf(cell.owner, c), 0.35 + 0.65 * filled);
+        const bool mine =
+            selected && cell.owner == PageOwner::adapter && cell.one_owner && cell.id == uint64_t(*selected);
         painter.fillRect(rect, mine ? c.text : color);
         if (letters && cell.owner != PageOwner::free) {
             painter.setPen(c.panel);
@@ -123,12 +127,15 @@ QString PageGrid::describe(const Cell& cell) const {
     const auto owner = [&]() -> QString {
         switch (cell.owner) {
             case PageOwner::kv:
-                return cell.one_owner ? tr("KV of request %1").arg(count(int64_t(cell.id))) : tr("KV of several requests");
+                return cell.one_owner ? tr("KV of request %1").arg(count(int64_t(cell.id)))
+                                      : tr("KV of several requests");
             case PageOwner::adapter:
                 return cell.one_owner ? tr("adapter %1").arg(oneLine(model.adapterName(AdapterId(cell.id)), 64))
                                       : tr("several adapters");
-            case PageOwner::transient: return tr("transient");
-            case PageOwner::free: return tr("free");
+            case PageOwner::transient:
+                return tr("transient");
+            case PageOwner::free:
+                return tr("free");
         }
         return {};
     };

@@ -20,7 +20,7 @@ public:
     struct Cell {
         PageOwner owner = PageOwner::free;  // the owner of most of its used pages
         int32_t first = 0, pages = 0, used = 0;
-        uint64_t id = 0;        // when one owner has all of its used pages
+        uint64_t id = 0;  // when one owner has all of its used pages
         bool one_owner = true;
         bool operator==(const Cell&) const = default;
     };

@@ -2,6 +2,7 @@
 
 #include "ui/text.h"
 #include "ui/time_controller.h"
+#include "ui/views/steps_view.h"
 
 #include <QFontMetricsF>
 #include <QHeaderView>
@@ -39,20 +40,28 @@ QVariant StepRowsModel::data(const QModelIndex& index, int role) const {
     if (role != Qt::DisplayRole) return {};
     const StepRow& row = record_->rows[size_t(index.row())];
     switch (index.column()) {
-        case request: return count(int64_t(row.request));
-        case adapter: return names_[size_t(index.row())];
-        case phase: return row.prefill ? tr("prefill") : tr("decode");
-        case tokens: return count(row.num_tokens);
-        case context: return count(row.context);
-        case token: return row.token < 0 ? QStringLiteral("–") : count(row.token);
-        case finish: return row.finish == FinishReason::none ? QString() : QString::fromLatin1(name_of(row.finish));
-        default: return {};
+        case request:
+            return count(int64_t(row.request));
+        case adapter:
+            return names_[size_t(index.row())];
+        case phase:
+            return row.prefill ? tr("prefill") : tr("decode");
+        case tokens:
+            return count(row.num_tokens);
+        case context:
+            return count(row.context);
+        case token:
+            return row.token < 0 ? QStringLiteral("–") : count(row.token);
+        case finish:
+            return row.finish == FinishReason::none ? QString() : QString::fromLatin1(name_of(row.finish));
+        default:
+            return {};
     }
 }
 
 QVariant StepRowsModel::headerData(int section, Qt::Orientation orientation, int role) const {
     if (orientation != Qt::Horizontal) return {};
-    const QString names[] = {tr("request"), tr("adapter"), tr("phase"), tr("tokens"),
+    const QString names[] = {tr("request"), tr("adapter"),  tr("phase"), tr("tokens"),
                              tr("context"), tr("token id"), tr("finish")};
     const QString tips[] = {tr("Number of the request in this engine"),
                             tr("Adapter of the row's request"),
@@ -98,8 +107,8 @@ void BarList::paintEvent(QPaintEvent*) {
         painter.fillRect(QRectF(label + note, row.top() + px(5), length, row.height() - px(10)), bar.color);
         painter.setPen(c.text);
         painter.setFont(uiFont(12));
-        drawFigures(painter, QRectF(width() - figure, row.top(), figure, row.height()), Qt::AlignRight | Qt::AlignVCenter,
-                    bar.figure);
+        drawFigures(painter, QRectF(width() - figure, row.top(), figure, row.height()),
+                    Qt::AlignRight | Qt::AlignVCenter, bar.figure);
     }
 }
 
@@ -150,7 +159,8 @@ StepDetailView::StepDetailView(const ViewContext& context, QWidget* parent)
 void StepDetailView::showPhases(const StepSummary& s) {
     const Colors& c = colorsOf(this);
     std::vector<BarList::Bar> bars;
-    const auto bar = [&](const QString& label, int64_t us, const QString& note, const QColor& color, const QString& tip) {
+    const auto bar = [&](const QString& label, int64_t us, const QString& note, const QColor& color,
+                         const QString& tip) {
         bars.push_back({label, note, msText(double(us) / 1000), tip, double(us), color});
     };
     bar(tr("rotate"), s.times.rotate, {}, c.prefill, tr("Block rotations of the inputs (BOFT, OFT)"));
@@ -165,7 +175,8 @@ void StepDetailView::showPhases(const StepSummary& s) {
     bar(tr("other"), s.times.other, {}, blend(c.panel, c.ink, 0.6), tr("Embedding, norms, activations, residuals"));
     bar(tr("schedule"), s.times.schedule, {}, blend(c.panel, c.ink, 0.6), tr("Admission, pages, building the batch"));
     if (s.times.transfer > 0 || s.bytes.transfer > 0)
-        bar(tr("transfer"), s.times.transfer, bytesText(s.bytes.transfer), c.transfer, tr("Adapters copied into the pool"));
+        bar(tr("transfer"), s.times.transfer, bytesText(s.bytes.transfer), c.transfer,
+            tr("Adapters copied into the pool"));
     if (s.times.publish_wait > 0)
         bar(tr("record wait"), s.times.publish_wait, {}, c.error,
             tr("The engine waited for a full ring of records before this step"));
@@ -176,12 +187,17 @@ void StepDetailView::showWaiting(const StepRecord& record, const StepSummary& st
     const Colors& c = colorsOf(this);
     std::vector<BarList::Bar> bars;
     for (const WaitCount& wait : record.waiting_for) {
-        const QString note = wait.reason == WaitReason::no_pages ? tr("%1 pages short").arg(count(wait.pages_short)) : QString();
+        const QString note =
+            wait.reason == WaitReason::no_pages ? tr("%1 pages short").arg(count(wait.pages_short)) : QString();
         const QColor color = wait.reason == WaitReason::no_pages          ? c.error
                              : wait.reason == WaitReason::adapter_loading ? c.transfer
                                                                           : blend(c.panel, c.ink, 0.6);
-        bars.push_back({QString::fromLatin1(name_of(wait.reason)).replace(QLatin1Char('_'), QLatin1Char(' ')), note,
-                        count(wait.requests), {}, double(wait.requests), color});
+        bars.push_back({QString::fromLatin1(name_of(wait.reason)).replace(QLatin1Char('_'), QLatin1Char(' ')),
+                        note,
+                        count(wait.requests),
+                        {},
+                        double(wait.requests),
+                        color});
     }
     waiting_title_->setText(step.waiting > 0 ? tr("Why are %1 requests waiting?").arg(count(step.waiting))
                                              : tr("Nothing is waiting"));

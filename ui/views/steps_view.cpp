@@ -26,8 +26,9 @@ StepRibbon::StepRibbon(const ViewContext& context, QWidget* parent) : QWidget(pa
     setFocusPolicy(Qt::StrongFocus);
     setMinimumHeight(60);
     setAccessibleName(tr("Steps"));
-    setAccessibleDescription(tr("Left and Right choose a step; Home follows the newest; the wheel moves, with Ctrl it "
-                                "widens the bars."));
+    setAccessibleDescription(
+        tr("Left and Right choose a step; Home follows the newest; the wheel moves, with Ctrl it "
+           "widens the bars."));
 }
 
 double StepRibbon::barWidth() const { return bar_ * interfaceScale(); }
@@ -101,7 +102,8 @@ void StepRibbon::paintEvent(QPaintEvent*) {
 
     painter.setFont(uiFont(10.5));
     painter.setPen(c.faint);
-    painter.drawText(QRectF(0, 0, width(), px(12)), Qt::AlignRight | Qt::AlignTop, tr("longest %1").arg(msText(longest)));
+    painter.drawText(QRectF(0, 0, width(), px(12)), Qt::AlignRight | Qt::AlignTop,
+                     tr("longest %1").arg(msText(longest)));
     painter.drawText(QRectF(0, 0, width(), px(12)), Qt::AlignLeft | Qt::AlignTop,
                      tr("time a step; below: tokens a step (square-root scale, most %1)").arg(count(most_tokens)));
 
@@ -160,8 +162,9 @@ bool StepRibbon::event(QEvent* event) {
 }
 
 QString StepRibbon::csv() const {
-    QString out = QStringLiteral("step,start_us,end_us,rows,adapters,prefill_tokens,decode_tokens,padding_tokens,"
-                                 "running,waiting,preempted\n");
+    QString out = QStringLiteral(
+        "step,start_us,end_us,rows,adapters,prefill_tokens,decode_tokens,padding_tokens,"
+        "running,waiting,preempted\n");
     for (const StepSummary& s : context_.model.steps())
         out += QStringLiteral("%1,%2,%3,%4,%5,%6,%7,%8,%9,")
                    .arg(s.step)

@@ -16,8 +16,8 @@ class TimePlot : public QCustomPlot {
 public:
     explicit TimePlot(const ViewContext& context, QWidget* parent = nullptr);
 
-    // Takes range, cursor, selection and the marks of held time over. Returns true when the x range changed, so that the
-    // data must be fetched anew. Call replotAll() or replotCursor() afterwards.
+    // Takes range, cursor, selection and the marks of held time over. Returns true when the x range changed, so that
+    // the data must be fetched anew. Call replotAll() or replotCursor() afterwards.
     bool follow();
     void replotAll() { replot(QCustomPlot::rpQueuedReplot); }
     void replotCursor();
