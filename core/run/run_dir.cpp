@@ -161,7 +161,8 @@ Json step_to_json(const StepRecord& s) {
     for (const PageChange& c : s.page_changes) changes.push_back({c.first, c.count, word(kOwner, c.owner), c.id});
     for (const WaitCount& w : s.waiting_for) waits.push_back({word(kWait, w.reason), w.requests, w.pages_short});
     for (const Arrival& a : s.arrivals)
-        arrivals.push_back({uint64_t(a.request), uint32_t(a.adapter), a.arrival_us, a.prompt_tokens, a.max_tokens});
+        arrivals.push_back(
+            {uint64_t(a.request), uint32_t(a.adapter), a.arrival_us, a.prompt_tokens, a.max_tokens, a.warmup});
     for (const AdapterEvent& e : s.adapter_events)
         events.push_back({uint32_t(e.adapter), word(kEvent, e.kind), e.bytes, e.us});
     for (const RequestRecord& r : s.finished) finished.push_back(uint64_t(r.id));
@@ -229,13 +230,14 @@ Result<StepRecord> step_from_json(const Json& json, const std::string& file) {
         w.pages_short = c.integer<int32_t>();
         return w;
     });
-    read_list(f, "arrivals", 5, s.arrivals, [](Cells& c) {
+    read_list(f, "arrivals", 6, s.arrivals, [](Cells& c) {
         Arrival a;
         a.request = c.integer<RequestId>();
         a.adapter = c.integer<AdapterId>();
         a.arrival_us = c.integer<int64_t>();
         a.prompt_tokens = c.integer<int32_t>();
         a.max_tokens = c.integer<int32_t>();
+        a.warmup = c.boolean();
         return a;
     });
     read_ids(f, "preempted", s.preempted);
