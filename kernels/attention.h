@@ -49,4 +49,14 @@ extern template void attention<float>(CpuDevice&, View<float, 2>, View<const flo
 extern template void attention<bf16>(CpuDevice&, View<float, 2>, View<const float, 2>, const bf16*, const KvLayout&,
                                      float, std::span<const AttentionSegment>);
 
+// `kv_tokens` keys and values are read once in all; each of `sequences` has `rows` rows, the last at position `tokens`
+// - 1.
+template <class T>
+constexpr Cost attention_cost(const KvLayout& l, int64_t kv_tokens, int64_t rows, int64_t tokens, int64_t sequences) {
+    const int64_t pairs = sequences * (rows * tokens - rows * (rows - 1) / 2);  // of a query and a key that it sees
+    return {.bytes = 2 * kv_tokens * l.kv_heads * l.head_dim * int64_t(sizeof(T)) +
+                     8 * sequences * rows * l.num_heads * l.head_dim,
+            .flops = 4 * pairs * l.num_heads * l.head_dim};
+}
+
 }  // namespace spartan

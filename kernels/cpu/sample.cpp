@@ -1,11 +1,11 @@
 #include "kernels/sample.h"
 
 #include "kernels/check.h"
+#include "kernels/cpu/simd/table.h"
 
 #include <algorithm>
 #include <array>
 #include <bit>
-#include <cmath>
 #include <limits>
 #include <vector>
 
@@ -32,68 +32,35 @@ uint32_t philox_24_bits(uint64_t seed, uint64_t position) {
     return philox4x32_10(counter, uint32_t(seed), uint32_t(seed >> 32))[0] >> 8;
 }
 
-// 2^30 * exp(x) for x <= 0, as an integer: sums of these are exact, so no reduction order, thread count or vector width
-// can change which token is drawn. Zero below about 2^-30 of the most probable token. Only +, * and one rounding trick,
-// nothing fused. Without branches, so that loops over it become vector code.
-inline int32_t fixed_point_exp(float x) {
-    constexpr float kRound = 12582912.f;  // 1.5 * 2^23: adding it leaves the nearest integer in the low mantissa bits
-    const float clamped = x > -30.f ? x : -30.f;
-    const float shifted = clamped * 1.44269504f + kRound;
-    const float n = shifted - kRound;
-    const float r = (clamped - n * 0.693145751953125f) - n * 1.42860677e-6f;  // x - n ln 2, in two parts
-    float p = 1.f / 5040;
-    p = p * r + 1.f / 720;
-    p = p * r + 1.f / 120;
-    p = p * r + 1.f / 24;
-    p = p * r + 1.f / 6;
-    p = p * r + 0.5f;
-    p = p * r + 1.f;
-    p = p * r + 1.f;
-    const uint32_t power = (std::bit_cast<uint32_t>(shifted) << 23) + 0x4e800000u;  // 2^(n + 30)
-    const int32_t value = int32_t(p * std::bit_cast<float>(power));
-    return x > -22.f ? value : 0;
-}
+// Probabilities are integers, 2^30 * exp((logit - max) / temperature): sums of these are exact, so no reduction order,
+// thread count or vector width can change which token is drawn. One below about 2^-30 of the largest counts as zero.
+using Weights = std::vector<int32_t>;
 
 struct Scan {
     float max = -kInfinity;
     bool bad = false;  // NaN or +infinity was met
 };
 
-// Maxima of blocks of kBlock logits, and of all.
-Scan scan_blocks(std::span<const float> logits, int64_t first_block, int64_t end_block, float* block_max) {
-    constexpr int kLanes = 16;
+// Maxima of the blocks [first, end) of kBlock logits, and of all.
+Scan scan_blocks(const CpuKernels& kernels, std::span<const float> logits, int64_t first, int64_t end,
+                 float* block_max) {
+    const int64_t whole = std::min(end, int64_t(logits.size()) / kBlock);
     Scan all;
-    for (int64_t b = first_block; b < end_block; ++b) {
-        const int64_t begin = b * kBlock, end = std::min(begin + kBlock, int64_t(logits.size()));
-        float lane_max[kLanes];
-        int32_t lane_bad[kLanes] = {};
-        std::fill_n(lane_max, kLanes, -kInfinity);
-        int64_t i = begin;
-        for (; i + kLanes <= end; i += kLanes)
-            for (int l = 0; l < kLanes; ++l) {
-                const float v = logits[size_t(i + l)];
-                lane_bad[l] |= int32_t(!(v < kInfinity));
-                lane_max[l] = v > lane_max[l] ? v : lane_max[l];
-            }
-        for (; i < end; ++i) {
-            const float v = logits[size_t(i)];
-            lane_bad[0] |= int32_t(!(v < kInfinity));
-            lane_max[0] = v > lane_max[0] ? v : lane_max[0];
-        }
-        float m = -kInfinity;
-        for (int l = 0; l < kLanes; ++l) {
-            m = std::max(m, lane_max[l]);
-            all.bad |= lane_bad[l] != 0;
-        }
-        block_max[b] = m;
-        all.max = std::max(all.max, m);
+    all.bad =
+        kernels.block_maxima(block_max + first, logits.data() + first * kBlock, std::max(whole - first, int64_t(0)));
+    if (whole < end) {  // the last, partial block
+        float padded[kBlock];
+        std::fill_n(padded, kBlock, -kInfinity);
+        std::copy(logits.begin() + whole * kBlock, logits.end(), padded);
+        all.bad |= kernels.block_maxima(block_max + whole, padded, 1);
     }
+    for (int64_t b = first; b < end; ++b) all.max = std::max(all.max, block_max[b]);
     return all;
 }
 
 struct Candidate {
-    uint32_t key;     // rises with the logit; equal logits (also -0 and +0) have equal keys
-    uint32_t weight;  // fixed_point_exp
+    uint32_t key;  // rises with the logit; equal logits (also -0 and +0) have equal keys
+    uint32_t weight;
     int32_t id;
 };
 
@@ -163,8 +130,8 @@ int32_t draw(const std::vector<Candidate>& candidates, uint64_t total, uint32_t 
 
 // Every logit that may be among the k largest: at least k blocks have a maximum at or over the k-th largest block
 // maximum.
-std::vector<Candidate> top_k_candidates(std::span<const float> logits, std::span<const float> block_max, int64_t k,
-                                        float max, float temperature) {
+std::vector<Candidate> top_k_candidates(const CpuKernels& kernels, std::span<const float> logits,
+                                        std::span<const float> block_max, int64_t k, float max, float temperature) {
     float bound = -kInfinity;
     if (k <= int64_t(block_max.size())) {
         std::vector<float> maxima(block_max.begin(), block_max.end());
@@ -176,37 +143,62 @@ std::vector<Candidate> top_k_candidates(std::span<const float> logits, std::span
         if (block_max[b] < bound) continue;
         const size_t end = std::min((b + 1) * size_t(kBlock), logits.size());
         for (size_t i = b * size_t(kBlock); i < end; ++i)
-            if (logits[i] >= bound)
-                candidates.push_back(
-                    {key_of(logits[i]), uint32_t(fixed_point_exp((logits[i] - max) / temperature)), int32_t(i)});
+            if (logits[i] >= bound) candidates.push_back({key_of(logits[i]), 0, int32_t(i)});
     }
     if (int64_t(candidates.size()) > k)
         keep_best(candidates, select_best(candidates, uint64_t(k), [](const Candidate&) { return uint64_t(1); }));
+    std::vector<float> kept;
+    for (const Candidate& c : candidates) kept.push_back(logits[size_t(c.id)]);
+    Weights weights(kept.size());
+    kernels.weigh_logits(weights.data(), kept.data(), int64_t(kept.size()), max, temperature);
+    for (size_t i = 0; i < candidates.size(); ++i) candidates[i].weight = uint32_t(weights[i]);
     return candidates;
 }
 
-// Without top-k: every logit whose weight can matter. Those left out weigh, all together, less than 1 - top_p.
-std::vector<Candidate> weighed_candidates(CpuDevice& device, std::span<const float> logits, float max,
-                                          float temperature, float top_p) {
-    const auto n = int64_t(logits.size());
-    auto* weights = static_cast<int32_t*>(device.shared_scratch(n * 4));
+// The weights of all logits, and their sum.
+uint64_t weigh_all(CpuDevice& device, std::span<const float> logits, float max, float temperature, Weights& weights) {
+    const CpuKernels& kernels = kernels_for(device.isa());
+    weights.resize(logits.size());
     std::vector<uint64_t> sums(size_t(device.num_threads()), 0);
-    device.parallel_for(n, kGrain, [&](int64_t begin, int64_t end, int thread) {
-        for (int64_t i = begin; i < end; ++i) weights[i] = fixed_point_exp((logits[size_t(i)] - max) / temperature);
+    device.parallel_for(int64_t(logits.size()), kGrain, [&](int64_t begin, int64_t end, int thread) {
+        kernels.weigh_logits(weights.data() + begin, logits.data() + begin, end - begin, max, temperature);
         uint64_t sum = 0;
-        for (int64_t i = begin; i < end; ++i) sum += uint32_t(weights[i]);
+        for (int64_t i = begin; i < end; ++i) sum += uint32_t(weights[size_t(i)]);
         sums[size_t(thread)] += sum;
     });
     uint64_t total = 0;
     for (const uint64_t s : sums) total += s;
-    const double spare = double(total) * (1.0 - double(top_p)) / double(n);
+    return total;
+}
+
+int32_t draw_from_all(const Weights& weights, uint64_t total, uint32_t random_24_bits) {
+    auto left = uint64_t(static_cast<unsigned __int128>(total) * random_24_bits >> 24);
+    for (size_t begin = 0; begin < weights.size(); begin += kBlock) {
+        const size_t end = std::min(begin + size_t(kBlock), weights.size());
+        uint64_t sum = 0;
+        for (size_t i = begin; i < end; ++i) sum += uint32_t(weights[i]);
+        if (left >= sum) {
+            left -= sum;
+            continue;
+        }
+        for (size_t i = begin; i < end; ++i) {
+            if (left < uint32_t(weights[i])) return int32_t(i);
+            left -= uint32_t(weights[i]);
+        }
+    }
+    CHECK(false);
+}
+
+// Logits so light that all of them together weigh less than 1 - top_p cannot be in the set: they are left out first.
+std::vector<Candidate> top_p_candidates(std::span<const float> logits, const Weights& weights, uint64_t total,
+                                        float top_p) {
+    const double spare = double(total) * (1.0 - double(top_p)) / double(logits.size());
     const auto least = int32_t(std::clamp(spare, 1.0, double(1 << 30)));
     std::vector<Candidate> candidates;
-    for (int64_t i = 0; i < n; ++i)
-        if (weights[i] >= least) candidates.push_back({key_of(logits[size_t(i)]), uint32_t(weights[i]), int32_t(i)});
-    if (top_p < 1)
-        keep_best(candidates, select_best(candidates, top_p_target(total, top_p),
-                                          [](const Candidate& c) { return uint64_t(c.weight); }));
+    for (size_t i = 0; i < weights.size(); ++i)
+        if (weights[i] >= least) candidates.push_back({key_of(logits[i]), uint32_t(weights[i]), int32_t(i)});
+    const auto weight = [](const Candidate& c) { return uint64_t(c.weight); };
+    keep_best(candidates, select_best(candidates, top_p_target(total, top_p), weight));
     return candidates;
 }
 
@@ -218,10 +210,11 @@ int32_t sample(CpuDevice& device, std::span<const float> logits, const SamplePar
     CHECK(logits.size() <= size_t(std::numeric_limits<int32_t>::max()));
     CHECK(p.temperature >= 0 && p.temperature < kInfinity && p.top_p > 0 && p.top_p <= 1 && p.top_k >= 0);
     const int64_t n = int64_t(logits.size()), blocks = (n + kBlock - 1) / kBlock;
+    const CpuKernels& kernels = kernels_for(device.isa());
     std::vector<float> block_max(static_cast<size_t>(blocks));
     std::vector<Scan> scans(size_t(device.num_threads()));
     device.parallel_for(blocks, kGrain / kBlock, [&](int64_t begin, int64_t end, int thread) {
-        const Scan s = scan_blocks(logits, begin, end, block_max.data());
+        const Scan s = scan_blocks(kernels, logits, begin, end, block_max.data());
         Scan& mine = scans[size_t(thread)];
         mine = {std::max(mine.max, s.max), mine.bad || s.bad};
     });
@@ -233,16 +226,20 @@ int32_t sample(CpuDevice& device, std::span<const float> logits, const SamplePar
         return int32_t(std::find(logits.begin() + block * kBlock, logits.end(), all.max) - logits.begin());
     }
 
+    const uint32_t random = philox_24_bits(p.seed, uint64_t(position));
+    const auto weight = [](const Candidate& c) { return uint64_t(c.weight); };
     std::vector<Candidate> candidates;
     if (p.top_k > 0 && p.top_k < n) {
-        candidates = top_k_candidates(logits, block_max, p.top_k, all.max, p.temperature);
-        if (p.top_p < 1)
-            keep_best(candidates, select_best(candidates, top_p_target(total_weight(candidates), p.top_p),
-                                              [](const Candidate& c) { return uint64_t(c.weight); }));
+        candidates = top_k_candidates(kernels, logits, block_max, p.top_k, all.max, p.temperature);
+        const uint64_t target = top_p_target(total_weight(candidates), p.top_p);
+        if (p.top_p < 1) keep_best(candidates, select_best(candidates, target, weight));
     } else {
-        candidates = weighed_candidates(device, logits, all.max, p.temperature, p.top_p);
+        Weights weights;
+        const uint64_t total = weigh_all(device, logits, all.max, p.temperature, weights);
+        if (p.top_p == 1) return draw_from_all(weights, total, random);
+        candidates = top_p_candidates(logits, weights, total, p.top_p);
     }
-    return draw(candidates, total_weight(candidates), philox_24_bits(p.seed, uint64_t(position)));
+    return draw(candidates, total_weight(candidates), random);
 }
 
 }  // namespace spartan

@@ -4,9 +4,39 @@
 namespace spartan {
 namespace {
 
+SIMD float multiply_add(float a, float b, float c) {
+    if constexpr (Vec::kFusedMultiplyAdd)
+        return __builtin_fmaf(a, b, c);
+    else
+        return a * b + c;
+}
+
+SIMD float widen(float v) { return v; }
+SIMD float widen(bf16 v) { return __builtin_bit_cast(float, uint32_t(v.bits) << 16); }
+
+// Groups of a few features: most lanes of a vector would idle, and a group is a handful of instructions.
+template <int G, class T>
+void rotate_small(const RotateBlock<T>& b) {
+    for (int64_t row = 0; row < b.rows; ++row) {
+        const float* x = b.x + row * b.stride;
+        float* out = b.out + row * b.stride;
+        const T* block = b.blocks;
+        for (int64_t i = 0; i < b.groups; ++i, x += G, out += G, block += G * G) {
+            float sum[G] = {};
+            for (int u = 0; u < G; ++u)
+                for (int v = 0; v < G; ++v) sum[v] = multiply_add(x[u], widen(block[u * G + v]), sum[v]);
+            for (int v = 0; v < G; ++v) out[v] = sum[v];
+        }
+    }
+}
+
 template <class T>
 void rotate_block(const RotateBlock<T>& b) {
     const int64_t g = b.group;
+    if (g <= 4) {
+        with_count<4>(int(g), [&](auto n) { rotate_small<decltype(n)::value>(b); });
+        return;
+    }
     for (int64_t i = 0; i < b.groups; ++i)
         product<T>({b.out + i * g, b.stride, b.x + i * g, b.stride, b.blocks + i * g * g, g, b.rows, g, g, false});
 }

@@ -35,6 +35,8 @@ constexpr CpuKernels kKernels{
     .attend_f32 = attend_block<float>,
     .attend_bf16 = attend_block<bf16>,
     .round_bf16 = round_bf16_row,
+    .block_maxima = block_maxima,
+    .weigh_logits = weigh_logits_row,
     .peak_f32 = peak<StepF32>,
     .peak_bf16 = peak<StepBf16>,
     .read_memory = read_memory_sum,

@@ -14,7 +14,7 @@ constexpr int64_t kPrefetchAhead = 2048;  // bytes; two pages' start are hidden 
 // What one step (a cache line of each panel) adds to a tile.
 struct StepF32 {
     using X = float;
-    static constexpr int kXPerStep = 1;
+    static constexpr int kXPerStep = 1, kDepth = 1;  // elements of x, and k, in one step
     template <int R, int C>
     SIMD void run(F (&sum)[R][C], const float* x, int64_t x_stride, const char* w, int64_t panel_bytes) {
         F b[C];
@@ -31,7 +31,7 @@ struct StepF32 {
 // bf16 weights widened by a shift; x was rounded to bf16 and is kept in fp32.
 struct StepBf16Widened {
     using X = float;
-    static constexpr int kXPerStep = 2;
+    static constexpr int kXPerStep = 2, kDepth = 2;
     template <int R, int C>
     SIMD void run(F (&sum)[R][C], const float* x, int64_t x_stride, const char* w, int64_t panel_bytes) {
         const auto at = [&](int c) __attribute__((always_inline)) {
@@ -55,7 +55,7 @@ struct StepBf16Widened {
 // Pairs of bf16 multiplied and added by one instruction; x is kept as pairs.
 struct StepBf16Dot {
     using X = uint32_t;
-    static constexpr int kXPerStep = 1;
+    static constexpr int kXPerStep = 1, kDepth = 2;
     template <int R, int C, class V = Vec>
     SIMD void run(F (&sum)[R][C], const uint32_t* x, int64_t x_stride, const char* w, int64_t panel_bytes) {
         for (int r = 0; r < R; ++r)
@@ -254,25 +254,29 @@ void prepare_bf16(void* out, const float* x, int64_t k) {
     }
 }
 
-// The same instruction mix as a full tile, on one step of weights that stays in the L1 cache.
+// A full tile over and over, on rows and weights that stay in the L1 cache.
 template <class Step>
 double peak(int64_t rounds, float* sink) {
-    constexpr int C = kWidePanels * kPanelVectors, R = kTileRows;
-    alignas(64) typename Step::X x[R * 16] = {};
-    alignas(64) char w[kWidePanels * kLine] = {};
-    F sum[R][C];
-    for (int r = 0; r < R; ++r)
-        for (int c = 0; c < C; ++c) sum[r][c] = Vec::zero();
-    for (int64_t i = 0; i < rounds; ++i) {
-        __asm__ volatile("" : : "r"(x), "r"(w) : "memory");
-        for (int j = 0; j < 8; ++j) Step::template run<R, C>(sum, x + j, 16, w, kLine);
-    }
-    F all = Vec::zero();
-    for (int r = 0; r < R; ++r)
-        for (int c = 0; c < C; ++c) all = Vec::add(all, sum[r][c]);
-    *sink = Vec::sum(all);
-    const double k_per_step = sizeof(typename Step::X) == 4 && Step::kXPerStep == 1 && !Vec::kDotsPairs ? 1 : 2;
-    return 2.0 * double(rounds) * 8 * R * C * Vec::kLanes * k_per_step;
+    constexpr int64_t kSteps = 64, kStride = kSteps * Step::kXPerStep + 16;
+    alignas(64) typename Step::X x[kTileRows * kStride] = {};
+    alignas(64) char w[kWidePanels * kSteps * kLine] = {};
+    alignas(64) float out[kTileRows * kWidePanels * kPanel] = {};
+    const Tile<typename Step::X> tile{.out = out,
+                                      .out_stride = kWidePanels * kPanel,
+                                      .columns = kWidePanels * int(kPanel),
+                                      .first = true,
+                                      .x = x,
+                                      .x_stride = kStride,
+                                      .w = w,
+                                      .panel_bytes = kSteps * kLine,
+                                      .steps = kSteps,
+                                      .next = w,
+                                      .next_lines = 1};
+    // Through a pointer that the compiler cannot follow, or it would multiply the zeros itself.
+    void (*volatile run)(const Tile<typename Step::X>&) = run_tile<Step, kTileRows, kWidePanels>;
+    for (int64_t i = 0; i < rounds; ++i) run(tile);
+    *sink = out[0];
+    return 2.0 * double(rounds * kSteps * Step::kDepth) * kTileRows * kWidePanels * double(kPanel);
 }
 
 }  // namespace

@@ -138,6 +138,47 @@ void round_bf16_row(bf16* out, const float* x, int64_t n) {
     }
 }
 
+// Maxima of whole blocks of 64 logits; true when one is NaN or +infinity.
+bool block_maxima(float* maxima, const float* logits, int64_t blocks) {
+    constexpr int L = Vec::kLanes;
+    F bad = Vec::zero();
+    for (int64_t b = 0; b < blocks; ++b, logits += 64) {
+        F highest = Vec::set1(-__builtin_inff());
+        for (int i = 0; i < 64; i += L) {
+            const F v = Vec::load(logits + i);
+            highest = Vec::max(highest, v);
+            const F positive = Vec::max(Vec::zero(), v);  // v when that is NaN
+            bad = Vec::add(bad, Vec::sub(positive, positive));
+        }
+        maxima[b] = Vec::maximum(highest);
+    }
+    return !(Vec::sum(bad) == 0);
+}
+
+constexpr float kExpCoefficients[] = {1.f / 720, 1.f / 120, 1.f / 24, 1.f / 6, 0.5f, 1.f, 1.f};
+
+// 2^30 * exp((logit - max) / temperature), cut to an integer. Nothing fused: the same on every instruction set.
+void weigh_logits_row(int32_t* weights, const float* logits, int64_t n, float max, float temperature) {
+    constexpr int L = Vec::kLanes;
+    const auto weigh = [&](F logit) __attribute__((always_inline)) {
+        const F x = Vec::max(Vec::set1(-30.f), Vec::div(Vec::sub(logit, Vec::set1(max)), Vec::set1(temperature)));
+        const F shifted = Vec::add(Vec::mul(x, Vec::set1(1.44269504f)), Vec::set1(kRoundToInteger));
+        const F n_ln2 = Vec::sub(shifted, Vec::set1(kRoundToInteger));
+        const F high = Vec::sub(x, Vec::mul(n_ln2, Vec::set1(0.693145751953125f)));
+        const F r = Vec::sub(high, Vec::mul(n_ln2, Vec::set1(1.42860677e-6f)));
+        F p = Vec::set1(1.f / 5040);
+        for (const float c : kExpCoefficients) p = Vec::add(Vec::mul(p, r), Vec::set1(c));
+        return Vec::mul(Vec::mul(p, Vec::power_of_2(shifted)), Vec::set1(0x1p30f));
+    };
+    int64_t i = 0;
+    for (; i + L <= n; i += L) Vec::store_truncated(weights + i, weigh(Vec::load(logits + i)));
+    if (i < n) {
+        int32_t tail[L];
+        Vec::store_truncated(tail, weigh(Vec::load_partial(logits + i, int(n - i))));
+        for (int64_t j = i; j < n; ++j) weights[j] = tail[j - i];
+    }
+}
+
 float read_memory_sum(const void* data, int64_t bytes) {
     constexpr int L = Vec::kLanes, kSums = 8;
     const auto* p = static_cast<const float*>(data);

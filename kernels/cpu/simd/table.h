@@ -96,7 +96,12 @@ struct CpuKernels {
     void (*attend_bf16)(const AttendBlock<bf16>&);
     void (*round_bf16)(bf16* out, const float* x, int64_t n);
 
-    // Runs the multiply-adds of the matmul's inner loop on registers `rounds` times; returns the flops done.
+    // Maxima of blocks of 64 logits; true when one of them is NaN or +infinity.
+    bool (*block_maxima)(float* maxima, const float* logits, int64_t blocks);
+    // weights[i] = 2^30 * exp((logits[i] - max) / temperature), truncated; the same bits from every table.
+    void (*weigh_logits)(int32_t* weights, const float* logits, int64_t n, float max, float temperature);
+
+    // Runs a full tile of the matmul `rounds` times on what stays in the L1 cache; returns the flops done.
     double (*peak_f32)(int64_t rounds, float* sink);
     double (*peak_bf16)(int64_t rounds, float* sink);
     // Sums `bytes` of memory (a multiple of 1024) at the speed that it can be read.

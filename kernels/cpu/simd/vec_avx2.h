@@ -31,6 +31,9 @@ struct Vec {
     }
     SIMD void store(float* p, F v) { _mm256_storeu_ps(p, v); }
     SIMD void store_partial(float* p, F v, int n) { _mm256_maskstore_ps(p, first_lanes(n), v); }
+    SIMD void store_truncated(int32_t* p, F v) {
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_cvttps_epi32(v));
+    }
     SIMD void store(bf16* p, F v) {
         const __m256i high = _mm256_srli_epi32(_mm256_castps_si256(round_bf16(v)), 16);
         const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(high, high), 0x08);

@@ -27,6 +27,7 @@ struct Vec {
     SIMD F load_partial(const bf16* p, int n) { return widen(_mm256_maskz_loadu_epi16(first_lanes(n), p)); }
     SIMD void store(float* p, F v) { _mm512_storeu_ps(p, v); }
     SIMD void store_partial(float* p, F v, int n) { _mm512_mask_storeu_ps(p, first_lanes(n), v); }
+    SIMD void store_truncated(int32_t* p, F v) { _mm512_storeu_si512(p, _mm512_cvttps_epi32(v)); }
     SIMD void store(bf16* p, F v) {
         const __m512i high = _mm512_srli_epi32(_mm512_castps_si512(round_bf16(v)), 16);
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(high));

@@ -1,28 +1,31 @@
-// Four floats with the compiler's vector extension: the baseline of any processor. Multiply-add rounds twice here.
-// One of three files that define `Vec`; the code over it is the same for all. Everything in them has internal linkage,
-// so that no function compiled for a newer processor can stand in for one of another file.
+// Floats in the compiler's vector extension, four of them: the baseline of any processor (tests widen it). Multiply-add
+// rounds twice here. One of three files that define `Vec`; the code over it is the same for all. Everything in them has
+// internal linkage, so that no function compiled for a newer processor can stand in for one of another file.
 #pragma once
 
 #include "kernels/view.h"
 
 #include <cstdint>
 
+#ifndef SPARTAN_GENERIC_LANES
+#define SPARTAN_GENERIC_LANES 4
+#endif
 #define SIMD static inline __attribute__((always_inline))
 
 namespace spartan {
 namespace {
 
 struct Vec {
-    typedef float F __attribute__((vector_size(16)));
-    typedef uint32_t U __attribute__((vector_size(16)));
-    typedef uint16_t H __attribute__((vector_size(8)));
-    static constexpr int kLanes = 4;
+    static constexpr int kLanes = SPARTAN_GENERIC_LANES;
+    typedef float F __attribute__((vector_size(4 * kLanes)));
+    typedef uint32_t U __attribute__((vector_size(4 * kLanes)));
+    typedef uint16_t H __attribute__((vector_size(2 * kLanes)));
     static constexpr int kAccumulators = 12;  // of 16 registers
     static constexpr bool kDotsPairs = false;
     static constexpr bool kFusedMultiplyAdd = false;
 
     SIMD F zero() { return F{}; }
-    SIMD F set1(float v) { return F{v, v, v, v}; }
+    SIMD F set1(float v) { return v - F{}; }
     SIMD F load(const float* p) {
         F v;
         __builtin_memcpy(&v, p, sizeof v);
@@ -35,7 +38,7 @@ struct Vec {
     }
     template <class T>
     SIMD F load_partial(const T* p, int n) {
-        T v[4] = {};
+        T v[kLanes] = {};
         for (int i = 0; i < n; ++i) v[i] = p[i];
         return load(v);
     }
@@ -43,12 +46,15 @@ struct Vec {
     SIMD void store_partial(float* p, F v, int n) {
         for (int i = 0; i < n; ++i) p[i] = v[i];
     }
+    SIMD void store_truncated(int32_t* p, F v) {
+        for (int i = 0; i < kLanes; ++i) p[i] = int32_t(v[i]);
+    }
     SIMD void store(bf16* p, F v) {
         const H h = __builtin_convertvector(U(round_bf16(v)) >> 16, H);
         __builtin_memcpy(p, &h, sizeof h);
     }
 
-    // Four pairs of bf16, one below the other: the first of each pair, the second of each.
+    // Pairs of bf16, one below the other: the first of each pair, the second of each.
     SIMD F pair_first(const bf16* p) { return F(load_pairs(p) << 16); }
     SIMD F pair_second(const bf16* p) { return F(load_pairs(p) & 0xffff0000u); }
 
@@ -61,14 +67,20 @@ struct Vec {
     // The second when either is NaN, as x86 has it.
     SIMD F max(F a, F b) { return a > b ? a : b; }
     SIMD F min(F a, F b) { return a < b ? a : b; }
-    SIMD float sum(F v) { return (v[0] + v[2]) + (v[1] + v[3]); }
+    // Halves are added until one is left.
+    SIMD float sum(F v) {
+        for (int half = kLanes / 2; half > 0; half /= 2)
+            for (int i = 0; i < half; ++i) v[i] += v[i + half];
+        return v[0];
+    }
     SIMD float maximum(F v) {
-        const float a = v[0] > v[2] ? v[0] : v[2], b = v[1] > v[3] ? v[1] : v[3];
-        return a > b ? a : b;
+        for (int half = kLanes / 2; half > 0; half /= 2)
+            for (int i = 0; i < half; ++i) v[i] = v[i] > v[i + half] ? v[i] : v[i + half];
+        return v[0];
     }
     SIMD float first(F v) { return v[0]; }
     SIMD F keep_first(F v, int n, F other) {
-        for (int i = n; i < 4; ++i) v[i] = other[i];
+        for (int i = n; i < kLanes; ++i) v[i] = other[i];
         return v;
     }
     // To the nearest bf16, ties to even; NaN stays NaN.
