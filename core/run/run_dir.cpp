@@ -29,7 +29,7 @@ public:
     T integer() {
         const Json* v = next();
         if (!v) return T{};
-        using Raw = typename std::conditional_t<std::is_enum_v<T>, std::underlying_type<T>, std::type_identity<T>>::type;
+        using Raw = std::conditional_t<std::is_enum_v<T>, std::underlying_type<T>, std::type_identity<T>>::type;
         const bool fits = v->is_number_unsigned() ? v->get<uint64_t>() <= uint64_t(std::numeric_limits<Raw>::max())
                           : v->is_number_integer()
                               ? v->get<int64_t>() >= int64_t(std::numeric_limits<Raw>::min()) && std::is_signed_v<Raw>
@@ -161,8 +161,7 @@ Json step_to_json(const StepRecord& s) {
     for (const PageChange& c : s.page_changes) changes.push_back({c.first, c.count, word(kOwner, c.owner), c.id});
     for (const WaitCount& w : s.waiting_for) waits.push_back({word(kWait, w.reason), w.requests, w.pages_short});
     for (const Arrival& a : s.arrivals)
-        arrivals.push_back(
-            {uint64_t(a.request), uint32_t(a.adapter), a.arrival_us, a.prompt_tokens, a.max_tokens, a.warmup});
+        arrivals.push_back({uint64_t(a.request), uint32_t(a.adapter), a.arrival_us, a.prompt_tokens, a.max_tokens});
     for (const AdapterEvent& e : s.adapter_events)
         events.push_back({uint32_t(e.adapter), word(kEvent, e.kind), e.bytes, e.us});
     for (const RequestRecord& r : s.finished) finished.push_back(uint64_t(r.id));
@@ -230,14 +229,13 @@ Result<StepRecord> step_from_json(const Json& json, const std::string& file) {
         w.pages_short = c.integer<int32_t>();
         return w;
     });
-    read_list(f, "arrivals", 6, s.arrivals, [](Cells& c) {
+    read_list(f, "arrivals", 5, s.arrivals, [](Cells& c) {
         Arrival a;
         a.request = c.integer<RequestId>();
         a.adapter = c.integer<AdapterId>();
         a.arrival_us = c.integer<int64_t>();
         a.prompt_tokens = c.integer<int32_t>();
         a.max_tokens = c.integer<int32_t>();
-        a.warmup = c.boolean();
         return a;
     });
     read_ids(f, "preempted", s.preempted);
@@ -267,6 +265,7 @@ Json request_to_json(const RequestRecord& r) {
     if (r.origin.repeat >= 0) j["repeat"] = r.origin.repeat;
     if (r.origin.slo_ttft_ms >= 0) j["slo_ttft_ms"] = r.origin.slo_ttft_ms;
     if (!r.origin.label.empty()) j["label"] = r.origin.label;
+    if (r.visible_bytes >= 0) j["visible_bytes"] = r.visible_bytes;
     if (!r.token_us.empty()) j["token_us"] = r.token_us;
     if (!r.output.empty()) j["output"] = r.output;
     return j;
@@ -293,6 +292,7 @@ Result<RequestRecord> request_from_json(const Json& json, const std::string& fil
     r.origin.repeat = int32_t(f.integer("repeat", -1, -1, INT32_MAX));
     r.origin.slo_ttft_ms = float(f.number("slo_ttft_ms", -1, -1, 1e9));
     r.origin.label = f.string("label");
+    r.visible_bytes = f.integer("visible_bytes", -1, -1);
     r.token_us = int_list(f, "token_us");
     for (const int64_t id : int_list(f, "output")) r.output.push_back(Token(id));
     TRY_VOID(f.finish());

@@ -1,0 +1,130 @@
+// Completion scripts, written from the commands' own definitions so that they never fall behind.
+#include "app/spartan/command.h"
+#include "app/spartan/console.h"
+#include "core/base/text.h"
+
+#include <memory>
+
+namespace spartan {
+namespace {
+
+struct Completion {
+    std::string command, description;
+    std::vector<std::pair<std::string, std::string>> options;  // flag, description
+    std::vector<std::string> words;                            // of its positional argument
+};
+
+std::vector<std::pair<std::string, std::string>> options_of(const CLI::App& app) {
+    std::vector<std::pair<std::string, std::string>> all;
+    for (const CLI::Option* option : app.get_options())
+        for (const std::string& name : option->get_lnames()) all.emplace_back("--" + name, option->get_description());
+    return all;
+}
+
+std::vector<Completion> describe(const CLI::App& app) {
+    std::vector<Completion> all;
+    const auto global = options_of(app);
+    for (const CLI::App* command : app.get_subcommands([](const CLI::App* c) { return !c->get_group().empty(); })) {
+        Completion c{command->get_name(), command->get_description(), options_of(*command), {}};
+        c.options.insert(c.options.end(), global.begin(), global.end());
+        if (c.command == "bench") c.words = {"kernels", "decode", "prefill", "load"};
+        if (c.command == "completion") c.words = {"bash", "zsh", "fish"};
+        all.push_back(std::move(c));
+    }
+    return all;
+}
+
+std::string flags_of(const Completion& c) {
+    std::vector<std::string> flags = c.words;
+    for (const auto& [flag, unused] : c.options) flags.push_back(flag);
+    return join(flags, " ");
+}
+
+std::string single_quoted(std::string text) {
+    for (size_t at = 0; (at = text.find('\'', at)) != std::string::npos; at += 4) text.replace(at, 1, "'\\''");
+    return "'" + text + "'";
+}
+
+std::string names_of(const std::vector<Completion>& all) {
+    std::vector<std::string> names;
+    for (const Completion& c : all) names.push_back(c.command);
+    return join(names, " ");
+}
+
+// Both shells: the command's flags, then file names.
+std::string cases_of(const std::vector<Completion>& all) {
+    std::string out;
+    for (const Completion& c : all) out += "    " + c.command + ") flags=" + single_quoted(flags_of(c)) + " ;;\n";
+    return out;
+}
+
+std::string bash_script(const std::vector<Completion>& all) {
+    return "_spartan() {\n"
+           "  local current=${COMP_WORDS[COMP_CWORD]} flags\n"
+           "  case ${COMP_WORDS[1]} in\n" +
+           cases_of(all) + "    *) flags=" + single_quoted(names_of(all) + " --help --version") +
+           " ;;\n"
+           "  esac\n"
+           "  [ \"$COMP_CWORD\" -gt 1 ] || flags=" +
+           single_quoted(names_of(all) + " --help --version") +
+           "\n"
+           "  COMPREPLY=($(compgen -W \"$flags\" -- \"$current\"))\n"
+           "}\n"
+           "complete -o default -o bashdefault -F _spartan spartan\n";
+}
+
+std::string zsh_script(const std::vector<Completion>& all) {
+    return "#compdef spartan\n"
+           "_spartan() {\n"
+           "  local command=${words[2]}\n"
+           "  local -a known\n"
+           "  if (( CURRENT == 2 )); then\n"
+           "    compadd -- " +
+           names_of(all) +
+           " --help --version\n"
+           "    return\n"
+           "  fi\n"
+           "  local flags=\n"
+           "  case $command in\n" +
+           cases_of(all) +
+           "  esac\n"
+           "  known=(${=flags})\n"
+           "  compadd -- $known\n"
+           "  _files\n"
+           "}\n"
+           "compdef _spartan spartan\n";
+}
+
+std::string fish_script(const std::vector<Completion>& all) {
+    std::string out = "complete -c spartan -f -n __fish_use_subcommand -l help -l version\n";
+    for (const Completion& c : all) {
+        out += "complete -c spartan -f -n __fish_use_subcommand -a " + c.command + " -d " +
+               single_quoted(c.description) + "\n";
+        const std::string seen = " -n '__fish_seen_subcommand_from " + c.command + "'";
+        for (const auto& [flag, description] : c.options)
+            out += "complete -c spartan" + seen + " -l " + flag.substr(2) + " -d " + single_quoted(description) + "\n";
+        if (!c.words.empty())
+            out += "complete -c spartan -f" + seen + " -a " + single_quoted(join(c.words, " ")) + "\n";
+    }
+    return out;
+}
+
+}  // namespace
+
+void add_completion(CLI::App& app, GlobalOptions&, Action& action) {
+    CLI::App* command = add_command(app, "completion", "A completion script for bash, zsh or fish",
+                                    {"source <(spartan completion bash)", "spartan completion fish | source"});
+    auto shell = std::make_shared<std::string>();
+    command->add_option("SHELL", *shell, "bash, zsh or fish")
+        ->required()
+        ->check(CLI::IsMember({"bash", "zsh", "fish"}));
+    command->callback([&app, &action, shell] {
+        action = [&app, shell] {
+            const auto all = describe(app);
+            print(*shell == "bash" ? bash_script(all) : *shell == "zsh" ? zsh_script(all) : fish_script(all));
+            return kDone;
+        };
+    });
+}
+
+}  // namespace spartan

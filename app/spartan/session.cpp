@@ -1,0 +1,115 @@
+#include "app/spartan/session.h"
+
+#include "core/base/text.h"
+#include "core/run/device_info.h"
+
+#include <chrono>
+#include <condition_variable>
+#include <filesystem>
+#include <mutex>
+#include <thread>
+
+namespace spartan {
+namespace {
+
+// Runs `work` beside a line that shows how far it is, where there is a terminal to show it.
+template <class Work>
+auto with_progress(ProgressLine& line, const std::string& what, Progress& progress, Work work) {
+    progress.done = 0;
+    progress.total = 0;
+    if (!ProgressLine::visible()) return work();
+    std::mutex mutex;
+    std::condition_variable wake;
+    bool over = false;
+    std::thread watcher([&] {
+        std::unique_lock lock(mutex);
+        while (!wake.wait_for(lock, std::chrono::milliseconds(100), [&] { return over; })) {
+            const int64_t total = progress.total, done = progress.done;
+            line.show(what + (total > 0 ? " " + std::to_string(done * 100 / total) + " %" : ""));
+        }
+    });
+    auto result = work();
+    {
+        const std::lock_guard lock(mutex);
+        over = true;
+    }
+    wake.notify_one();
+    watcher.join();
+    line.clear();
+    return result;
+}
+
+}  // namespace
+
+void add_model_option(CLI::App* command, ModelOptions& options) {
+    command
+        ->add_option("--model", options.model,
+                     "A Hugging Face folder, a .gguf file, synthetic:SHAPE, or demo for the demo model in the cache")
+        ->required();
+}
+
+void add_adapter_option(CLI::App* command, ModelOptions& options) {
+    add_repeatable(command, "--adapter", options.adapters,
+                   "NAME=FOLDER or synthetic:KIND:COUNT:SIZES; may be repeated");
+}
+
+Result<void> check_device(const GlobalOptions& options) {
+    if (options.device == "auto" || options.device == "cpu") return {};
+    for (const DeviceInfo& d : all_devices())
+        if (options.device.rfind(d.id, 0) == 0 && d.reason.empty()) return {};
+    for (const DeviceInfo& d : all_devices())
+        if (options.device.rfind(d.id, 0) == 0)
+            return Error{"--device " + options.device, "", d.reason, "--device cpu or auto"};
+    return Error{"--device " + options.device, "", "no such device", "one of spartan devices"};
+}
+
+std::string resolve_model_path(const std::string& model) {
+    std::error_code ignored;
+    return model == kDemoModel && !std::filesystem::exists(model, ignored) ? demo_model_path() : model;
+}
+
+Result<AdapterId> Session::find_adapter(const std::string& name, const std::string& file,
+                                        const std::string& field) const {
+    if (name.empty()) return AdapterId::base;
+    for (size_t i = 0; i < adapter_names.size(); ++i)
+        if (adapter_names[i] == name) return adapters[i];
+    return Error{file, field, "\"" + shorten(name, 80) + "\"",
+                 adapter_names.empty() ? "no adapter: none is loaded (--adapter)"
+                                       : "one of " + shorten(join(adapter_names, ", "), 300)};
+}
+
+Result<std::shared_ptr<const Model>> load_session_model(const GlobalOptions& options, const std::string& path,
+                                                        uint64_t seed, Progress& progress, ProgressLine& line,
+                                                        std::vector<std::string>& warnings) {
+    TRY_VOID(check_device(options));
+    TRY_ASSIGN(dtype, choose_dtype(options.dtype));
+    TRY_ASSIGN(opened, open_model(resolve_model_path(path), seed));
+    warnings.insert(warnings.end(), opened.warnings.begin(), opened.warnings.end());
+    const std::string what = "Loading " + opened.name;
+    const int threads = options.threads > 0 ? options.threads : cpu_device_info().threads;
+    return with_progress(line, what, progress, [&] { return load_model(std::move(opened), dtype, threads, progress); });
+}
+
+Result<Session> open_session(const GlobalOptions& options, const ModelOptions& model, uint64_t seed,
+                             EngineOptions engine_options, Progress& progress, Engine::LogitsSink logits) {
+    Session s;
+    ProgressLine line;
+    TRY_ASSIGN(requests, parse_adapter_arguments(model.adapters, ""));
+    TRY_ASSIGN(loaded, load_session_model(options, model.model, seed, progress, line, s.warnings));
+    s.model = loaded;
+    s.recorder = std::make_unique<Recorder>();
+    engine_options.threads = options.threads;
+    TRY_ASSIGN(engine, Engine::create(s.model, engine_options, s.recorder->sink(), std::move(logits)));
+    s.engine = std::move(engine);
+    for (const AdapterRequest& request : requests) {
+        TRY_ASSIGN(adapter, with_progress(line, "Loading adapter " + request.name, progress,
+                                          [&] { return load_adapter(request, *s.model, seed, progress); }));
+        for (const std::string& w : adapter->warnings) s.warnings.push_back("adapter " + request.name + ": " + w);
+        TRY_ASSIGN(id, s.engine->add_adapter(adapter));
+        s.adapters.push_back(id);
+        s.adapter_names.push_back(request.name);
+    }
+    return s;
+}
+
+}  // namespace spartan

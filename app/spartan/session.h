@@ -1,0 +1,45 @@
+// Model, adapters and engine as the commands' options describe them.
+#pragma once
+
+#include "app/spartan/command.h"
+#include "app/spartan/console.h"
+#include "core/engine/engine.h"
+#include "core/run/recorder.h"
+
+#include <map>
+
+namespace spartan {
+
+struct ModelOptions {
+    std::string model;
+    std::vector<std::string> adapters;
+};
+void add_model_option(CLI::App* command, ModelOptions& options);
+void add_adapter_option(CLI::App* command, ModelOptions& options);
+
+// Refuses devices that cannot be used, with the reason.
+Result<void> check_device(const GlobalOptions& options);
+// "demo" is the demo model in the user's cache, unless a file of that name is there.
+std::string resolve_model_path(const std::string& model);
+
+struct Session {
+    std::shared_ptr<const Model> model;
+    std::unique_ptr<Recorder> recorder;  // outlives the engine
+    std::unique_ptr<Engine> engine;
+    std::vector<AdapterId> adapters;  // in the order of the arguments
+    std::vector<std::string> adapter_names;
+    std::vector<std::string> warnings;
+
+    // Null and "" are the base. Refuses names that are not loaded.
+    Result<AdapterId> find_adapter(const std::string& name, const std::string& file, const std::string& field) const;
+};
+
+Result<std::shared_ptr<const Model>> load_session_model(const GlobalOptions& options, const std::string& path,
+                                                        uint64_t seed, Progress& progress, ProgressLine& line,
+                                                        std::vector<std::string>& warnings);
+
+// Loads everything and starts the engine. `engine_options.threads` comes from `options`.
+Result<Session> open_session(const GlobalOptions& options, const ModelOptions& model, uint64_t seed,
+                             EngineOptions engine_options, Progress& progress, Engine::LogitsSink logits = {});
+
+}  // namespace spartan

@@ -1,0 +1,551 @@
+// The program itself, as a person or a script meets it: every command, its refusals, exit codes and files.
+#include "core/base/json.h"
+#include "core/model/safetensors.h"
+
+#include <QProcess>
+#include <QTemporaryDir>
+#include <QtTest>
+
+#include <cmath>
+#include <csignal>
+
+using spartan::Json;
+
+namespace {
+
+const QString kGolden = TESTS_DIR "/golden";
+
+struct Output {
+    int code = -1;
+    QByteArray out, err;
+    Json json() const {
+        const auto parsed = spartan::parse_json(out.toStdString(), "stdout");
+        return parsed ? *parsed : Json(nullptr);
+    }
+};
+
+QProcessEnvironment quiet_environment() {
+    QProcessEnvironment e = QProcessEnvironment::systemEnvironment();
+    e.insert("XDG_CACHE_HOME", "/nonexistent");
+    return e;
+}
+
+Output spartan_with(const QStringList& arguments, const QByteArray& input = {}, const QString& out_file = {}) {
+    QProcess p;
+    p.setProcessEnvironment(quiet_environment());
+    if (!out_file.isEmpty()) p.setStandardOutputFile(out_file);
+    p.start(BUILD_DIR "/app/spartan", arguments);
+    p.write(input);
+    p.closeWriteChannel();
+    Output o;
+    if (!p.waitForFinished(240'000)) p.kill();
+    o.code = p.exitStatus() == QProcess::NormalExit ? p.exitCode() : -1;
+    o.out = p.readAllStandardOutput();
+    o.err = p.readAllStandardError();
+    if (o.code != 0 && o.code != 2) qDebug() << arguments << o.code << o.err;
+    return o;
+}
+
+QByteArray read(const QString& path) {
+    QFile f(path);
+    return f.open(QIODevice::ReadOnly) ? f.readAll() : QByteArray();
+}
+
+QString write(const QTemporaryDir& dir, const QString& name, const QByteArray& content) {
+    QFile f(dir.filePath(name));
+    if (!f.open(QIODevice::WriteOnly)) return {};
+    f.write(content);
+    return f.fileName();
+}
+
+QStringList entries(const QTemporaryDir& dir) {
+    return QDir(dir.path()).entryList(QDir::AllEntries | QDir::Hidden | QDir::NoDotAndDotDot);
+}
+
+const char* kWorkload = R"({"schema":1,"name":"small","model":"synthetic:tiny",
+    "adapters":["synthetic:boft:2:b=8,m=2","synthetic:lora:1:r=4"],"requests":12,"assignment":{"kind":"round_robin","include_base":true},
+    "prompt_tokens":{"kind":"uniform","min":5,"max":40},"output_tokens":{"kind":"fixed","value":6},
+    "slo":{"ttft_ms":100000},"engine":{"pool_bytes":33554432}})";
+
+}  // namespace
+
+class SpartanTest : public QObject {
+    Q_OBJECT
+private slots:
+    void version_and_help() {
+        const Output v = spartan_with({"--version"});
+        QCOMPARE(v.code, 0);
+        QVERIFY(QRegularExpression("^spartan \\d+\\.\\d+\\.\\d+ \\(\\w+\\)\n$").match(v.out).hasMatch());
+        const Output help = spartan_with({"--help"});
+        QCOMPARE(help.code, 0);
+        for (const char* command : {"inspect", "tokenize", "logits", "generate", "run", "bench", "compare", "export",
+                                    "make-adapters", "devices", "completion"}) {
+            QVERIFY2(help.out.contains(command), command);
+            const Output one = spartan_with({command, "--help"});
+            QCOMPARE(one.code, 0);
+            QVERIFY2(one.out.contains("Examples:"), command);
+            QVERIFY(one.err.isEmpty());
+        }
+    }
+
+    void bad_arguments_exit_with_2_data() {
+        QTest::addColumn<QStringList>("arguments");
+        const auto row = [](const QStringList& a) { QTest::newRow(qPrintable(a.join(' '))) << a; };
+        row({});
+        row({"nonsense"});
+        row({"serve"});
+        row({"verify", "--anything", "x"});
+        row({"merge"});
+        row({"simulate"});
+        row({"bench"});
+        row({"bench", "serve"});
+        row({"inspect"});
+        row({"inspect", "a", "b"});
+        row({"inspect", "a", "--nonsense"});
+        row({"tokenize", "--model", "synthetic:tiny"});
+        row({"tokenize", "--model", "synthetic:tiny", "--text", "a", "--file", "b"});
+        row({"logits", "--model", "synthetic:tiny"});
+        row({"logits", "--model", "m", "--prompts", "p", "--out", "o", "--greedy", "-1"});
+        row({"generate", "--model", "synthetic:tiny"});
+        row({"generate", "--model", "synthetic:tiny", "--prompt", "a", "--temperature", "nan"});
+        row({"generate", "--model", "synthetic:tiny", "--prompt", "a", "--temperature", "-1"});
+        row({"generate", "--model", "synthetic:tiny", "--prompt", "a", "--top-p", "0"});
+        row({"generate", "--model", "synthetic:tiny", "--prompt", "a", "--max-tokens", "many"});
+        row({"generate", "--model", "synthetic:tiny", "--prompt", "a", "--system", "s"});
+        row({"run"});
+        row({"run", "w.json", "--threads", "0"});
+        row({"devices", "--device", "gpu"});
+        row({"devices", "--dtype", "int8"});
+        row({"devices", "--seed", "-1"});
+        row({"compare", "one"});
+        row({"export", "one"});
+        row({"completion", "tcsh"});
+    }
+    void bad_arguments_exit_with_2() {
+        QFETCH(QStringList, arguments);
+        const Output o = spartan_with(arguments);
+        QCOMPARE(o.code, 2);
+        QVERIFY(o.out.isEmpty());
+        QVERIFY2(o.err.count('\n') >= 1 && o.err.count('\n') <= 2, o.err);
+    }
+
+    void devices_are_listed() {
+        const Output o = spartan_with({"devices", "--json"});
+        QCOMPARE(o.code, 0);
+        const Json d = o.json();
+        QCOMPARE(d["devices"][0]["id"].get<std::string>(), std::string("cpu"));
+        QVERIFY(d["devices"][0]["usable"].get<bool>());
+        QVERIFY(d["devices"][0]["threads"].get<int>() >= 1);
+        QVERIFY(d["devices"][0]["memory_bytes"].get<int64_t>() > 0);
+        QCOMPARE(d["devices"][1]["id"].get<std::string>(), std::string("cuda"));
+        QVERIFY(!d["devices"][1]["reason"].get<std::string>().empty());
+        QVERIFY(spartan_with({"devices"}).out.contains("threads"));
+    }
+
+    void unusable_devices_are_refused_with_the_reason() {
+        for (const char* device : {"cuda", "cuda:1"}) {
+            const Output o =
+                spartan_with({"generate", "--model", "synthetic:tiny", "--prompt", "a", "--device", device});
+            QCOMPARE(o.code, 1);
+            QVERIFY2(o.err.contains("no CUDA backend"), o.err);
+        }
+        const Output f16 = spartan_with({"--dtype", "f16", "generate", "--model", "synthetic:tiny", "--prompt", "a"});
+        QVERIFY(f16.code == 1 && f16.err.contains("f16"));
+    }
+
+    void inspect_tells_what_is_there() {
+        const Output model = spartan_with({"inspect", kGolden + "/llama-mha/model", "--json"});
+        QCOMPARE(model.code, 0);
+        QCOMPARE(model.json()["type"].get<std::string>(), std::string("model"));
+        QVERIFY(model.json()["problems"].empty());
+        const Output adapter = spartan_with({"inspect", kGolden + "/llama-mha/adapters/boft-b4-m3", "--json"});
+        QCOMPARE(adapter.code, 0);
+        const Json a = adapter.json();
+        QCOMPARE(a["kind"].get<std::string>(), std::string("boft"));
+        QCOMPARE(a["modules"][0]["b"].get<int>(), 4);
+        QCOMPARE(a["modules"][0]["m"].get<int>(), 3);
+        QVERIFY(spartan_with({"inspect", kGolden + "/llama-mha/adapters/boft-b4-m3"}).out.contains("boft"));
+        const Output missing = spartan_with({"inspect", "/nonexistent/model"});
+        QCOMPARE(missing.code, 1);
+        QCOMPARE(missing.err.count('\n'), 1);
+    }
+
+    void tokenize_goes_both_ways() {
+        const QTemporaryDir dir;
+        QCOMPARE(spartan_with({"tokenize", "--model", "synthetic:tiny", "--text", "Hi!", "--json"}).out,
+                 QByteArray("{\"ids\":[72,105,33]}\n"));
+        QCOMPARE(spartan_with({"tokenize", "--model", "synthetic:tiny", "--decode", "--text", "[72, 105]", "--json"})
+                     .json()["text"]
+                     .get<std::string>(),
+                 std::string("Hi"));
+        const QString bytes = write(dir, "f", QByteArray(" a\n\n"));
+        QCOMPARE(spartan_with({"tokenize", "--model", "synthetic:tiny", "--file", bytes, "--json"}).out,
+                 QByteArray("{\"ids\":[32,97,10,10]}\n"));
+        const QString empty = write(dir, "e", {});
+        QCOMPARE(spartan_with({"tokenize", "--model", "synthetic:tiny", "--file", empty, "--json"}).out,
+                 QByteArray("{\"ids\":[]}\n"));
+        QCOMPARE(spartan_with({"tokenize", "--model", "synthetic:tiny", "--text", "", "--json"}).out,
+                 QByteArray("{\"ids\":[]}\n"));
+        for (const char* bad : {"[1.5]", "[-1]", "{}", "[1", "[99999999999]"}) {
+            const Output o = spartan_with({"tokenize", "--model", "synthetic:tiny", "--decode", "--text", bad});
+            QCOMPARE(o.code, 1);
+            QVERIFY(o.out.isEmpty());
+        }
+        // A folder with nothing but tokenizer.json will do.
+        const QString family = QDir(kGolden + "/tokenizers").entryList(QDir::Dirs | QDir::NoDotAndDotDot).value(0);
+        QVERIFY(!family.isEmpty());
+        QCOMPARE(spartan_with({"tokenize", "--model", kGolden + "/tokenizers/" + family, "--text", "word"}).code, 0);
+    }
+
+    void logits_match_the_oracle_data() {
+        QTest::addColumn<QString>("name");
+        for (const char* name : {"llama-mha", "llama-gqa-tied", "qwen2"}) QTest::newRow(name) << name;
+    }
+    void logits_match_the_oracle() {
+        QFETCH(QString, name);
+        const QTemporaryDir dir;
+        const QString base = kGolden + "/" + name, out = dir.filePath("o.safetensors");
+        QStringList arguments{
+            "logits", "--model", base + "/model", "--dtype", "f32", "--prompts", base + "/prompts.json",
+            "--out",  out,       "--greedy",      "16"};
+        for (const QString& a : QDir(base + "/adapters").entryList(QDir::Dirs | QDir::NoDotAndDotDot))
+            arguments << "--adapter" << a + "=" + base + "/adapters/" + a;
+        const Output o = spartan_with(arguments);
+        QCOMPARE(o.code, 0);
+        QVERIFY(o.out.isEmpty());
+        const auto ours = spartan::SafetensorsFile::open(out.toStdString());
+        const auto oracle = spartan::SafetensorsFile::open((base + "/expected.safetensors").toStdString());
+        QVERIFY(ours && oracle);
+        int compared = 0;
+        for (const auto& expected : (*oracle)->entries()) {
+            if (expected.name.rfind("bf16_error", 0) == 0) continue;
+            const auto* mine = (*ours)->find(expected.name);
+            QVERIFY2(mine && mine->shape == expected.shape && std::string(mine->dtype) == expected.dtype,
+                     expected.name.c_str());
+            ++compared;
+            if (expected.name.rfind("greedy", 0) == 0) {
+                std::vector<int64_t> a(16), b(16);
+                QVERIFY(bool((*ours)->file()->read(mine->begin, a.data(), mine->bytes)));
+                QVERIFY(bool((*oracle)->file()->read(expected.begin, b.data(), expected.bytes)));
+                QVERIFY2(a == b, expected.name.c_str());
+                continue;
+            }
+            std::vector<float> a(size_t(mine->elements())), b(a.size());
+            QVERIFY(bool((*ours)->read_floats(*mine, 0, mine->elements(), a.data())));
+            QVERIFY(bool((*oracle)->read_floats(expected, 0, expected.elements(), b.data())));
+            float largest = 0, error = 0;
+            for (size_t i = 0; i < a.size(); ++i) {
+                largest = std::max(largest, std::abs(b[i]));
+                error = std::max(error, std::abs(a[i] - b[i]));
+            }
+            QVERIFY2(error <= 1e-4f * largest, expected.name.c_str());
+        }
+        QVERIFY(compared > 10);
+    }
+
+    void bad_prompts_leave_no_file_data() {
+        QTest::addColumn<QByteArray>("prompts");
+        QTest::addColumn<QString>("says");
+        const auto row = [](const char* text, const char* says) { QTest::newRow(text) << QByteArray(text) << says; };
+        row(R"({"prompts":[]})", "at least one");
+        row(R"({})", "prompts");
+        row(R"({"prompts":[{"ids":[1]}],"x":1})", "unknown key");
+        row(R"({"prompts":[{"ids":[1],"text":"a"}]})", "exactly one");
+        row(R"({"prompts":[{"adapter":null}]})", "exactly one");
+        row(R"({"prompts":[{"ids":[]}]})", "at least one");
+        row(R"({"prompts":[{"ids":[1,99999]}]})", "prompts[0].ids[1]");
+        row(R"({"prompts":[{"ids":[-1]}]})", "prompts[0].ids[0]");
+        row(R"({"prompts":[{"ids":[1.5]}]})", "prompts[0].ids[0]");
+        row(R"({"prompts":[{"ids":[1]},{"ids":[1],"adapter":"ghost"}]})", "prompts[1].adapter");
+        row(R"({"prompts":[{"ids":[1],"adapter":7}]})", "prompts[0].adapter");
+        row(R"({"prompts":[{"ids":[1],"ids":[2]}]})", "twice");
+        row(R"({"prompts":[{"ids":[1]})", "line 1");
+    }
+    void bad_prompts_leave_no_file() {
+        QFETCH(QByteArray, prompts);
+        QFETCH(QString, says);
+        const QTemporaryDir dir;
+        const QString file = write(dir, "p.json", prompts);
+        const Output o =
+            spartan_with({"logits", "--model", "synthetic:tiny", "--prompts", file, "--out", dir.filePath("o")});
+        QCOMPARE(o.code, 1);
+        QCOMPARE(o.err.count('\n'), 1);
+        QVERIFY2(o.err.contains("p.json") && o.err.contains(says.toUtf8()), o.err);
+        QCOMPARE(entries(dir), QStringList{"p.json"});
+    }
+
+    void generate_answers() {
+        const QTemporaryDir dir;
+        const QStringList base{"generate", "--model", "synthetic:tiny", "--ignore-eos", "--max-tokens", "8"};
+        const Output o = spartan_with(base + QStringList{"--prompt", "Hello", "--json"});
+        QCOMPARE(o.code, 0);
+        const Json r = o.json()["results"][0];
+        QCOMPARE(r["ids"].size(), size_t(8));
+        QCOMPARE(r["output_tokens"].get<int>(), 8);
+        QCOMPARE(r["prompt_tokens"].get<int>(), 5);
+        QCOMPARE(r["finish"].get<std::string>(), std::string("length"));
+        QVERIFY(r["adapter"].is_null());
+        QCOMPARE(
+            spartan_with(base + QStringList{"--prompt", "-", "--json"}, "Hello").json()["results"][0]["ids"].dump(),
+            r["ids"].dump());
+        const Output text = spartan_with(base + QStringList{"--prompt", "Hello"});
+        QCOMPARE(text.out, QByteArray::fromStdString(r["text"].get<std::string>() + "\n"));
+        const QStringList warm{"--temperature", "1.5", "--prompt", "Hello", "--json"};
+        const auto ids = [&](const QStringList& more) {
+            return spartan_with(base + warm + more).json()["results"][0]["ids"].dump();
+        };
+        QCOMPARE(ids({"--seed", "5"}), ids({"--seed", "5"}));
+        QVERIFY(ids({"--seed", "5"}) != ids({"--seed", "6"}));
+
+        const QStringList adapters{"--adapter", "synthetic:boft:1:b=8,m=2", "--adapter", "synthetic:lora:1:r=4"};
+        const QString prompts = write(dir, "p.json", R"({"prompts":[{"text":"Hello"},
+            {"text":"Hello","adapter":"boft-b8-m2-0000"},{"ids":[72],"adapter":"lora-r4-0001"}]})");
+        const Output many = spartan_with(base + adapters + QStringList{"--prompts", prompts, "--json"});
+        QCOMPARE(many.code, 0);
+        QCOMPARE(many.json()["results"].size(), size_t(3));
+        QCOMPARE(many.json()["results"][0]["ids"].dump(), r["ids"].dump());
+        const Output one =
+            spartan_with(base + adapters + QStringList{"--use", "boft-b8-m2-0000", "--prompt", "Hello", "--json"});
+        QCOMPARE(one.json()["results"][0]["ids"].dump(), many.json()["results"][1]["ids"].dump());
+        const Output shown = spartan_with(base + adapters + QStringList{"--prompts", prompts});
+        QVERIFY(shown.out.contains("[1] boft-b8-m2-0000\n"));
+        const Output ghost = spartan_with(base + adapters + QStringList{"--use", "ghost", "--prompt", "Hello"});
+        QVERIFY(ghost.code == 1 && ghost.err.contains("ghost"));
+    }
+
+    void generate_stops_where_it_is_told() {
+        const QStringList base{"generate",     "--model", "synthetic:tiny", "--ignore-eos",
+                               "--max-tokens", "24",      "--prompt",       "Hello"};
+        const std::string all =
+            spartan_with(base + QStringList{"--json"}).json()["results"][0]["text"].get<std::string>();
+        QString text = QString::fromStdString(all), stop;
+        for (const QChar c : text)
+            if (c.isLetterOrNumber() && text.indexOf(c) > 0) {
+                stop = c;
+                break;
+            }
+        if (stop.isEmpty()) QSKIP("the random model wrote nothing to stop at");
+        const Output o = spartan_with(base + QStringList{"--stop", stop, "--json"});
+        const Json r = o.json()["results"][0];
+        QCOMPARE(r["finish"].get<std::string>(), std::string("stop"));
+        QCOMPARE(QString::fromStdString(r["text"].get<std::string>()), text.left(text.indexOf(stop)));
+        QCOMPARE(spartan_with(base + QStringList{"--stop", stop}).out, text.left(text.indexOf(stop)).toUtf8() + "\n");
+    }
+
+    void a_workload_runs_records_exports_and_compares() {
+        const QTemporaryDir dir;
+        const QString w = write(dir, "w.json", kWorkload), run = dir.filePath("a.wbrun"),
+                      again = dir.filePath("b.wbrun");
+        const Output o = spartan_with({"run", w, "--out", run, "--json", "--set", "warmup=3", "--set", "repeats=2"});
+        QCOMPARE(o.code, 0);
+        const Json d = o.json();
+        for (const char* key : {"requests",
+                                "completed",
+                                "failed",
+                                "duration_s",
+                                "prompt_tokens",
+                                "output_tokens",
+                                "request_throughput",
+                                "output_throughput",
+                                "total_throughput",
+                                "ttft_ms",
+                                "itl_ms",
+                                "tpot_ms",
+                                "e2e_ms",
+                                "queue_ms",
+                                "goodput",
+                                "attainment",
+                                "adapters",
+                                "pool",
+                                "device",
+                                "engine",
+                                "workload",
+                                "per_adapter",
+                                "repeats",
+                                "intervals"})
+            QVERIFY2(d.contains(key), key);
+        QCOMPARE(d["requests"].get<int>(), 24);
+        QCOMPARE(d["completed"].get<int>(), 24);
+        QCOMPARE(d["output_tokens"].get<int>(), 24 * 6);
+        QCOMPARE(d["itl_ms"]["n"].get<int>(), 24 * 5);
+        QCOMPARE(d["attainment"].get<double>(), 1.0);
+        QCOMPARE(d["adapters"]["registered"].get<int>(), 3);
+        QCOMPARE(d["adapters"]["used"].get<int>(), 3);
+        QCOMPARE(d["per_adapter"].size(), size_t(4));
+        QCOMPARE(d["repeats"].size(), size_t(2));
+        QCOMPARE(d["workload"]["name"].get<std::string>(), std::string("small"));
+        QVERIFY(d["ttft_ms"]["p50"].get<double>() > 0);
+
+        for (const char* file : {"run.json", "steps.jsonl", "requests.jsonl", "tokens.jsonl"})
+            QVERIFY(QFile::exists(run + "/" + file));
+        const Json header = *spartan::parse_json(read(run + "/run.json").toStdString(), "run.json");
+        QVERIFY(header["complete"].get<bool>());
+        QCOMPARE(header["totals"].dump(), d.dump());
+        QCOMPARE(header["command"][1].get<std::string>(), std::string("run"));
+
+        const Output exported = spartan_with(
+            {"export", run, "--json", "-", "--csv", dir.filePath("o.csv"), "--html", dir.filePath("o.html")});
+        QCOMPARE(exported.code, 0);
+        QCOMPARE(exported.json().dump(), d.dump());
+        QCOMPARE(read(dir.filePath("o.csv")).count('\n'), 25);
+        QVERIFY(read(dir.filePath("o.html")).startsWith("<!doctype html>"));
+
+        QCOMPARE(spartan_with({"run", w, "--out", again, "--seed", "7"}).code, 0);
+        const Output compared = spartan_with({"compare", run, again, "--json"});
+        QCOMPARE(compared.code, 0);
+        QCOMPARE(compared.json()["runs"].size(), size_t(2));
+        QVERIFY(compared.json().contains("differences"));
+        QVERIFY(spartan_with({"compare", run, again}).out.contains("request_throughput"));
+        QCOMPARE(spartan_with({"compare", run, again, "--html", dir.filePath("c.html")}).code, 0);
+        QVERIFY(read(dir.filePath("c.html")).contains("workload.seed"));
+
+        const QByteArray before = read(run + "/run.json");
+        const Output refused = spartan_with({"run", w, "--out", run});
+        QVERIFY(refused.code == 1 && refused.err.contains("not empty"));
+        QCOMPARE(read(run + "/run.json"), before);
+    }
+
+    void failed_requests_are_counted_and_named() {
+        const QTemporaryDir dir;
+        const QString w = write(dir, "w.json", kWorkload);
+        const QString trace = write(dir, "t.csv",
+                                    "request_id,arrival_s,adapter,prompt_tokens,output_tokens\nfine,0,,8,4\n"
+                                    "toolong,0,,900000,4\nalso,0.01,boft-b8-m2-0000,8,4\n");
+        const QString t =
+            write(dir, "t.json",
+                  R"({"schema":1,"model":"synthetic:tiny","adapters":["synthetic:boft:1:b=8,m=2"],"trace":"t.csv"})");
+        const Output o = spartan_with({"run", t, "--json"});
+        QCOMPARE(o.code, 0);
+        QCOMPARE(o.json()["failed"].get<int>(), 1);
+        QCOMPARE(o.json()["completed"].get<int>(), 2);
+        QVERIFY2(o.err.contains("toolong"), o.err);
+        write(dir, "t.csv", "request_id,arrival_s,adapter,prompt_tokens,output_tokens\ntoolong,0,,900000,4\n");
+        const Output none = spartan_with({"run", t, "--json"});
+        QCOMPARE(none.code, 1);
+        QVERIFY2(none.err.contains("no request completed"), none.err);
+    }
+
+    void refusals_create_nothing() {
+        const QTemporaryDir dir;
+        const QString w = write(dir, "w.json", kWorkload), out = dir.filePath("out");
+        const QString bad = write(dir, "bad.json", R"({"schema":1,"model":"synthetic:tiny","trace":"t.csv"})");
+        write(dir, "t.csv", "request_id,arrival_s,adapter,prompt_tokens,output_tokens\nr,0,,8,4\nr2,-1,,8,4\n");
+        const QStringList before = entries(dir);
+        const QList<QStringList> refused{
+            {"run", w, "--out", out, "--set", "requests=0"},
+            {"run", w, "--out", out, "--set", "model=/nonexistent"},
+            {"run", w, "--out", out, "--set", "adapters=[\"synthetic:boft:1:b=7,m=2\"]"},
+            {"run", w, "--out", out, "--set", "engine.scheduler=vtc"},
+            {"run", w, "--out", out, "--set", "engine.pool_bytes=4096"},
+            {"run", w, "--out", out, "--device", "cuda"},
+            {"run", bad, "--out", out},
+            {"run", dir.filePath("none.json"), "--out", out},
+            {"run", w, "--out", w},
+            {"make-adapters", "--model", "synthetic:tiny", "--spec", "synthetic:boft:1:b=7,m=2", "--out", out},
+            {"make-adapters", "--model", "synthetic:tiny", "--spec", "nonsense", "--out", out},
+            {"make-adapters", "--model", "/nonexistent", "--spec", "synthetic:lora:1:r=4", "--out", out},
+            {"export", dir.filePath("none"), "--csv", out},
+            {"compare", dir.filePath("none"), dir.filePath("none"), "--html", out},
+            {"logits", "--model", "synthetic:tiny", "--prompts", dir.filePath("none"), "--out", out},
+        };
+        for (const QStringList& arguments : refused) {
+            const Output o = spartan_with(arguments);
+            QVERIFY2(o.code == 1, qPrintable(arguments.join(' ') + QString::number(o.code)));
+            QVERIFY2(o.err.count('\n') == 1, o.err);
+            QVERIFY(o.out.isEmpty());
+            QVERIFY2(entries(dir) == before, qPrintable(arguments.join(' ')));
+        }
+    }
+
+    void adapters_are_made_and_used() {
+        const QTemporaryDir dir;
+        const QString out = dir.filePath("adapters");
+        const Output o =
+            spartan_with({"make-adapters", "--model", "synthetic:tiny", "--spec", "synthetic:boft:2:b=8,m=2,b=16,m=1",
+                          "--spec", "synthetic:lora:1:r=4", "--out", out, "--seed", "9"});
+        QCOMPARE(o.code, 0);
+        QCOMPARE(QDir(out).entryList(QDir::Dirs | QDir::NoDotAndDotDot),
+                 (QStringList{"boft-b16-m1-0001", "boft-b8-m2-0000", "lora-r4-0002"}));
+        QCOMPARE(spartan_with({"inspect", out + "/lora-r4-0002", "--json"}).json()["kind"].get<std::string>(),
+                 std::string("lora"));
+        const QStringList base{"generate", "--model", "synthetic:tiny", "--ignore-eos", "--max-tokens", "6",
+                               "--seed",   "9",       "--prompt",       "Hello",        "--json"};
+        const Output made = spartan_with(base + QStringList{"--adapter", "x=" + out + "/boft-b8-m2-0000"});
+        const Output direct = spartan_with(
+            base + QStringList{"--adapter", "synthetic:boft:2:b=8,m=2,b=16,m=1", "--use", "boft-b8-m2-0000"});
+        QCOMPARE(made.code, 0);
+        QCOMPARE(made.json()["results"][0]["ids"].dump(), direct.json()["results"][0]["ids"].dump());
+        const Output twice = spartan_with(
+            {"make-adapters", "--model", "synthetic:tiny", "--spec", "synthetic:lora:1:r=4", "--out", out});
+        QVERIFY(twice.code == 1 && twice.err.contains("not empty"));
+        QCOMPARE(entries(dir), QStringList{"adapters"});
+    }
+
+    void interrupting_keeps_what_is_recorded() {
+        const QTemporaryDir dir;
+        const QString w = write(dir, "w.json", kWorkload), out = dir.filePath("r.wbrun");
+        QProcess p;
+        p.start(BUILD_DIR "/app/spartan", {"run", w, "--out", out, "--json", "--set", "requests=100000", "--set",
+                                           "arrival.kind=constant", "--set", "arrival.rate=50"});
+        QVERIFY(p.waitForStarted());
+        QTRY_VERIFY_WITH_TIMEOUT(QFileInfo(out + "/steps.jsonl").size() > 0, 60'000);
+        ::kill(pid_t(p.processId()), SIGINT);
+        QVERIFY(p.waitForFinished(30'000));
+        QCOMPARE(p.exitCode(), 130);
+        const Json d = *spartan::parse_json(p.readAllStandardOutput().toStdString(), "stdout");
+        QVERIFY(d["completed"].get<int>() > 0);
+        const Json header = *spartan::parse_json(read(out + "/run.json").toStdString(), "run.json");
+        QVERIFY(!header["complete"].get<bool>());
+        const Output exported = spartan_with({"export", out, "--json", "-"});
+        QCOMPARE(exported.code, 0);
+        QCOMPARE(exported.json()["completed"].get<int>(), d["completed"].get<int>());
+    }
+
+    void a_killed_run_can_be_read() {
+        const QTemporaryDir dir;
+        const QString w = write(dir, "w.json", kWorkload), out = dir.filePath("r.wbrun");
+        QProcess p;
+        p.start(BUILD_DIR "/app/spartan", {"run", w, "--out", out, "--set", "requests=100000", "--set",
+                                           "arrival.kind=constant", "--set", "arrival.rate=50"});
+        QTRY_VERIFY_WITH_TIMEOUT(QFileInfo(out + "/steps.jsonl").size() > 0, 60'000);
+        p.kill();
+        p.waitForFinished();
+        QCOMPARE(spartan_with({"export", out, "--csv", dir.filePath("o.csv"), "--html", dir.filePath("o.html")}).code,
+                 0);
+    }
+
+    void a_full_standard_output_is_reported() {
+        const Output o = spartan_with({"devices", "--json"}, {}, "/dev/full");
+        QCOMPARE(o.code, 1);
+        QVERIFY2(o.err.contains("standard output"), o.err);
+    }
+
+    void completion_scripts_are_valid() {
+        for (const char* shell : {"bash", "zsh", "fish"}) {
+            const Output o = spartan_with({"completion", shell});
+            QCOMPARE(o.code, 0);
+            QVERIFY(o.out.contains("make-adapters") && !o.out.contains("simulate"));
+            if (QByteArray(shell) != "bash") continue;
+            QProcess bash;
+            bash.start(
+                "bash",
+                {"-c",
+                 "source /dev/stdin && COMP_WORDS=(spartan run --s) COMP_CWORD=2 && _spartan && echo ${COMPREPLY[@]}"});
+            bash.write(o.out);
+            bash.closeWriteChannel();
+            bash.waitForFinished();
+            QCOMPARE(bash.exitCode(), 0);
+            QCOMPARE(bash.readAllStandardOutput(), QByteArray("--set --seed\n"));
+        }
+    }
+
+    void bench_load_measures() {
+        const Output o = spartan_with({"bench", "load", "--model", "synthetic:tiny", "--repeats", "1", "--json"});
+        QCOMPARE(o.code, 0);
+        QVERIFY(o.json()["load"]["best_s"].get<double>() > 0);
+        QVERIFY(o.json()["load"]["peak_memory_bytes"].get<int64_t>() > 0);
+    }
+};
+
+QTEST_GUILESS_MAIN(SpartanTest)
+#include "spartan_test.moc"
