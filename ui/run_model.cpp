@@ -130,7 +130,7 @@ void RunModel::takeSummary(const StepRecord& r) {
     one.transient_pages_max = s.pool.transient_pages;
     addTo(binAt(s.end_us).totals, one);
 
-    steps_.push_back(std::move(s));
+    steps_.push_back(s);
     if (steps_.size() > limits_.steps) steps_.pop_front();
 }
 

@@ -16,8 +16,9 @@ constexpr double kMaxAlpha = 1e9;
 
 // A value that says "not used": what a key that this program does not know may hold.
 bool is_unset(const Json& value) {
-    return value.is_null() || value == false ||
-           ((value.is_string() || value.is_array() || value.is_object()) && value.empty());
+    if (value.is_string()) return value.get_ref<const std::string&>().empty();
+    if (value.is_array() || value.is_object()) return value.empty();
+    return value.is_null() || value == false;
 }
 
 struct Refused {

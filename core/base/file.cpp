@@ -167,7 +167,7 @@ Result<void> write_file_atomically(const std::string& path, std::string_view con
             return Error{path, "", "cannot write: " + reason(errno), ""};
         return {};
     };
-    const Result<void> written = finish();
+    Result<void> written = finish();
     if (!written) {
         ::unlink(temporary.c_str());
         return written;

@@ -61,10 +61,12 @@ private:
         if (auto try_result_ = (expr); !try_result_) return try_result_.error(); \
     } while (0)
 
+// NOLINTBEGIN(bugprone-macro-parentheses): a declared name cannot stand in parentheses.
 // Declares `name` as the value of `expr`, or leaves the calling function with its error.
 #define TRY_ASSIGN(name, expr)                          \
     auto name##_result_ = (expr);                       \
     if (!name##_result_) return name##_result_.error(); \
     auto& name = *name##_result_
+// NOLINTEND(bugprone-macro-parentheses)
 
 }  // namespace spartan

@@ -29,7 +29,7 @@ public:
     T integer() {
         const Json* v = next();
         if (!v) return T{};
-        using Raw = std::conditional_t<std::is_enum_v<T>, std::underlying_type<T>, std::type_identity<T>>::type;
+        using Raw = typename std::conditional_t<std::is_enum_v<T>, std::underlying_type<T>, std::type_identity<T>>::type;
         const bool fits = v->is_number_unsigned() ? v->get<uint64_t>() <= uint64_t(std::numeric_limits<Raw>::max())
                           : v->is_number_integer()
                               ? v->get<int64_t>() >= int64_t(std::numeric_limits<Raw>::min()) && std::is_signed_v<Raw>
@@ -161,7 +161,8 @@ Json step_to_json(const StepRecord& s) {
     for (const PageChange& c : s.page_changes) changes.push_back({c.first, c.count, word(kOwner, c.owner), c.id});
     for (const WaitCount& w : s.waiting_for) waits.push_back({word(kWait, w.reason), w.requests, w.pages_short});
     for (const Arrival& a : s.arrivals)
-        arrivals.push_back({uint64_t(a.request), uint32_t(a.adapter), a.arrival_us, a.prompt_tokens, a.max_tokens});
+        arrivals.push_back(
+            {uint64_t(a.request), uint32_t(a.adapter), a.arrival_us, a.prompt_tokens, a.max_tokens, a.warmup});
     for (const AdapterEvent& e : s.adapter_events)
         events.push_back({uint32_t(e.adapter), word(kEvent, e.kind), e.bytes, e.us});
     for (const RequestRecord& r : s.finished) finished.push_back(uint64_t(r.id));
@@ -229,13 +230,14 @@ Result<StepRecord> step_from_json(const Json& json, const std::string& file) {
         w.pages_short = c.integer<int32_t>();
         return w;
     });
-    read_list(f, "arrivals", 5, s.arrivals, [](Cells& c) {
+    read_list(f, "arrivals", 6, s.arrivals, [](Cells& c) {
         Arrival a;
         a.request = c.integer<RequestId>();
         a.adapter = c.integer<AdapterId>();
         a.arrival_us = c.integer<int64_t>();
         a.prompt_tokens = c.integer<int32_t>();
         a.max_tokens = c.integer<int32_t>();
+        a.warmup = c.boolean();
         return a;
     });
     read_ids(f, "preempted", s.preempted);

@@ -1,0 +1,82 @@
+// What the window's tests share: settings and folders of their own, a window, and a watch over the event loop.
+#pragma once
+
+#include "ui/main_window.h"
+#include "ui/session.h"
+#include "ui/theme.h"
+
+#include <QApplication>
+#include <QElapsedTimer>
+#include <QSettings>
+#include <QStandardPaths>
+#include <QTemporaryDir>
+#include <QTest>
+#include <QTimer>
+
+#include <algorithm>
+
+namespace spartan {
+
+// Before the QApplication: nothing of the person who runs the tests is read or written.
+class OwnHome {
+public:
+    OwnHome() {
+        qputenv("XDG_CONFIG_HOME", folder_.path().toUtf8() + "/config");
+        qputenv("XDG_DATA_HOME", folder_.path().toUtf8() + "/data");
+        qputenv("XDG_CACHE_HOME", folder_.path().toUtf8() + "/cache");
+        qputenv("XDG_RUNTIME_DIR", folder_.path().toUtf8());
+        qputenv("QT_QPA_PLATFORM", "offscreen");
+        QStandardPaths::setTestModeEnabled(true);
+        QSettings::setPath(QSettings::NativeFormat, QSettings::UserScope, folder_.path() + QStringLiteral("/config"));
+    }
+    QString path(const QString& name) const { return folder_.path() + QLatin1Char('/') + name; }
+
+private:
+    QTemporaryDir folder_;
+};
+
+// The longest time that the event loop did not come round.
+class Heartbeat {
+public:
+    Heartbeat() {
+        timer_.setInterval(2);
+        timer_.setTimerType(Qt::PreciseTimer);
+        QObject::connect(&timer_, &QTimer::timeout, &timer_, [this] { worst_ = std::max(worst_, clock_.restart()); });
+        clock_.start();
+        timer_.start();
+    }
+    qint64 worstMs() const { return std::max(worst_, clock_.elapsed()); }
+    void restart() {
+        worst_ = 0;
+        clock_.restart();
+    }
+
+private:
+    QTimer timer_;
+    QElapsedTimer clock_;
+    qint64 worst_ = 0;
+};
+
+struct Window {
+    explicit Window(QSize size = {1600, 1000}) : theme(*qApp), window(theme, session) {
+        theme.set(ThemeMode::dark, 100);
+        window.setAsksBeforeClosing(false);
+        window.resize(size);
+        window.show();
+        (void)QTest::qWaitForWindowExposed(&window);
+    }
+    Theme theme;
+    Session session;
+    MainWindow window;
+};
+
+}  // namespace spartan
+
+// Like QTEST_MAIN, with a home of its own from the first moment.
+#define SPARTAN_UI_TEST_MAIN(Test)              \
+    int main(int argc, char** argv) {           \
+        const spartan::OwnHome home;            \
+        QApplication app(argc, argv);           \
+        Test test(home);                        \
+        return QTest::qExec(&test, argc, argv); \
+    }

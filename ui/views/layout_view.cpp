@@ -1,0 +1,179 @@
+#include "ui/views/layout_view.h"
+
+#include "ui/text.h"
+#include "ui/time_controller.h"
+
+#include <QComboBox>
+#include <QHBoxLayout>
+#include <QScrollArea>
+#include <QSlider>
+#include <QSpinBox>
+
+#include <algorithm>
+#include <bit>
+#include <set>
+
+namespace spartan {
+
+namespace {
+constexpr int kSmallestCellLog2 = 2, kLargestCellLog2 = 6;  // 4 … 64
+}
+
+LayoutView::LayoutView(const ViewContext& context, QWidget* parent)
+    : Panel(QStringLiteral("layout"), tr("Layout"), parent), context_(context) {
+    canvas_ = new LayoutCanvas;
+    scroll_ = new QScrollArea;
+    scroll_->setWidget(canvas_);
+    scroll_->setWidgetResizable(true);
+    scroll_->setFrameShape(QFrame::NoFrame);
+    scroll_->setHorizontalScrollBarPolicy(Qt::ScrollBarAsNeeded);
+    setBody(scroll_);
+
+    projection_ = new QComboBox;
+    for (int p = 0; p < kNumProjections; ++p) projection_->addItem(QString::fromLatin1(name_of(Projection(p))));
+    projection_->setToolTip(plainTooltip(tr("Linear layer whose adapter parts are drawn")));
+    layer_ = new QSpinBox;
+    layer_->setPrefix(tr("layer "));
+    layer_->setToolTip(plainTooltip(tr("Decoder layer, from 0")));
+    convention_ = new QComboBox;
+    convention_->addItems({tr("PEFT order"), tr("paper order")});
+    convention_->setToolTip(
+        plainTooltip(tr("PEFT pairs half blocks in factor 1 and later; the paper's figure pairs whole "
+                        "blocks. Adapters hold PEFT's.")));
+    cell_ = new QSlider(Qt::Horizontal);
+    cell_->setRange(kSmallestCellLog2, kLargestCellLog2);
+    cell_->setPageStep(1);
+    cell_->setValue(3);
+    cell_->setFixedWidth(80);
+    cell_->setToolTip(
+        plainTooltip(tr("Common block size, 4 to 64 features: what the paper's unified layout would use. Only "
+                        "the drawing changes.")));
+    cell_->setAccessibleName(tr("Common block size"));
+    cell_label_ = new FigureLabel;
+    for (QWidget* w : std::initializer_list<QWidget*>{projection_, layer_, convention_, cell_label_, cell_})
+        headerControls()->addWidget(w);
+    connect(cell_, &QSlider::sliderMoved, this, [this] { cell_chosen_ = true; });
+    connect(cell_, &QSlider::actionTriggered, this, [this] { cell_chosen_ = true; });
+    for (QComboBox* box : {projection_, convention_})
+        connect(box, &QComboBox::currentIndexChanged, this, [this] { markDirty(); });
+    connect(layer_, &QSpinBox::valueChanged, this, [this] { markDirty(); });
+    connect(cell_, &QSlider::valueChanged, this, [this] { markDirty(); });
+    connect(canvas_, &LayoutCanvas::chosen, this,
+            [this](std::optional<AdapterId> adapter) { context_.selection.setAdapter(adapter); });
+    connect(&context_.selection, &Selection::changed, this,
+            [this] { canvas_->setSelected(context_.selection.adapter()); });
+    addExport({QStringLiteral("layout"), canvas_, [this] { return canvas_->csv(); },
+               [this] { return toQ(context_.model.header().name); }});
+}
+
+LayoutSettings LayoutView::settings() const {
+    return {int64_t(1) << cell_->value(),
+            convention_->currentIndex() == 0 ? BlockConvention::peft : BlockConvention::paper};
+}
+
+// The batch of the step, in its order; when its record is no longer in memory, every adapter of the run.
+std::vector<AdapterId> LayoutView::adaptersOf(const RunModel& model, int64_t step) const {
+    std::vector<AdapterId> ids;
+    std::set<AdapterId> seen;
+    if (const StepRecordPtr record = model.record(step)) {
+        for (const StepRow& row : record->rows)
+            if (row.adapter != AdapterId::base && seen.insert(row.adapter).second) ids.push_back(row.adapter);
+    } else {
+        for (const RunAdapter& adapter : model.header().adapters) ids.push_back(adapter.id);
+    }
+    return ids;
+}
+
+LayoutRow LayoutView::rowOf(const RunModel& model, AdapterId id) const {
+    LayoutRow row;
+    row.id = id;
+    row.name = oneLine(model.adapterName(id), 64);
+    const RunAdapter* adapter = model.adapter(id);
+    if (!adapter) return row;
+    row.geometry = oneLine(adapter->geometry, 64);
+    row.orthogonality_error = adapter->orthogonality_error;
+    if (adapter->parts.empty()) {
+        row.problem = tr("structure not in this recording");
+        return row;
+    }
+    for (const AdapterPart& part : adapter->parts) {
+        if (part.layer != layer_->value() || int(part.projection) != projection_->currentIndex()) continue;
+        row.in = part.in;
+        row.out = part.out;
+        row.block_size = part.rotation >= 0 ? part.block_size : 0;
+        row.num_factors = part.num_factors;
+        row.group = part.group;
+        row.rank = part.a >= 0 ? part.rank : 0;
+    }
+    // factor_layout()'s own conditions, in words instead of an abort: a recording may hold anything.
+    if (row.block_size > 0) {
+        const int64_t widest = row.block_size << std::clamp<int64_t>(row.num_factors - 1, 0, 40);
+        if (row.num_factors < 1 || row.in <= 0 || row.in > (1 << 20) || row.in % widest != 0 || row.group < 1 ||
+            row.in % row.group != 0 || (row.num_factors > 1 && row.block_size % 2 != 0))
+            row.problem = tr("b=%1 does not divide %2").arg(row.block_size).arg(row.in);
+    }
+    return row;
+}
+
+void LayoutView::showExample() {
+    example_ = true;
+    LayoutRow small, large;
+    small.name = tr("adapter 1");
+    small.geometry = tr("BOFT b2 m3");
+    small.in = small.out = 8;
+    small.block_size = 2;
+    small.num_factors = 3;
+    small.group = 8;
+    large = small;
+    large.id = AdapterId(1);
+    large.name = tr("adapter 2");
+    large.geometry = tr("BOFT b4 m2");
+    large.block_size = 4;
+    large.num_factors = 2;
+    canvas_->setCaption(tr("An example, d = 8"));
+    canvas_->set({small, large}, {2, settings().convention});
+    cell_label_->setText(tr("common block 2"));
+    setTitle(tr("Layout"));
+    setFacts(tr("run a workload to see the batch"),
+             tr("Two adapters of different block size under one common block size, as in Figure 1 of the SpartanServe "
+                "paper: "
+                "columns are butterfly factors, the union is on top, what runs is folded at the right."));
+}
+
+void LayoutView::showStep(const RunModel& model, int64_t step) {
+    example_ = false;
+    canvas_->setCaption({});
+    if (model.header().config) layer_->setMaximum(int(std::max<int64_t>(0, model.header().config->num_layers - 1)));
+    std::vector<LayoutRow> rows;
+    std::vector<int64_t> sizes;
+    for (const AdapterId id : adaptersOf(model, step)) {
+        rows.push_back(rowOf(model, id));
+        if (rows.back().problem.isEmpty() && rows.back().block_size > 0) sizes.push_back(rows.back().block_size);
+    }
+    const int64_t common = common_block_size(sizes);
+    if (!cell_chosen_ && common > 0) {
+        const QSignalBlocker quiet(cell_);
+        cell_->setValue(std::clamp(int(std::bit_width(uint64_t(common))) - 1, kSmallestCellLog2, kLargestCellLog2));
+    }
+    std::set<int64_t> distinct(sizes.begin(), sizes.end());
+    QStringList names;
+    for (const int64_t b : distinct) names << QString::number(b);
+    setTitle(tr("Layout of step %1").arg(count(step)));
+    const auto batch = count(int64_t(rows.size()));
+    setFacts(
+        names.isEmpty()
+            ? tr("%1 adapters").arg(batch)
+            : tr("%1 adapters · b = %2 · greatest common %3").arg(batch, names.join(QStringLiteral(", "))).arg(common));
+    cell_label_->setText(tr("common block %1").arg(settings().cell));
+    canvas_->set(std::move(rows), settings());
+    canvas_->setSelected(context_.selection.adapter());
+}
+
+void LayoutView::refresh(const RunModel& model, const TimeController& time) {
+    if (model.empty() || model.header().adapters.empty())
+        showExample();
+    else
+        showStep(model, time.cursorStep());
+}
+
+}  // namespace spartan

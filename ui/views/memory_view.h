@@ -1,0 +1,73 @@
+// Memory: the pool's pages by owner, and all memory over time as a stack. Moving the cursor in time rewinds the map.
+#pragma once
+
+#include "ui/panel.h"
+#include "ui/run_model.h"
+#include "ui/views/time_plot.h"
+
+#include <array>
+
+namespace spartan {
+
+class PageGrid;
+
+// Base weights, workspace, adapters, transient and KV as a stack in MB, with the capacity as a dashed line.
+class MemoryTimeline : public TimePlot {
+    Q_OBJECT
+public:
+    explicit MemoryTimeline(const ViewContext& context, QWidget* parent = nullptr);
+    void update();
+    void restyle(const Colors& colors) override;
+
+private:
+    enum Layer { base, workspace, adapters, transient, kv, layers };
+    std::array<QCPGraph*, layers> stack_{};  // cumulative, the highest drawn first
+    QCPItemStraightLine* capacity_;
+    QCPItemText* capacity_text_;
+};
+
+class MemoryLegend : public QWidget {
+    Q_OBJECT
+public:
+    struct Entry {
+        QString name, figure;
+        QColor color;
+        bool hatched = false;
+    };
+    explicit MemoryLegend(QWidget* parent = nullptr) : QWidget(parent) {}
+    void set(std::vector<Entry> entries);
+    QSize sizeHint() const override;
+
+protected:
+    void paintEvent(QPaintEvent*) override;
+
+private:
+    std::vector<Entry> entries_;
+};
+
+class MemoryView : public Panel {
+    Q_OBJECT
+public:
+    explicit MemoryView(const ViewContext& context, QWidget* parent = nullptr);
+    void refresh(const RunModel& model, const TimeController& time) override;
+    PageGrid& grid() const { return *grid_; }
+    MemoryTimeline& timeline() const { return *timeline_; }
+    QString csv() const;  // page runs by owner at the cursor
+
+protected:
+    void styleChanged() override;
+
+private:
+    void showReadouts(const RunModel& model, const StepSummary* step);
+
+    ViewContext context_;
+    PageGrid* grid_;
+    MemoryLegend* legend_;
+    FigureLabel* readout_;
+    MemoryTimeline* timeline_;
+    uint64_t seen_model_ = 0;
+    int64_t seen_step_ = -2;
+    bool fetch_ = true;
+};
+
+}  // namespace spartan

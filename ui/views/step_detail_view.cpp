@@ -1,0 +1,224 @@
+#include "ui/views/step_detail_view.h"
+
+#include "ui/text.h"
+#include "ui/time_controller.h"
+#include "ui/views/steps_view.h"
+
+#include <QFontMetricsF>
+#include <QHeaderView>
+#include <QHelpEvent>
+#include <QPainter>
+#include <QTableView>
+#include <QToolTip>
+#include <QVBoxLayout>
+
+#include <algorithm>
+
+namespace spartan {
+
+void StepRowsModel::set(StepRecordPtr record, const RunModel& model) {
+    if (record == record_) return;
+    beginResetModel();
+    record_ = std::move(record);
+    names_.clear();
+    if (record_)
+        for (const StepRow& row : record_->rows) names_.push_back(oneLine(model.adapterName(row.adapter), 64));
+    endResetModel();
+}
+
+int StepRowsModel::rowCount(const QModelIndex& parent) const {
+    return parent.isValid() || !record_ ? 0 : int(record_->rows.size());
+}
+
+int StepRowsModel::columnCount(const QModelIndex& parent) const { return parent.isValid() ? 0 : columns; }
+
+QVariant StepRowsModel::data(const QModelIndex& index, int role) const {
+    if (!index.isValid()) return {};
+    const bool figure = index.column() != adapter && index.column() != phase && index.column() != finish;
+    if (role == Qt::TextAlignmentRole)
+        return QVariant(int(Qt::AlignVCenter | (figure ? Qt::AlignRight : Qt::AlignLeft)));
+    if (role != Qt::DisplayRole) return {};
+    const StepRow& row = record_->rows[size_t(index.row())];
+    switch (index.column()) {
+        case request:
+            return count(int64_t(row.request));
+        case adapter:
+            return names_[size_t(index.row())];
+        case phase:
+            return row.prefill ? tr("prefill") : tr("decode");
+        case tokens:
+            return count(row.num_tokens);
+        case context:
+            return count(row.context);
+        case token:
+            return row.token < 0 ? QStringLiteral("–") : count(row.token);
+        case finish:
+            return row.finish == FinishReason::none ? QString() : QString::fromLatin1(name_of(row.finish));
+        default:
+            return {};
+    }
+}
+
+QVariant StepRowsModel::headerData(int section, Qt::Orientation orientation, int role) const {
+    if (orientation != Qt::Horizontal) return {};
+    const QString names[] = {tr("request"), tr("adapter"),  tr("phase"), tr("tokens"),
+                             tr("context"), tr("token id"), tr("finish")};
+    const QString tips[] = {tr("Number of the request in this engine"),
+                            tr("Adapter of the row's request"),
+                            tr("prefill: prompt tokens are computed; decode: one token a step"),
+                            tr("Tokens of this request computed in the step"),
+                            tr("Tokens already in its KV before the step"),
+                            tr("Token that the step gave; – while its prompt is still being computed"),
+                            tr("Why the request ended with this step")};
+    if (role == Qt::DisplayRole) return names[section];
+    if (role == Qt::ToolTipRole) return plainTooltip(tips[section]);
+    return {};
+}
+
+void BarList::set(std::vector<Bar> bars) {
+    const bool resized = bars.size() != bars_.size();
+    bars_ = std::move(bars);
+    if (resized) updateGeometry();
+    update();
+}
+
+QSize BarList::sizeHint() const { return {px(320), int(bars_.size()) * px(24)}; }
+
+void BarList::paintEvent(QPaintEvent*) {
+    QPainter painter(this);
+    const Colors& c = colorsOf(this);
+    double most = 0;
+    for (const Bar& bar : bars_) most = std::max(most, bar.value);
+    const double label = px(130), note = px(150), figure = px(76);
+    const double room = std::max(8.0, width() - label - note - figure);
+    for (size_t i = 0; i < bars_.size(); ++i) {
+        const Bar& bar = bars_[i];
+        const QRectF row(0, double(i) * px(24), width(), px(24));
+        painter.setFont(uiFont(12));
+        painter.setPen(c.text);
+        const QFontMetricsF metrics(painter.font());
+        painter.drawText(QRectF(0, row.top(), label - px(8), row.height()), Qt::AlignLeft | Qt::AlignVCenter,
+                         metrics.elidedText(bar.label, Qt::ElideRight, label - px(8)));
+        painter.setFont(uiFont(11));
+        painter.setPen(c.faint);
+        painter.drawText(QRectF(label, row.top(), note - px(8), row.height()), Qt::AlignLeft | Qt::AlignVCenter,
+                         QFontMetricsF(painter.font()).elidedText(bar.note, Qt::ElideRight, note - px(8)));
+        const double length = most > 0 ? room * bar.value / most : 0;
+        painter.fillRect(QRectF(label + note, row.top() + px(5), length, row.height() - px(10)), bar.color);
+        painter.setPen(c.text);
+        painter.setFont(uiFont(12));
+        drawFigures(painter, QRectF(width() - figure, row.top(), figure, row.height()),
+                    Qt::AlignRight | Qt::AlignVCenter, bar.figure);
+    }
+}
+
+bool BarList::event(QEvent* event) {
+    if (event->type() != QEvent::ToolTip) return QWidget::event(event);
+    const auto* help = static_cast<QHelpEvent*>(event);
+    const size_t i = size_t(std::max(0, help->pos().y()) / px(24));
+    if (i < bars_.size() && !bars_[i].tooltip.isEmpty())
+        QToolTip::showText(help->globalPos(), plainTooltip(bars_[i].tooltip), this);
+    return true;
+}
+
+StepDetailView::StepDetailView(const ViewContext& context, QWidget* parent)
+    : Panel(QStringLiteral("step-detail"), tr("Step"), parent), context_(context) {
+    auto* body = new QWidget;
+    auto* column = new QVBoxLayout(body);
+    column->setContentsMargins(12, 8, 12, 8);
+    column->setSpacing(8);
+    phases_ = new BarList;
+    column->addWidget(phases_);
+    waiting_title_ = new FigureLabel;
+    waiting_title_->setMuted(false);
+    waiting_title_->setSize(12, 600);
+    column->addWidget(waiting_title_);
+    waiting_ = new BarList;
+    column->addWidget(waiting_);
+    rows_ = new StepRowsModel(this);
+    table_ = new QTableView;
+    table_->setModel(rows_);
+    table_->setSelectionBehavior(QAbstractItemView::SelectRows);
+    table_->setSelectionMode(QAbstractItemView::SingleSelection);
+    table_->setShowGrid(false);
+    table_->verticalHeader()->hide();
+    table_->horizontalHeader()->setStretchLastSection(true);
+    table_->setAccessibleName(tr("Rows of the step"));
+    column->addWidget(table_, 1);
+    setBody(body);
+    connect(table_->selectionModel(), &QItemSelectionModel::currentRowChanged, this, [this](const QModelIndex& index) {
+        const StepRecordPtr record = context_.model.record(shown_step_);
+        if (record && index.isValid() && size_t(index.row()) < record->rows.size())
+            context_.selection.setAdapter(record->rows[size_t(index.row())].adapter);
+    });
+    emptyState()->set(tr("No step chosen"), tr("Run a workload, then click a bar in Steps or press , and . to walk "
+                                               "through the steps."));
+    showEmpty(true);
+}
+
+void StepDetailView::showPhases(const StepSummary& s) {
+    const Colors& c = colorsOf(this);
+    std::vector<BarList::Bar> bars;
+    const auto bar = [&](const QString& label, int64_t us, const QString& note, const QColor& color,
+                         const QString& tip) {
+        bars.push_back({label, note, msText(double(us) / 1000), tip, double(us), color});
+    };
+    bar(tr("rotate"), s.times.rotate, {}, c.prefill, tr("Block rotations of the inputs (BOFT, OFT)"));
+    bar(tr("low rank"), s.times.lora, tr("adapters %1").arg(bytesText(s.bytes.adapters)), c.prefill,
+        tr("Low-rank products, gains and biases (LoRA, DoRA). The bytes are of all adapter parts that the step read."));
+    bar(tr("products"), s.times.products, tr("weights %1").arg(bytesText(s.bytes.weights)), blend(c.panel, c.ink, 0.6),
+        tr("Matrix products with the base model's layers. The bytes are of all base weights that the step read."));
+    bar(tr("attention"), s.times.attention, tr("KV %1").arg(bytesText(s.bytes.kv)), c.decode,
+        tr("Position embedding, KV write and attention"));
+    bar(tr("head"), s.times.head, {}, blend(c.panel, c.ink, 0.6), tr("Final norm and the product with the vocabulary"));
+    bar(tr("sample"), s.times.sample, {}, blend(c.panel, c.ink, 0.6), tr("Choosing the next tokens"));
+    bar(tr("other"), s.times.other, {}, blend(c.panel, c.ink, 0.6), tr("Embedding, norms, activations, residuals"));
+    bar(tr("schedule"), s.times.schedule, {}, blend(c.panel, c.ink, 0.6), tr("Admission, pages, building the batch"));
+    if (s.times.transfer > 0 || s.bytes.transfer > 0)
+        bar(tr("transfer"), s.times.transfer, bytesText(s.bytes.transfer), c.transfer,
+            tr("Adapters copied into the pool"));
+    if (s.times.publish_wait > 0)
+        bar(tr("record wait"), s.times.publish_wait, {}, c.error,
+            tr("The engine waited for a full ring of records before this step"));
+    phases_->set(std::move(bars));
+}
+
+void StepDetailView::showWaiting(const StepRecord& record, const StepSummary& step) {
+    const Colors& c = colorsOf(this);
+    std::vector<BarList::Bar> bars;
+    for (const WaitCount& wait : record.waiting_for) {
+        const QString note =
+            wait.reason == WaitReason::no_pages ? tr("%1 pages short").arg(count(wait.pages_short)) : QString();
+        const QColor color = wait.reason == WaitReason::no_pages          ? c.error
+                             : wait.reason == WaitReason::adapter_loading ? c.transfer
+                                                                          : blend(c.panel, c.ink, 0.6);
+        bars.push_back({QString::fromLatin1(name_of(wait.reason)).replace(QLatin1Char('_'), QLatin1Char(' ')),
+                        note,
+                        count(wait.requests),
+                        {},
+                        double(wait.requests),
+                        color});
+    }
+    waiting_title_->setText(step.waiting > 0 ? tr("Why are %1 requests waiting?").arg(count(step.waiting))
+                                             : tr("Nothing is waiting"));
+    waiting_->set(std::move(bars));
+}
+
+void StepDetailView::refresh(const RunModel& model, const TimeController& time) {
+    const StepSummary* step = model.summary(time.cursorStep());
+    showEmpty(!step);
+    if (!step) return setFacts({});
+    shown_step_ = step->step;
+    setTitle(tr("Step %1").arg(count(step->step)));
+    setFacts(tr("%1 · %2 rows · %3 adapters").arg(msText(step->ms()), count(step->rows), count(step->adapters)),
+             stepSentence(*step));
+    showPhases(*step);
+    const StepRecordPtr record = model.record(step->step);
+    rows_->set(record, model);
+    if (record)
+        showWaiting(*record, *step);
+    else
+        waiting_title_->setText(tr("The rows of this step are in the recording, no longer in memory"));
+}
+
+}  // namespace spartan

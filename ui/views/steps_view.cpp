@@ -1,0 +1,214 @@
+#include "ui/views/steps_view.h"
+
+#include "ui/text.h"
+#include "ui/time_controller.h"
+
+#include <QFontMetricsF>
+#include <QHelpEvent>
+#include <QKeyEvent>
+#include <QMouseEvent>
+#include <QPainter>
+#include <QToolTip>
+#include <QVBoxLayout>
+
+#include <algorithm>
+#include <cmath>
+
+namespace spartan {
+
+QString stepSentence(const StepSummary& s) {
+    return QObject::tr("step %1 · %2 · %3 rows, %4 adapters · %5 prefill, %6 decode, %7 padding tokens")
+        .arg(count(s.step), msText(s.ms()), count(s.rows), count(s.adapters), count(s.prefill_tokens),
+             count(s.decode_tokens), count(s.padding_tokens));
+}
+
+StepRibbon::StepRibbon(const ViewContext& context, QWidget* parent) : QWidget(parent), context_(context) {
+    setFocusPolicy(Qt::StrongFocus);
+    setMinimumHeight(60);
+    setAccessibleName(tr("Steps"));
+    setAccessibleDescription(
+        tr("Left and Right choose a step; Home follows the newest; the wheel moves, with Ctrl it "
+           "widens the bars."));
+}
+
+double StepRibbon::barWidth() const { return bar_ * interfaceScale(); }
+int StepRibbon::visibleBars() const { return std::max(1, int(width() / barWidth())); }
+
+void StepRibbon::update() {
+    const auto& steps = context_.model.steps();
+    if (steps.empty()) {
+        first_ = 0;
+        last_ = -1;
+    } else {
+        const int64_t oldest = steps.front().step, newest = steps.back().step, room = visibleBars();
+        int64_t first = newest - room + 1;
+        if (!context_.time.live()) {
+            // Paused: keep what is shown as long as the cursor is in it, else bring the cursor to the middle.
+            const int64_t cursor = context_.time.cursorStep();
+            first = cursor >= first_ && cursor < first_ + room ? first_ : cursor - room / 2;
+        }
+        first_ = std::clamp(first, oldest, std::max(oldest, newest - room + 1));
+        last_ = std::min(newest, first_ + room - 1);
+    }
+    QWidget::update();
+}
+
+int64_t StepRibbon::stepAt(const QPointF& position) const {
+    const int64_t step = first_ + int64_t(std::floor(position.x() / barWidth()));
+    return step >= first_ && step <= last_ ? step : -1;
+}
+
+void StepRibbon::paintEvent(QPaintEvent*) {
+    QPainter painter(this);
+    const Colors& c = colorsOf(this);
+    if (last_ < first_) return;
+
+    int32_t most_tokens = 1;
+    double longest = 0.001;
+    for (int64_t i = first_; i <= last_; ++i) {
+        const StepSummary* s = context_.model.summary(i);
+        if (!s) continue;
+        most_tokens = std::max(most_tokens, s->prefill_tokens + s->decode_tokens + s->padding_tokens);
+        longest = std::max(longest, s->ms());
+    }
+    // The upper third is the line of step times, the rest the bars; each labels its own largest value.
+    const double line_height = std::floor(height() * 0.32), gap = px(8);
+    const double bars_top = line_height + gap, bars_height = height() - bars_top;
+    const double w = barWidth(), inner = std::max(1.0, w - (w > 4 ? 2 : w > 2 ? 1 : 0));
+    // Prefill takes hundreds of tokens where decode takes one a row: the square root keeps both visible.
+    const auto scaled = [&](double tokens) { return bars_height * std::sqrt(tokens / most_tokens); };
+
+    QPolygonF line;
+    for (int64_t i = first_; i <= last_; ++i) {
+        const StepSummary* s = context_.model.summary(i);
+        if (!s) continue;
+        const double x = double(i - first_) * w;
+        double below = 0, drawn = 0;
+        const auto part = [&](int32_t tokens, const QBrush& brush) {
+            if (tokens <= 0) return;
+            below += tokens;
+            const double top = scaled(below);
+            painter.fillRect(QRectF(x, height() - top, inner, top - drawn), brush);
+            drawn = top;
+        };
+        part(s->decode_tokens, c.decode);
+        part(s->prefill_tokens, c.prefill);
+        if (s->padding_tokens > 0) part(s->padding_tokens, QBrush(c.free, Qt::BDiagPattern));
+        if (s->preempted > 0) painter.fillRect(QRectF(x, bars_top - px(4), inner, px(3)), c.error);
+        line << QPointF(x + inner / 2, line_height - (line_height - px(12)) * s->ms() / longest);
+    }
+    painter.setPen(QPen(c.ink, 1));
+    painter.drawPolyline(line);
+
+    painter.setFont(uiFont(10.5));
+    painter.setPen(c.faint);
+    painter.drawText(QRectF(0, 0, width(), px(12)), Qt::AlignRight | Qt::AlignTop,
+                     tr("longest %1").arg(msText(longest)));
+    painter.drawText(QRectF(0, 0, width(), px(12)), Qt::AlignLeft | Qt::AlignTop,
+                     tr("time a step; below: tokens a step (square-root scale, most %1)").arg(count(most_tokens)));
+
+    const int64_t cursor = context_.time.cursorStep();
+    if (cursor >= first_ && cursor <= last_) {
+        painter.setPen(QPen(c.cursor, 1));
+        painter.setBrush(Qt::NoBrush);
+        painter.drawRect(QRectF(double(cursor - first_) * w - 1.5, px(13), inner + 2, height() - px(13) - 1));
+    }
+}
+
+void StepRibbon::resizeEvent(QResizeEvent* event) {
+    QWidget::resizeEvent(event);
+    update();
+}
+
+void StepRibbon::mousePressEvent(QMouseEvent* event) {
+    if (event->button() != Qt::LeftButton) return QWidget::mousePressEvent(event);
+    pressed_ = true;
+    setFocus();
+    if (const int64_t step = stepAt(event->position()); step >= 0) context_.time.setCursorStep(step, context_.model);
+}
+
+void StepRibbon::mouseMoveEvent(QMouseEvent* event) {
+    if (!(event->buttons() & Qt::LeftButton)) return;
+    if (const int64_t step = stepAt(event->position()); step >= 0) context_.time.setCursorStep(step, context_.model);
+}
+
+void StepRibbon::wheelEvent(QWheelEvent* event) {
+    const double notches = double(event->angleDelta().y()) / 120.0;
+    if (event->modifiers() & Qt::ControlModifier)
+        bar_ = std::clamp(bar_ * std::pow(1.25, notches), 1.0, 32.0);
+    else
+        context_.time.stepBy(int64_t(std::lround(-notches)), context_.model);
+    update();
+    event->accept();
+}
+
+void StepRibbon::keyPressEvent(QKeyEvent* event) {
+    if (event->key() == Qt::Key_Left) return context_.time.stepBy(-1, context_.model);
+    if (event->key() == Qt::Key_Right) return context_.time.stepBy(1, context_.model);
+    QWidget::keyPressEvent(event);
+}
+
+bool StepRibbon::event(QEvent* event) {
+    if (event->type() != QEvent::ToolTip) return QWidget::event(event);
+    const auto* help = static_cast<QHelpEvent*>(event);
+    if (const StepSummary* s = context_.model.summary(stepAt(help->pos()))) {
+        QString text = stepSentence(*s);
+        text += tr("\nat %1 · %2 running, %3 waiting · CPU steps run eagerly (no graph)")
+                    .arg(secondsText(double(s->end_us) / 1e6), count(s->running), count(s->waiting));
+        if (s->preempted > 0) text += tr("\n%1 preempted").arg(count(s->preempted));
+        QToolTip::showText(help->globalPos(), plainTooltip(text), this);
+    }
+    return true;
+}
+
+QString StepRibbon::csv() const {
+    QString out = QStringLiteral(
+        "step,start_us,end_us,rows,adapters,prefill_tokens,decode_tokens,padding_tokens,"
+        "running,waiting,preempted\n");
+    for (const StepSummary& s : context_.model.steps())
+        out += QStringLiteral("%1,%2,%3,%4,%5,%6,%7,%8,%9,")
+                   .arg(s.step)
+                   .arg(s.start_us)
+                   .arg(s.end_us)
+                   .arg(s.rows)
+                   .arg(s.adapters)
+                   .arg(s.prefill_tokens)
+                   .arg(s.decode_tokens)
+                   .arg(s.padding_tokens)
+                   .arg(s.running) +
+               QStringLiteral("%1,%2\n").arg(s.waiting).arg(s.preempted);
+    return out;
+}
+
+StepsView::StepsView(const ViewContext& context, QWidget* parent)
+    : Panel(QStringLiteral("steps"), tr("Steps"), parent), context_(context) {
+    auto* body = new QWidget;
+    auto* column = new QVBoxLayout(body);
+    column->setContentsMargins(8, 8, 8, 8);
+    column->setSpacing(6);
+    ribbon_ = new StepRibbon(context);
+    column->addWidget(ribbon_, 1);
+    readout_ = new FigureLabel;
+    readout_->setMuted(false);
+    column->addWidget(readout_);
+    setBody(body);
+    addExport({QStringLiteral("steps"), ribbon_, [this] { return ribbon_->csv(); },
+               [this] { return toQ(context_.model.header().name); }});
+    setFacts(tr("prefill ■ blue · decode ■ green · padding ▨ · ─ ms a step"),
+             tr("Bars: tokens computed in a step, decode below, prefill above it, padding hatched; a vermillion tick "
+                "marks a preemption. Line: time of the step."));
+    emptyState()->set(tr("No steps yet"), tr("Every engine step becomes a bar here: what it computed and how long it "
+                                             "took."));
+    if (context.runDemo) emptyState()->addAction(tr("Run demo workload"), context.runDemo);
+    showEmpty(true);
+}
+
+void StepsView::refresh(const RunModel& model, const TimeController& time) {
+    showEmpty(model.empty());
+    if (model.empty()) return;
+    ribbon_->update();
+    const StepSummary* step = model.summary(time.cursorStep());
+    readout_->setText(step ? stepSentence(*step) : tr("the step under the cursor is no longer kept one by one"));
+}
+
+}  // namespace spartan

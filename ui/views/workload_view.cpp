@@ -1,0 +1,793 @@
+#include "ui/views/workload_view.h"
+
+#include "core/base/file.h"
+#include "ui/text.h"
+#include "ui/worker.h"
+
+#include <QCheckBox>
+#include <QComboBox>
+#include <QDoubleSpinBox>
+#include <QFileDialog>
+#include <QFormLayout>
+#include <QGridLayout>
+#include <QHBoxLayout>
+#include <QLabel>
+#include <QLineEdit>
+#include <QPushButton>
+#include <QScrollArea>
+#include <QSpinBox>
+#include <QStyle>
+#include <QUndoCommand>
+#include <QVBoxLayout>
+
+#include <qcustomplot.h>
+
+#include <algorithm>
+#include <cmath>
+
+namespace spartan {
+
+namespace {
+
+WorkloadPreview::Histogram histogramOf(const std::vector<double>& values, int bins, bool integers) {
+    WorkloadPreview::Histogram h;
+    if (values.empty()) return h;
+    const auto [low, high] = std::minmax_element(values.begin(), values.end());
+    h.first = *low;
+    h.width = std::max((*high - *low) / bins, 1e-9);
+    if (integers) h.width = std::max(1.0, std::ceil((*high - *low + 1) / bins));
+    h.counts.assign(size_t(std::floor((*high - *low) / h.width)) + 1, 0);
+    double sum = 0;
+    for (const double v : values) {
+        h.counts[std::min(h.counts.size() - 1, size_t((v - h.first) / h.width))] += 1;
+        sum += v;
+    }
+    h.max = *std::max_element(h.counts.begin(), h.counts.end());
+    h.mean = sum / double(values.size());
+    return h;
+}
+
+void repolish(QWidget* w) {
+    w->style()->unpolish(w);
+    w->style()->polish(w);
+}
+
+// Spin boxes must not eat the wheel of the form that scrolls under the pointer.
+template <class Box>
+class CalmBox : public Box {
+public:
+    CalmBox() { this->setFocusPolicy(Qt::StrongFocus); }
+
+protected:
+    void wheelEvent(QWheelEvent* event) override {
+        if (this->hasFocus())
+            Box::wheelEvent(event);
+        else
+            event->ignore();
+    }
+};
+
+}  // namespace
+
+WorkloadPreview previewOf(const Workload& workload, const std::vector<std::string>& adapter_names) {
+    WorkloadPreview out;
+    auto plan = make_plan(workload, adapter_names, 0);
+    if (!plan) {
+        out.error = plan.error().message();
+        out.error_field = plan.error().field;
+        return out;
+    }
+    std::vector<double> arrivals, prompts, outputs;
+    std::vector<int64_t> share(adapter_names.size() + 1, 0);
+    const size_t first = size_t(plan->warmup);
+    for (size_t i = first; i < plan->requests.size(); ++i) {
+        const PlannedRequest& r = plan->requests[i];
+        arrivals.push_back(double(r.arrival_us) / 1e6);
+        prompts.push_back(r.prompt_tokens);
+        outputs.push_back(r.output_tokens);
+        out.prompt_total += r.prompt_tokens;
+        out.output_total += r.output_tokens;
+        ++share[r.adapter < 0 ? adapter_names.size() : size_t(r.adapter)];
+    }
+    out.requests = int64_t(arrivals.size());
+    out.span_s = arrivals.empty() ? 0 : *std::max_element(arrivals.begin(), arrivals.end());
+    out.closed = workload.trace.empty() && workload.arrival.kind == "closed";
+    out.concurrency = workload.arrival.concurrency;
+    out.arrivals = histogramOf(arrivals, 60, false);
+    out.prompt_tokens = histogramOf(prompts, 48, true);
+    out.output_tokens = histogramOf(outputs, 48, true);
+    for (size_t i = 0; i < adapter_names.size(); ++i) out.share.emplace_back(adapter_names[i], share[i]);
+    if (share.back() > 0 || adapter_names.empty()) out.share.emplace_back("base", share.back());
+    return out;
+}
+
+Workload paperWorkload() {
+    Workload w;
+    w.name = "paper-round-robin";
+    return w;
+}
+
+Workload demoWorkload() {
+    Workload w;
+    w.name = "demo";
+    w.requests = 64;
+    w.ignore_eos = false;
+    w.assignment.include_base = true;
+    w.prompt_tokens = {"uniform", 0, 40, 96, 0, 0};
+    w.output_tokens = {"fixed", 48, 1, 1, 0, 0};
+    return w;
+}
+
+class WorkloadView::EditCommand : public QUndoCommand {
+public:
+    EditCommand(WorkloadView& view, const QString& field, Workload before, Workload after)
+        : QUndoCommand(tr("workload: %1").arg(field)),
+          view_(view),
+          field_(field),
+          before_(std::move(before)),
+          after_(std::move(after)) {}
+    void undo() override { view_.apply(before_); }
+    void redo() override {
+        if (!std::exchange(first_, false)) view_.apply(after_);
+    }
+    int id() const override { return 1; }
+    bool mergeWith(const QUndoCommand* other) override {
+        // Typing in one field, or turning one knob, is one step.
+        const auto* next = static_cast<const EditCommand*>(other);
+        if (next->field_ != field_ || &next->view_ != &view_ || field_.startsWith(QLatin1Char('!'))) return false;
+        after_ = next->after_;
+        return true;
+    }
+
+private:
+    WorkloadView& view_;
+    QString field_;
+    Workload before_, after_;
+    bool first_ = true;
+};
+
+WorkloadView::WorkloadView(Session& session, QWidget* parent)
+    : Panel(QStringLiteral("workload"), tr("Workload"), parent), session_(session), workload_(demoWorkload()) {
+    pool_.setMaxThreadCount(1);
+    auto* body = new QWidget;
+    auto* columns = new QHBoxLayout(body);
+    columns->setContentsMargins(0, 0, 0, 0);
+    columns->setSpacing(0);
+
+    scroll_ = new QScrollArea;
+    scroll_->setWidgetResizable(true);
+    scroll_->setFrameShape(QFrame::NoFrame);
+    scroll_->setHorizontalScrollBarPolicy(Qt::ScrollBarAlwaysOff);
+    form_ = new QWidget;
+    form_box_ = new QVBoxLayout(form_);
+    buildForm(form_box_);
+    scroll_->setWidget(form_);
+    scroll_->viewport()->setAutoFillBackground(false);
+    form_->setAutoFillBackground(false);
+    columns->addWidget(scroll_, 0);
+
+    auto* right = new QWidget;
+    auto* plots = new QVBoxLayout(right);
+    summary_ = new QLabel;
+    summary_->setTextFormat(Qt::PlainText);
+    summary_->setWordWrap(true);
+    plots->addWidget(summary_);
+    const auto add = [&](QCustomPlot*& plot, const QString& title, const QString& name) {
+        auto* label = new QLabel(title);
+        plot_titles_.push_back(label);
+        plots->addWidget(label);
+        plot = new QCustomPlot;
+        plot->setAccessibleName(title);
+        plots->addWidget(plot, 1);
+        addExport({QStringLiteral("workload-") + name, plot, {}, [this] { return toQ(workload_.name); }});
+    };
+    add(arrivals_, tr("Arrivals, requests per bin"), QStringLiteral("arrivals"));
+    add(lengths_, tr("Lengths in tokens: prompt solid, output outlined"), QStringLiteral("lengths"));
+    add(share_, tr("Requests by adapter, in order"), QStringLiteral("share"));
+    columns->addWidget(right, 1);
+    setBody(body);
+
+    for (const auto& [text, slot] :
+         {std::pair{tr("Open…"), &WorkloadView::openFile}, std::pair{tr("Save"), &WorkloadView::save},
+          std::pair{tr("Save as…"), &WorkloadView::saveAs}}) {
+        auto* b = new QPushButton(text);
+        b->setProperty("link", true);
+        headerControls()->addWidget(b);
+        connect(b, &QPushButton::clicked, this, slot);
+    }
+
+    preview_timer_.setSingleShot(true);
+    preview_timer_.setInterval(120);
+    connect(&preview_timer_, &QTimer::timeout, this, [this] {
+        const uint64_t request = ++preview_request_;
+        std::vector<std::string> names;
+        for (const LibraryEntry& e : session_.library().entries())
+            if (e.kind == LibraryEntry::Kind::adapter && e.state == LibraryEntry::State::ready) names.push_back(e.name);
+        runInWorker(
+            pool_, this, [w = workload_, names] { return previewOf(w, names); },
+            [this, request](WorkloadPreview preview) {
+                if (request == preview_request_) showPreview(preview);
+            });
+    });
+    for (const auto signal : {&QAbstractItemModel::rowsInserted, &QAbstractItemModel::rowsRemoved})
+        connect(&session.library(), signal, this, &WorkloadView::schedulePreview);
+    connect(&session.library(), &QAbstractItemModel::dataChanged, this, [this](const QModelIndex& from) {
+        if (from.column() == 0) schedulePreview();  // not for the live figures
+    });
+    apply(workload_);
+}
+
+void WorkloadView::section(QVBoxLayout* form, const QString& title) {
+    auto* label = new QLabel(title);
+    sections_.push_back(label);
+    form->addWidget(label);
+    group_ = new QFormLayout;
+    group_->setLabelAlignment(Qt::AlignLeft | Qt::AlignVCenter);
+    group_->setFieldGrowthPolicy(QFormLayout::AllNonFixedFieldsGrow);
+    form->addLayout(group_);
+}
+
+WorkloadView::Field& WorkloadView::row(const QString& path, const QString& name, const QString& unit, QWidget* editor,
+                                       const QString& tip) {
+    auto* cell = new QWidget;
+    auto* box = new QVBoxLayout(cell);
+    box->setContentsMargins(0, 0, 0, 0);
+    box->setSpacing(0);
+    auto* line = new QHBoxLayout;
+    line->setContentsMargins(0, 0, 0, 0);
+    line->addWidget(editor, 1);
+    auto* grey = new QLabel(unit);
+    units_.push_back(grey);
+    line->addWidget(grey);
+    box->addLayout(line);
+    auto* error = new QLabel;
+    error->setTextFormat(Qt::PlainText);
+    error->setWordWrap(true);
+    error->hide();
+    box->addWidget(error);
+    auto* label = new QLabel(name);
+    label->setBuddy(editor);
+    editor->setToolTip(plainTooltip(tip));
+    label->setToolTip(plainTooltip(tip));
+    editor->setAccessibleName(name);
+    editor->setAccessibleDescription(tip);
+    group_->addRow(label, cell);
+    fields_.push_back({path, label, editor, error, {}, {}});
+    return fields_.back();
+}
+
+void WorkloadView::integer(const QString& path, const QString& name, const QString& unit, int64_t min, int64_t max,
+                           std::function<int64_t&(Workload&)> value, const QString& tip, std::function<bool()> used) {
+    auto* box = new CalmBox<QSpinBox>;
+    box->setRange(int(min), int(std::min<int64_t>(max, INT_MAX)));
+    box->setGroupSeparatorShown(true);
+    box->setAccelerated(true);
+    Field& f = row(path, name, unit, box, tip);
+    f.load = [this, box, value] { box->setValue(int(value(workload_))); };
+    f.used = std::move(used);
+    connect(box, &QSpinBox::valueChanged, this,
+            [this, path, value](int v) { edit(path, [&](Workload& w) { value(w) = v; }); });
+}
+
+void WorkloadView::number(const QString& path, const QString& name, const QString& unit, double min, double max,
+                          int decimals, std::function<double&(Workload&)> value, const QString& tip,
+                          std::function<bool()> used) {
+    auto* box = new CalmBox<QDoubleSpinBox>;
+    box->setRange(min, max);
+    box->setDecimals(decimals);
+    box->setAccelerated(true);
+    box->setSingleStep(std::pow(10.0, -std::min(decimals, 1)));
+    Field& f = row(path, name, unit, box, tip);
+    f.load = [this, box, value] { box->setValue(value(workload_)); };
+    f.used = std::move(used);
+    connect(box, &QDoubleSpinBox::valueChanged, this,
+            [this, path, value](double v) { edit(path, [&](Workload& w) { value(w) = v; }); });
+}
+
+void WorkloadView::choice(const QString& path, const QString& name,
+                          const std::vector<std::pair<QString, QString>>& options,
+                          std::function<std::string&(Workload&)> value, const QString& tip) {
+    auto* box = new CalmBox<QComboBox>;
+    for (const auto& [id, words] : options) box->addItem(words, id);
+    Field& f = row(path, name, {}, box, tip);
+    f.load = [this, box, value] { box->setCurrentIndex(box->findData(toQ(value(workload_)))); };
+    connect(box, &QComboBox::currentIndexChanged, this, [this, box, path, value] {
+        edit(path, [&](Workload& w) { value(w) = toStd(box->currentData().toString()); });
+    });
+}
+
+void WorkloadView::flag(const QString& path, const QString& name, std::function<bool&(Workload&)> value,
+                        const QString& tip) {
+    auto* box = new QCheckBox;
+    Field& f = row(path, name, {}, box, tip);
+    f.load = [this, box, value] { box->setChecked(value(workload_)); };
+    connect(box, &QCheckBox::toggled, this,
+            [this, path, value](bool v) { edit(path, [&](Workload& w) { value(w) = v; }); });
+}
+
+void WorkloadView::text(const QString& path, const QString& name, std::function<QString(const Workload&)> get,
+                        std::function<bool(Workload&, const QString&)> set, const QString& tip,
+                        const QString& placeholder) {
+    auto* box = new QLineEdit;
+    box->setPlaceholderText(placeholder);
+    box->setMaxLength(4096);
+    Field& f = row(path, name, {}, box, tip);
+    f.load = [this, box, get] {
+        if (box->text() != get(workload_)) box->setText(get(workload_));
+        setFieldError(box->objectName(), {});
+    };
+    box->setObjectName(path);
+    connect(box, &QLineEdit::textChanged, this, [this, path, set](const QString& typed) {
+        if (loading_) return;
+        Workload after = workload_;
+        if (!set(after, typed)) {
+            setFieldError(path, tr("found “%1”, expected a number").arg(typed.left(40)));
+            error_ = tr("%1: not a number").arg(path);
+            emit edited();
+            return;
+        }
+        edit(path, [&](Workload& w) { w = after; });
+    });
+}
+
+void WorkloadView::length(const QString& path, const QString& name,
+                          std::function<LengthDistribution&(Workload&)> value) {
+    const auto kind = [this, value](const char* k) {
+        return [this, value, k = std::string(k)] { return value(workload_).kind == k; };
+    };
+    const auto bounded = [this, value] { return value(workload_).kind != "fixed"; };
+    choice(
+        path + QStringLiteral(".kind"), name,
+        {{QStringLiteral("fixed"), tr("fixed")},
+         {QStringLiteral("uniform"), tr("uniform")},
+         {QStringLiteral("lognormal"), tr("lognormal")}},
+        [value](Workload& w) -> std::string& { return value(w).kind; }, tr("How the lengths are drawn"));
+    constexpr int64_t most = 1 << 20;
+    integer(
+        path + QStringLiteral(".value"), tr("length"), tr("tokens"), 1, most,
+        [value](Workload& w) -> int64_t& { return value(w).value; }, tr("Every length"), kind("fixed"));
+    number(
+        path + QStringLiteral(".mean"), tr("mean"), tr("tokens"), 1, double(most), 1,
+        [value](Workload& w) -> double& { return value(w).mean; },
+        tr("Mean of the lengths before they are cut to min and max"), kind("lognormal"));
+    number(
+        path + QStringLiteral(".sigma"), tr("sigma"), {}, 0, 10, 3,
+        [value](Workload& w) -> double& { return value(w).sigma; },
+        tr("Standard deviation of the logarithm of the lengths"), kind("lognormal"));
+    integer(
+        path + QStringLiteral(".min"), tr("shortest"), tr("tokens"), 1, most,
+        [value](Workload& w) -> int64_t& { return value(w).min; }, tr("Shortest length, included"), bounded);
+    integer(
+        path + QStringLiteral(".max"), tr("longest"), tr("tokens"), 1, most,
+        [value](Workload& w) -> int64_t& { return value(w).max; }, tr("Longest length, included"), bounded);
+}
+
+void WorkloadView::buildForm(QVBoxLayout* form) {
+    fields_.reserve(64);
+    section(form, tr("Preset"));
+    presets_ = new CalmBox<QComboBox>;
+    presets_->addItem(tr("choose…"));
+    presets_->addItem(tr("Demo: 64 requests, adapters and base in turn"));
+    presets_->addItem(tr("Paper: round robin, 512 at once, 100 tokens out"));
+    presets_->addItem(tr("Poisson 2 a second, Zipf over the adapters"));
+    presets_->addItem(tr("Closed: 32 in flight, uniform"));
+    row(QStringLiteral("preset"), tr("start from"), {}, presets_, tr("Fills the form; undoable"));
+    connect(presets_, &QComboBox::activated, this, [this](int index) {
+        Workload w = index == 1 ? demoWorkload() : paperWorkload();
+        if (index == 3) {
+            w.name = "poisson-zipf";
+            w.requests = 128;
+            w.arrival.kind = "poisson";
+            w.arrival.rate = 2;
+            w.assignment.kind = "zipf";
+        } else if (index == 4) {
+            w.name = "closed-32";
+            w.requests = 256;
+            w.arrival.kind = "closed";
+            w.assignment.kind = "uniform";
+        }
+        if (index > 0) setWorkload(w, tr("preset"));
+        presets_->setCurrentIndex(0);
+    });
+    text(
+        QStringLiteral("name"), tr("name"), [](const Workload& w) { return toQ(w.name); },
+        [](Workload& w, const QString& s) {
+            w.name = toStd(s);
+            return true;
+        },
+        tr("Name of the workload, for files and recordings"), tr("workload"));
+
+    section(form, tr("Requests"));
+    integer(
+        QStringLiteral("requests"), tr("requests"), {}, 1, 10'000'000,
+        [](Workload& w) -> int64_t& { return w.requests; }, tr("How many, warm-up not counted"),
+        [this] { return workload_.trace.empty(); });
+    text(
+        QStringLiteral("seed"), tr("seed"), [](const Workload& w) { return QString::number(w.seed); },
+        [](Workload& w, const QString& s) {
+            bool ok = false;
+            const qulonglong v = s.toULongLong(&ok);
+            if (ok) w.seed = v;
+            return ok;
+        },
+        tr("The same seed gives the same requests"), QStringLiteral("42"));
+    flag(
+        QStringLiteral("ignore_eos"), tr("ignore end of text"), [](Workload& w) -> bool& { return w.ignore_eos; },
+        tr("Answers always reach their output length"));
+    integer(
+        QStringLiteral("warmup"), tr("warm-up"), tr("requests"), 0, 10'000,
+        [](Workload& w) -> int64_t& { return w.warmup; },
+        tr("Extra requests before the measured ones; left out of every metric"));
+    integer(
+        QStringLiteral("repeats"), tr("repeats"), {}, 1, 1'000, [](Workload& w) -> int64_t& { return w.repeats; },
+        tr("The whole workload, one time after the other"));
+
+    section(form, tr("Arrivals"));
+    const auto arrival = [this](std::initializer_list<const char*> kinds) {
+        std::vector<std::string> all(kinds.begin(), kinds.end());
+        return [this, all] { return std::find(all.begin(), all.end(), workload_.arrival.kind) != all.end(); };
+    };
+    choice(
+        QStringLiteral("arrival.kind"), tr("arrival"),
+        {{QStringLiteral("burst"), tr("all at once")},
+         {QStringLiteral("closed"), tr("closed: a fixed number in flight")},
+         {QStringLiteral("constant"), tr("constant rate")},
+         {QStringLiteral("poisson"), tr("Poisson")},
+         {QStringLiteral("gamma"), tr("gamma")}},
+        [](Workload& w) -> std::string& { return w.arrival.kind; }, tr("When requests arrive"));
+    number(
+        QStringLiteral("arrival.rate"), tr("rate"), tr("requests/s"), 0.001, 1e6, 3,
+        [](Workload& w) -> double& { return w.arrival.rate; }, tr("Mean arrivals a second"),
+        arrival({"constant", "poisson", "gamma"}));
+    number(
+        QStringLiteral("arrival.cv"), tr("variation"), {}, 0.01, 100, 2,
+        [](Workload& w) -> double& { return w.arrival.cv; },
+        tr("Coefficient of variation of the gaps: 1 is Poisson, more is burstier"), arrival({"gamma"}));
+    integer(
+        QStringLiteral("arrival.concurrency"), tr("in flight"), tr("requests"), 1, 1'000'000,
+        [](Workload& w) -> int64_t& { return w.arrival.concurrency; }, tr("A new one arrives when one finishes"),
+        arrival({"closed"}));
+
+    section(form, tr("Adapters"));
+    choice(
+        QStringLiteral("assignment.kind"), tr("assignment"),
+        {{QStringLiteral("round_robin"), tr("round robin")},
+         {QStringLiteral("uniform"), tr("uniform")},
+         {QStringLiteral("power"), tr("power law")},
+         {QStringLiteral("zipf"), tr("Zipf")},
+         {QStringLiteral("single"), tr("the first only")}},
+        [](Workload& w) -> std::string& { return w.assignment.kind; }, tr("Which adapter a request asks for"));
+    number(
+        QStringLiteral("assignment.alpha"), tr("alpha"), {}, 0, 100, 2,
+        [](Workload& w) -> double& { return w.assignment.alpha; }, tr("Exponent of the power law or of Zipf"),
+        [this] { return workload_.assignment.kind == "power" || workload_.assignment.kind == "zipf"; });
+    flag(
+        QStringLiteral("assignment.include_base"), tr("base takes part"),
+        [](Workload& w) -> bool& { return w.assignment.include_base; },
+        tr("The base without an adapter counts as one more"));
+
+    section(form, tr("Lengths"));
+    length(QStringLiteral("prompt_tokens"), tr("prompts"),
+           [](Workload& w) -> LengthDistribution& { return w.prompt_tokens; });
+    length(QStringLiteral("output_tokens"), tr("answers"),
+           [](Workload& w) -> LengthDistribution& { return w.output_tokens; });
+    text(
+        QStringLiteral("trace"), tr("trace file"), [](const Workload& w) { return toQ(w.trace); },
+        [](Workload& w, const QString& s) {
+            w.trace = toStd(s);
+            return true;
+        },
+        tr("A CSV file, one row per request, instead of requests, arrival, assignment and lengths"), tr("none"));
+
+    section(form, tr("Limits wanted (SLO)"));
+    const auto limit = [this](const QString& path, const QString& name,
+                              std::function<std::optional<double>&(Workload&)> value) {
+        text(
+            path, name,
+            [value](const Workload& w) {
+                const std::optional<double> v = value(const_cast<Workload&>(w));
+                return v ? QString::number(*v, 'g', 10) : QString();
+            },
+            [value](Workload& w, const QString& s) {
+                bool ok = true;
+                const double v = s.isEmpty() ? 0 : s.toDouble(&ok);
+                if (!ok || !std::isfinite(v) || v < 0) return false;
+                value(w) = s.isEmpty() ? std::nullopt : std::optional(v);
+                return true;
+            },
+            tr("Milliseconds; empty: no limit"), tr("none, ms"));
+    };
+    limit(QStringLiteral("slo.ttft_ms"), tr("first token"),
+          [](Workload& w) -> std::optional<double>& { return w.slo.ttft_ms; });
+    limit(QStringLiteral("slo.itl_ms"), tr("between tokens"),
+          [](Workload& w) -> std::optional<double>& { return w.slo.itl_ms; });
+    limit(QStringLiteral("slo.e2e_ms"), tr("end to end"),
+          [](Workload& w) -> std::optional<double>& { return w.slo.e2e_ms; });
+
+    section(form, tr("Engine"));
+    const auto small = [this](const QString& path, const QString& name, const QString& unit, int min, int max,
+                              std::function<int32_t&(Workload&)> value, const QString& tip) {
+        auto* box = new CalmBox<QSpinBox>;
+        box->setRange(min, max);
+        box->setGroupSeparatorShown(true);
+        Field& f = row(path, name, unit, box, tip);
+        f.load = [this, box, value] { box->setValue(value(workload_)); };
+        connect(box, &QSpinBox::valueChanged, this,
+                [this, path, value](int v) { edit(path, [&](Workload& w) { value(w) = v; }); });
+    };
+    small(
+        QStringLiteral("engine.max_batch_tokens"), tr("tokens a step"), {}, 1, 65'536,
+        [](Workload& w) -> int32_t& { return w.engine.max_batch_tokens; },
+        tr("Prefill and decode tokens of one step at most"));
+    small(
+        QStringLiteral("engine.max_batch_rows"), tr("rows a step"), {}, 1, 4'096,
+        [](Workload& w) -> int32_t& { return w.engine.max_batch_rows; }, tr("Requests of one step at most"));
+    auto* pool = new CalmBox<QDoubleSpinBox>;
+    pool->setRange(0, 1e6);
+    pool->setDecimals(0);
+    pool->setSpecialValueText(tr("automatic"));
+    pool->setGroupSeparatorShown(true);
+    Field& f = row(QStringLiteral("engine.pool_bytes"), tr("pool"), tr("MB"), pool,
+                   tr("One allocation for KV and adapters. Automatic: the smaller of 4 GiB and a quarter of the "
+                      "available memory"));
+    f.load = [this, pool] { pool->setValue(double(workload_.engine.pool_bytes) / 1e6); };
+    connect(pool, &QDoubleSpinBox::valueChanged, this, [this](double v) {
+        edit(QStringLiteral("engine.pool_bytes"), [&](Workload& w) { w.engine.pool_bytes = int64_t(v * 1e6); });
+    });
+    error_label_ = new QLabel;
+    error_label_->setTextFormat(Qt::PlainText);
+    error_label_->setWordWrap(true);
+    form->addWidget(error_label_);
+    form->addStretch();
+}
+
+QWidget* WorkloadView::editor(const QString& field) const {
+    for (const Field& f : fields_)
+        if (f.path == field) return f.editor;
+    return nullptr;
+}
+
+void WorkloadView::edit(const QString& field, const std::function<void(Workload&)>& change) {
+    if (loading_) return;
+    Workload after = workload_;
+    change(after);
+    Workload before = std::exchange(workload_, after);
+    session_.undoStack().push(new EditCommand(*this, field, std::move(before), std::move(after)));
+    modified_ = true;
+    check();
+    schedulePreview();
+    emit edited();
+}
+
+void WorkloadView::setWorkload(Workload workload, const QString& what) {
+    Workload before = workload_;
+    session_.undoStack().push(new EditCommand(*this, QLatin1Char('!') + what, std::move(before), workload));
+    apply(workload);
+}
+
+void WorkloadView::apply(const Workload& workload) {
+    workload_ = workload;
+    loading_ = true;
+    for (const Field& f : fields_)
+        if (f.load) f.load();
+    loading_ = false;
+    check();
+    schedulePreview();
+    emit edited();
+}
+
+void WorkloadView::setFieldError(const QString& path, const QString& text) {
+    for (const Field& f : fields_) {
+        if (f.path != path) continue;
+        f.error->setText(text);
+        f.error->setVisible(!text.isEmpty());
+        f.editor->setProperty("invalid", !text.isEmpty());
+        repolish(f.editor);
+    }
+}
+
+void WorkloadView::check() {
+    for (const Field& f : fields_) {
+        if (f.used) {
+            const bool used = f.used();
+            group_ = nullptr;
+            f.name->setVisible(used);
+            f.editor->parentWidget()->setVisible(used);
+        }
+        if (f.error->isVisibleTo(f.editor->parentWidget())) setFieldError(f.path, {});
+    }
+    error_.clear();
+    error_label_->clear();
+    Workload w = resolved();
+    if (w.model.empty()) w.model = "synthetic:tiny";  // no base yet is not the form's mistake
+    const auto parsed = parse_workload(workload_to_json(w), "workload", ".");
+    if (parsed) return;
+    const Error& e = parsed.error();
+    error_ = oneLine(e.message());
+    const QString path = toQ(e.field);
+    const bool shown = std::any_of(fields_.begin(), fields_.end(), [&](const Field& f) { return f.path == path; });
+    if (shown)
+        setFieldError(path, tr("found %1, expected %2").arg(oneLine(e.found, 80), oneLine(e.expected, 200)));
+    else
+        error_label_->setText(error_);
+}
+
+Workload WorkloadView::resolved() const {
+    Workload w = workload_;
+    w.model = toStd(session_.modelPath());
+    w.adapters.clear();
+    std::vector<std::string> specs;
+    for (const LibraryEntry& e : session_.library().entries()) {
+        if (e.kind != LibraryEntry::Kind::adapter || e.state != LibraryEntry::State::ready) continue;
+        if (!e.request.dir.empty())
+            w.adapters.push_back(e.name + "=" + e.request.dir);
+        else if (std::find(specs.begin(), specs.end(), e.source) == specs.end())
+            specs.push_back(e.source), w.adapters.push_back(e.source);
+    }
+    return w;
+}
+
+void WorkloadView::schedulePreview() { preview_timer_.start(); }
+
+void WorkloadView::refresh(const RunModel&, const TimeController&) {}
+
+void WorkloadView::showPreview(const WorkloadPreview& p) {
+    preview_ = p;
+    if (!p.error.empty()) {
+        summary_->setText(oneLine(p.error));
+        const QString path = workload_.trace.empty() ? toQ(p.error_field) : QStringLiteral("trace");
+        setFieldError(path, oneLine(p.error));
+        error_ = oneLine(p.error);
+        emit edited();
+        return;
+    }
+    const Colors& c = colorsOf(this);
+    QString words = tr("%1 requests · %2 prompt tokens · %3 output tokens at most")
+                        .arg(count(p.requests), count(p.prompt_total), count(p.output_total));
+    if (p.closed)
+        words += tr(" · %1 in flight, a new one when one finishes").arg(count(p.concurrency));
+    else if (p.span_s > 0)
+        words += tr(" · arriving over %1").arg(secondsText(p.span_s));
+    else
+        words += tr(" · all at once");
+    summary_->setText(words);
+    setFacts(toQ(workload_.name) + (path_.isEmpty() ? QString() : QStringLiteral(" · ") + QFileInfo(path_).fileName()));
+
+    const auto bars = [&](QCustomPlot* plot, const WorkloadPreview::Histogram& h, const QString& name, bool outlined) {
+        auto* b = new QCPBars(plot->xAxis, plot->yAxis);
+        b->setName(name);
+        b->setWidth(h.width * (outlined ? 1 : 0.92));
+        b->setBrush(outlined ? Qt::NoBrush : QBrush(blend(c.panel, c.ink, 0.45)));
+        b->setPen(outlined ? QPen(c.ink, 1) : Qt::NoPen);
+        b->setAntialiased(false);
+        QVector<double> x, y;
+        for (size_t i = 0; i < h.counts.size(); ++i) {
+            if (h.counts[i] == 0) continue;
+            x << h.first + (double(i) + 0.5) * h.width;
+            y << h.counts[i];
+        }
+        b->setData(x, y, true);
+    };
+    for (QCustomPlot* plot : {arrivals_, lengths_, share_}) plot->clearPlottables();
+    bars(arrivals_, p.arrivals, tr("arrivals"), false);
+    const double span = std::max(p.span_s, 1.0);
+    arrivals_->xAxis->setRange(-span * 0.02, span * 1.02);
+    arrivals_->xAxis->setLabel(p.closed ? tr("the first ones; the rest follow as others finish (s)") : tr("s"));
+    arrivals_->yAxis->setRange(0, std::max(1.0, p.arrivals.max) * 1.1);
+    if (p.span_s == 0 && arrivals_->plottableCount() > 0)
+        static_cast<QCPBars*>(arrivals_->plottable(0))->setWidth(span * 0.012);
+
+    bars(lengths_, p.prompt_tokens, tr("prompt tokens"), false);
+    bars(lengths_, p.output_tokens, tr("output tokens"), true);
+    const auto end = [](const WorkloadPreview::Histogram& h) { return h.first + h.width * double(h.counts.size()); };
+    lengths_->xAxis->setRange(0, std::max(end(p.prompt_tokens), end(p.output_tokens)) * 1.04);
+    lengths_->xAxis->setLabel(tr("tokens"));
+    lengths_->yAxis->setRange(0, std::max({1.0, p.prompt_tokens.max, p.output_tokens.max}) * 1.1);
+
+    WorkloadPreview::Histogram share{0, 1, {}, 0, 0};
+    auto ticker = QSharedPointer<QCPAxisTickerText>::create();
+    for (size_t i = 0; i < p.share.size(); ++i) {
+        share.counts.push_back(double(p.share[i].second));
+        share.max = std::max(share.max, share.counts.back());
+        if (p.share.size() <= 12) ticker->addTick(double(i) + 0.5, oneLine(p.share[i].first, 14));
+    }
+    if (p.share.size() > 12)
+        for (size_t i = 0; i < p.share.size(); i += std::max<size_t>(1, p.share.size() / 8))
+            ticker->addTick(double(i) + 0.5, QString::number(i + 1));
+    share_->xAxis->setTicker(ticker);
+    bars(share_, share, tr("requests"), false);
+    share_->xAxis->setRange(0, std::max<double>(1, double(p.share.size())));
+    share_->yAxis->setRange(0, std::max(1.0, share.max) * 1.1);
+    for (QCustomPlot* plot : {arrivals_, lengths_, share_}) plot->replot(QCustomPlot::rpQueuedReplot);
+}
+
+void WorkloadView::styleChanged() {
+    const Colors& c = colorsOf(this);
+    scroll_->setFixedWidth(px(420));
+    form_box_->setContentsMargins(px(16), px(8), px(16), px(16));
+    form_box_->setSpacing(px(6));
+    const auto paint = [](QLabel* label, const QColor& color, const QFont& font) {
+        QPalette p = label->palette();
+        p.setColor(QPalette::WindowText, color);
+        label->setPalette(p);
+        label->setFont(font);
+    };
+    for (QLabel* l : sections_) {
+        paint(l, c.text, uiFont(12.5, 600));
+        l->setContentsMargins(0, px(10), 0, px(2));
+    }
+    for (QLabel* l : units_) paint(l, c.muted, uiFont(12));
+    for (QLabel* l : plot_titles_) paint(l, c.muted, uiFont(11.5, 500));
+    for (Field& f : fields_) {
+        paint(f.error, c.error, uiFont(11.5));
+        paint(f.name, c.text, uiFont(12.5));
+        f.name->setMinimumWidth(px(112));
+    }
+    paint(error_label_, c.error, uiFont(12));
+    paint(summary_, c.text, uiFont(13, 500));
+    auto* right = summary_->parentWidget()->layout();
+    right->setContentsMargins(px(16), px(14), px(16), px(12));
+    right->setSpacing(px(6));
+    for (QCustomPlot* plot : {arrivals_, lengths_, share_}) {
+        stylePlot(*plot, c);
+        plot->xAxis->setLabelPadding(px(2));
+        plot->setMinimumHeight(px(90));
+    }
+    if (preview_.requests > 0) showPreview(preview_);
+}
+
+void WorkloadView::open(const QString& path) {
+    runInWorker(
+        pool_, this, [file = toStd(path)] { return read_workload(file); },
+        [this, path](Result<Workload> read) {
+            if (!read) {
+                emit message(oneLine(read.error().message()), true);
+                emit opened(path, false);
+                return;
+            }
+            const Workload w = *read;
+            setWorkload(w, tr("open"));
+            path_ = path;
+            // The file's base and adapters join the library; what is there already stays.
+            if (!w.model.empty() && toQ(w.model) != session_.modelPath()) session_.openModel(toQ(w.model));
+            QStringList arguments;
+            for (const std::string& a : w.adapters) arguments << toQ(a);
+            if (!arguments.isEmpty()) session_.addAdapterArguments(arguments, QFileInfo(path).absolutePath());
+            emit opened(path, true);
+        });
+}
+
+void WorkloadView::saveTo(const QString& path) {
+    runInWorker(
+        pool_, this,
+        [file = toStd(path), w = resolved()] {
+            return write_file_atomically(file, workload_to_json(w).dump(2) + "\n");
+        },
+        [this, path](Result<void> written) {
+            if (written) path_ = path;
+            emit message(written ? tr("Saved %1").arg(path) : oneLine(written.error().message()), !written);
+            schedulePreview();
+            emit saved(path, bool(written));
+        });
+}
+
+void WorkloadView::openFile() {
+    const QString path = QFileDialog::getOpenFileName(this, tr("Open a workload"), QFileInfo(path_).absolutePath(),
+                                                      tr("Workloads (*.json)"));
+    if (!path.isEmpty()) open(path);
+}
+
+void WorkloadView::save() {
+    if (path_.isEmpty())
+        saveAs();
+    else
+        saveTo(path_);
+}
+
+void WorkloadView::saveAs() {
+    const QString path = QFileDialog::getSaveFileName(
+        this, tr("Save the workload"), toQ(workload_.name) + QStringLiteral(".json"), tr("Workloads (*.json)"));
+    if (!path.isEmpty()) saveTo(path);
+}
+
+}  // namespace spartan
