@@ -63,8 +63,8 @@ public:
 
     void drop_adapter(AdapterId id) override { placed_.erase(id); }
 
-    void poison(PageRun run) override {
-        std::memset(pool_.get() + run.first * page_bytes_, 0xff, size_t(run.count * page_bytes_));
+    void fill_pages(PageRun run, std::byte value) override {
+        std::memset(pool_.get() + run.first * page_bytes_, int(value), size_t(run.count * page_bytes_));
     }
 
     int64_t workspace_bytes() const override { return transformer_.workspace_bytes(); }

@@ -372,7 +372,8 @@ void EngineLoop::collect_adapters() {
 void EngineLoop::collect_page_changes() {
     for (const PageChange& change : pool_.take_changes()) {
         // A stale read of a freed page shows as NaN instead of as an answer that is a little wrong.
-        if (kCheckWhenIdle && change.owner == PageOwner::free) runner_->poison({change.first, change.count});
+        if (kCheckWhenIdle && change.owner == PageOwner::free)
+            runner_->fill_pages({change.first, change.count}, std::byte{0xff});
         pending_.page_changes.push_back(change);
     }
 }

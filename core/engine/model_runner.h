@@ -40,8 +40,8 @@ public:
     // Copies the adapter's blob into the pages of `run`; from then on forward() reads it there.
     virtual void load_adapter(AdapterId id, PageRun run, std::shared_ptr<const Adapter> adapter) = 0;
     virtual void drop_adapter(AdapterId id) = 0;
-    // Fills pages with NaN, so that a stale read shows.
-    virtual void poison(PageRun run) = 0;
+    // Every byte of the pages; all ones is NaN in both storage types.
+    virtual void fill_pages(PageRun run, std::byte value) = 0;
 
     virtual int64_t workspace_bytes() const = 0;
 };

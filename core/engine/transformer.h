@@ -51,14 +51,30 @@ struct PlacedAdapter {
 class PhaseClock {
 public:
     void start() { last_ = std::chrono::steady_clock::now(); }
-    void mark(int64_t& phase_ns) {
+    int64_t mark(int64_t& phase_ns) {
         const auto now = std::chrono::steady_clock::now();
-        phase_ns += std::chrono::duration_cast<std::chrono::nanoseconds>(now - last_).count();
+        const int64_t ns = std::chrono::duration_cast<std::chrono::nanoseconds>(now - last_).count();
+        phase_ns += ns;
         last_ = now;
+        return ns;
     }
 
 private:
     std::chrono::steady_clock::time_point last_{};
+};
+
+// How much work fits into one kernel call, so that a cancel is heard within a fraction of 100 ms however large the
+// model and slow the machine. Where rows are cut changes no bit of the result.
+class Pace {
+public:
+    int64_t flops_in_one_call() const { return std::max<int64_t>(int64_t(flops_per_us_ * kCall_us), 1); }
+    void learn(int64_t flops, int64_t ns) {
+        if (ns > 1'000'000) flops_per_us_ = 0.5 * (flops_per_us_ + 1e3 * double(flops) / double(ns));
+    }
+
+private:
+    static constexpr double kCall_us = 15'000;
+    double flops_per_us_ = 5'000;  // a modest guess: 5 GFLOP/s
 };
 
 template <class Device, class T>
@@ -79,6 +95,7 @@ private:
 
     void decoder_layer(int64_t layer, const Batch& batch, T* pool);
     void project(int64_t layer, Projection p, Rows in, Rows out);
+    void attend(int64_t layer, const Batch& batch, T* pool, Rows out, Rows q, Rows k, Rows v);
     void product(Rows out, Rows x, const PackedMatrix<T>& w, int64_t& phase_ns);
     void collect_segments(int64_t layer, Projection p, int64_t out_dim);
     void heads(const Batch& batch, const HeadLogits& logits);
@@ -110,6 +127,7 @@ private:
     const KeepGoing* keep_going_ = nullptr;
     ForwardResult* result_ = nullptr;
     PhaseClock clock_;
+    Pace product_pace_, attention_pace_;
     bool stopped_ = false;
 };
 
@@ -179,12 +197,8 @@ void Transformer<Device, T>::decoder_layer(int64_t layer, const Batch& batch, T*
 
     rope(device_, q, batch.positions, weights_.inv_freq, config_.head_dim);
     rope(device_, k, batch.positions, weights_.inv_freq, config_.head_dim);
-    attention_.clear();
-    for (const BatchSequence& s : batch.sequences)
-        attention_.push_back({s.row_begin, s.row_end, s.first_position, (*s.block_tables)[size_t(layer)]});
-    store_kv<T>(device_, pool, layout_, k, v, attention_);
-    attention<T>(device_, attended, q, pool, layout_, 1.0f / std::sqrt(float(config_.head_dim)), attention_);
-    clock_.mark(t.attention);
+    attend(layer, batch, pool, attended, q, k, v);
+    if (stopped_) return;
 
     project(layer, Projection::o, attended, out);
     if (stopped_) return;
@@ -244,19 +258,53 @@ void Transformer<Device, T>::project(int64_t layer, Projection p, Rows in, Rows 
     clock_.mark(t.lora);
 }
 
-// A large product is cut into groups of rows, which changes no bit, so that a cancel is heard within a fraction of 100
-// ms.
+// Stores all rows' k and v, then answers all rows' q, so many at a time as the pace allows.
+template <class Device, class T>
+void Transformer<Device, T>::attend(int64_t layer, const Batch& batch, T* pool, Rows out, Rows q, Rows k, Rows v) {
+    const float scale = 1.0f / std::sqrt(float(config_.head_dim));
+    const auto segment = [&](const BatchSequence& s, int64_t begin, int64_t end) {
+        return AttentionSegment{begin, end, s.first_position + begin - s.row_begin, (*s.block_tables)[size_t(layer)]};
+    };
+    attention_.clear();
+    for (const BatchSequence& s : batch.sequences) attention_.push_back(segment(s, s.row_begin, s.row_end));
+    store_kv<T>(device_, pool, layout_, k, v, attention_);
+    clock_.mark(result_->times.attention);
+
+    attention_.clear();
+    int64_t flops = 0;
+    const auto run = [&] {
+        attention<T>(device_, out, q, pool, layout_, scale, attention_);
+        attention_pace_.learn(flops, clock_.mark(result_->times.attention));
+        attention_.clear();
+        flops = 0;
+    };
+    for (const BatchSequence& s : batch.sequences)
+        for (int64_t begin = s.row_begin; begin < s.row_end;) {
+            const int64_t context = s.first_position + begin - s.row_begin + 1;
+            const int64_t flops_of_row = 4 * context * config_.q_size();
+            const int64_t room = (attention_pace_.flops_in_one_call() - flops) / flops_of_row;
+            const int64_t end = std::min<int64_t>(s.row_end, begin + std::max<int64_t>(room, 1));
+            attention_.push_back(segment(s, begin, end));
+            flops += (end - begin) * flops_of_row;
+            begin = end;
+            if (flops + flops_of_row <= attention_pace_.flops_in_one_call()) continue;
+            run();
+            if (!go_on()) return;
+        }
+    if (!attention_.empty()) run();
+}
+
 template <class Device, class T>
 void Transformer<Device, T>::product(Rows out, Rows x, const PackedMatrix<T>& w, int64_t& phase_ns) {
-    constexpr int64_t kFlops = 2'000'000'000;
-    constexpr int64_t kFewestRows = 32;
+    constexpr int64_t kFewestRows = 16;  // fewer would only read the weights more often
     const int64_t m = out.shape[0], n = out.shape[1], k = x.shape[1];
-    const int64_t group = std::max(kFewestRows, kFlops / (2 * n * k));
-    for (int64_t begin = 0; begin < m && go_on(); begin += group) {
+    for (int64_t begin = 0; begin < m && go_on();) {
+        const int64_t group = std::max(kFewestRows, product_pace_.flops_in_one_call() / (2 * n * k) / 16 * 16);
         const int64_t count = std::min(group, m - begin);
         matmul(device_, Rows{out.row(begin), {count, n}}, View<const Activation, 2>{x.row(begin), {count, k}}, w);
+        product_pace_.learn(2 * count * n * k, clock_.mark(phase_ns));
+        begin += count;
     }
-    clock_.mark(phase_ns);
 }
 
 template <class Device, class T>
