@@ -117,7 +117,7 @@ void LayoutCanvas::drawLayout(QPainter& painter, const QRectF& rect, const Block
         };
         if (pitch >= 4) lines(pitch, c.hairline);
         const double block = rect.width() * double(border) / double(std::max<int64_t>(1, layout.dim));
-        if (border > settings_.cell && block >= 8) lines(block, blend(c.field, c.ink, 0.35));
+        if (border > settings_.cell && block >= 8) lines(block, blend(c.field, c.ink, 0.2));
     }
     painter.setPen(QPen(c.border, 1));
     painter.setBrush(Qt::NoBrush);

@@ -72,12 +72,20 @@ void MemoryTimeline::update() {
     if (!bins.empty()) add(double(bins.back().t1_us) / 1e6, bins.back());
     for (int i = 0; i < layers; ++i) stack_[size_t(i)]->data()->set(series[size_t(i)], true);
 
+    // A pool that is mostly free would press what is used flat: the capacity line is drawn once it is near.
+    double used = 0;
+    for (const QCPGraphData& d : series[kv]) used = std::max(used, d.value);
     const double capacity = megabytes(header.weight_bytes + header.workspace_bytes + header.pool_bytes);
+    const bool near_capacity = used * 2 > capacity;
+    capacity_->setVisible(near_capacity);
+    capacity_text_->setVisible(near_capacity);
     capacity_->point1->setCoords(0, capacity);
     capacity_->point2->setCoords(1, capacity);
     capacity_text_->position->setCoords(0.995, capacity);
     capacity_text_->setText(tr("weights + pool %1").arg(bytesText(header.weight_bytes + header.pool_bytes)));
-    fitY(capacity);
+    fitY(near_capacity ? capacity : used * 1.15);
+    setNote(near_capacity ? tr("MB by owner")
+                          : tr("MB by owner · capacity %1 lies above").arg(bytesText(int64_t(capacity * 1e6))));
 }
 
 void MemoryLegend::set(std::vector<Entry> entries) {

@@ -144,6 +144,9 @@ StepDetailView::StepDetailView(const ViewContext& context, QWidget* parent)
     table_->verticalHeader()->hide();
     table_->horizontalHeader()->setStretchLastSection(true);
     table_->setAccessibleName(tr("Rows of the step"));
+    const int widths[] = {64, 150, 64, 60, 64, 70, 60};
+    for (int i = 0; i < StepRowsModel::columns; ++i) table_->setColumnWidth(i, px(widths[i]));
+    table_->verticalHeader()->setDefaultSectionSize(px(22));
     column->addWidget(table_, 1);
     setBody(body);
     connect(table_->selectionModel(), &QItemSelectionModel::currentRowChanged, this, [this](const QModelIndex& index) {

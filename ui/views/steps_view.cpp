@@ -194,7 +194,7 @@ StepsView::StepsView(const ViewContext& context, QWidget* parent)
     setBody(body);
     addExport({QStringLiteral("steps"), ribbon_, [this] { return ribbon_->csv(); },
                [this] { return toQ(context_.model.header().name); }});
-    setFacts(tr("prefill ■ blue · decode ■ green · padding ▨ · ─ ms a step"),
+    setFacts(tr("blue prefill over green decode · line: ms"),
              tr("Bars: tokens computed in a step, decode below, prefill above it, padding hatched; a vermillion tick "
                 "marks a preemption. Line: time of the step."));
     emptyState()->set(tr("No steps yet"), tr("Every engine step becomes a bar here: what it computed and how long it "

@@ -35,8 +35,6 @@ TimePlot::TimePlot(const ViewContext& context, QWidget* parent) : QCustomPlot(pa
     xAxis->setTicker(QSharedPointer<QCPAxisTicker>(new ClockTicker));
     xAxis->ticker()->setTickCount(6);
     yAxis->ticker()->setTickCount(4);
-    yAxis->setNumberFormat(QStringLiteral("gb"));
-    yAxis->setNumberPrecision(4);
     axisRect()->setupFullAxesBox(false);
     axisRect()->setAutoMargins(QCP::msLeft | QCP::msBottom);
 
@@ -143,6 +141,8 @@ void TimePlot::fitY(double largest, double smallest_positive) {
     if (!(largest > 0)) largest = 1;
     const double want = largest * 1.08;
     if (want > top_ || want < top_ * 0.6) top_ = want;
+    yAxis->setNumberFormat(QStringLiteral("f"));
+    yAxis->setNumberPrecision(top_ >= 8 ? 0 : top_ >= 0.8 ? 1 : 3);
     if (log_y_)
         yAxis->setRange(smallest_positive > 0 ? smallest_positive * 0.8 : top_ / 1000, top_ * 1.1);
     else
