@@ -446,17 +446,15 @@ private slots:
         g.numbers("tokenizer.ggml.token_type", 5, 3, bytes_of(std::vector<int32_t>{1, 1, 1}));
         const std::string good = g.bytes();
         const size_t header_end = good.size() - 38784;
+        const std::string fuzzed = dir_.filePath("fuzz.gguf").toStdString();
         std::mt19937 random(13);
         for (int i = 0; i < 4000; ++i) {
             std::string bytes = good;
             for (auto k = 1 + random() % 3; k > 0; --k)
                 bytes[random() % header_end] = char(random() % 4 ? random() % 256 : 255);
             if (random() % 5 == 0) bytes.resize(random() % bytes.size());
-            QFile out(dir_.filePath("fuzz.gguf"));
-            QVERIFY(out.open(QIODevice::WriteOnly) &&
-                    out.write(bytes.data(), qint64(bytes.size())) == qint64(bytes.size()));
-            out.close();
-            const auto opened = open_model(out.fileName().toStdString());
+            put(fuzzed, bytes);
+            const auto opened = open_model(fuzzed);
             if (!opened) {
                 QVERIFY(!opened.error().message().empty());
                 continue;

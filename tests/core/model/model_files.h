@@ -28,7 +28,9 @@ std::string bytes_of(const std::vector<T>& values) {
 }
 
 inline void put(const std::string& path, const std::string& content) {
-    QFile file(QString::fromStdString(path));  // without fsync: tests write thousands
+    // Without fsync, and as a new file (some file systems flush one that was truncated): tests write thousands.
+    QFile file(QString::fromStdString(path));
+    file.remove();
     QVERIFY2(file.open(QIODevice::WriteOnly | QIODevice::Truncate), path.c_str());
     QVERIFY(file.write(content.data(), qint64(content.size())) == qint64(content.size()));
 }

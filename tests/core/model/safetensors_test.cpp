@@ -266,17 +266,15 @@ private slots:
                                               {"model.b", "BF16", {4}, std::string(8, 2)},
                                               {"c", "I8", {0, 5}, ""}});
         const size_t header_end = good.size() - 32;
+        const std::string fuzzed = dir_.filePath("fuzz.safetensors").toStdString();
         std::mt19937 random(11);
         for (int i = 0; i < 6000; ++i) {
             std::string bytes = good;
             for (auto k = 1 + random() % 3; k > 0; --k)
                 bytes[random() % header_end] = char(random() % 2 ? random() % 256 : 48 + random() % 10);
             if (random() % 5 == 0) bytes.resize(random() % bytes.size());
-            QFile out(dir_.filePath("fuzz.safetensors"));
-            QVERIFY(out.open(QIODevice::WriteOnly) &&
-                    out.write(bytes.data(), qint64(bytes.size())) == qint64(bytes.size()));
-            out.close();
-            const auto file = SafetensorsFile::open(out.fileName().toStdString());
+            put(fuzzed, bytes);
+            const auto file = SafetensorsFile::open(fuzzed);
             if (!file) continue;
             for (const SafetensorsEntry& e : (*file)->entries()) {
                 QVERIFY(e.begin >= 8 && e.bytes >= 0 && e.begin + e.bytes <= (*file)->file()->size());
