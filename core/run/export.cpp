@@ -129,7 +129,8 @@ std::vector<std::pair<double, double>> histogram(const MicrosCounts& counts) {
     const int64_t low = values.front().first, high = values.back().first;
     const int64_t bins = std::min<int64_t>(80, high - low + 1);
     std::vector<std::pair<double, double>> out(static_cast<size_t>(bins));
-    for (int64_t i = 0; i < bins; ++i) out[size_t(i)].first = (double(low) + double(high - low) * double(i) / double(bins)) / 1e3;
+    for (int64_t i = 0; i < bins; ++i)
+        out[size_t(i)].first = (double(low) + double(high - low) * double(i) / double(bins)) / 1e3;
     for (const auto& [us, times] : values)
         out[size_t(std::min(bins - 1, (us - low) * bins / std::max<int64_t>(1, high - low)))].second += double(times);
     return out;

@@ -29,7 +29,8 @@ public:
     T integer() {
         const Json* v = next();
         if (!v) return T{};
-        using Raw = typename std::conditional_t<std::is_enum_v<T>, std::underlying_type<T>, std::type_identity<T>>::type;
+        using Raw =
+            typename std::conditional_t<std::is_enum_v<T>, std::underlying_type<T>, std::type_identity<T>>::type;
         const bool fits = v->is_number_unsigned() ? v->get<uint64_t>() <= uint64_t(std::numeric_limits<Raw>::max())
                           : v->is_number_integer()
                               ? v->get<int64_t>() >= int64_t(std::numeric_limits<Raw>::min()) && std::is_signed_v<Raw>

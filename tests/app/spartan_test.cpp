@@ -539,11 +539,21 @@ private slots:
         }
     }
 
-    void bench_load_measures() {
-        const Output o = spartan_with({"bench", "load", "--model", "synthetic:tiny", "--repeats", "1", "--json"});
-        QCOMPARE(o.code, 0);
-        QVERIFY(o.json()["load"]["best_s"].get<double>() > 0);
-        QVERIFY(o.json()["load"]["peak_memory_bytes"].get<int64_t>() > 0);
+    void benchmarks_measure() {
+        const QStringList quick{"--model", "synthetic:tiny", "--json"};
+        const Output load = spartan_with(QStringList{"bench", "load", "--repeats", "1"} + quick);
+        QCOMPARE(load.code, 0);
+        QVERIFY(load.json()["best_ready_ms"].get<double>() > 0);
+        QVERIFY(load.json()["load"][0]["peak_resident_bytes"].get<int64_t>() > 0);
+        const Output decode =
+            spartan_with(QStringList{"bench", "decode", "--batch", "1,2", "--steps", "2", "--context", "8"} + quick);
+        QCOMPARE(decode.code, 0);
+        QVERIFY(decode.json()["limits"]["read_bytes_per_s"].get<double>() > 0);
+        QVERIFY(decode.json()["decode"].size() >= 4);
+        const Output prefill =
+            spartan_with(QStringList{"bench", "prefill", "--prompt-tokens", "16", "--repeats", "1"} + quick);
+        QCOMPARE(prefill.code, 0);
+        QCOMPARE(prefill.json()["prefill"][0]["tokens"].get<int>(), 16);
     }
 };
 

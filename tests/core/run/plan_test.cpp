@@ -206,7 +206,7 @@ private slots:
         row("header only", h, "no rows");
         row("missing column", "request_id,arrival_s,adapter,prompt_tokens\n", "output_tokens");
         row("duplicate column", "request_id,arrival_s,adapter,prompt_tokens,output_tokens,adapter\n",
-            "line 1, column 59");
+            "line 1, column 58");
         row("unknown column", "request_id,when\n", "line 1, column 12");
         row("open quote", h + "r1,0,\"a0,5,5\nr2,0,a0,5,5\n", "line 2, column 6");
         row("quote inside", h + "r1,0,a\"0,5,5\n", "line 2, column 7");
