@@ -114,7 +114,7 @@ QVariant LibraryModel::data(const QModelIndex& index, int role) const {
 
 QVariant LibraryModel::headerData(int section, Qt::Orientation orientation, int role) const {
     if (orientation != Qt::Horizontal || section < 0 || section >= kColumns) return {};
-    static const char* const names[] = {"adapter", "kind", "targets", "size", "requests", "TTFT p99 ms", "where"};
+    static const char* const names[] = {"adapter", "kind", "targets", "size", "requests", "p99 ms", "where"};
     static const char* const tips[] = {
         "Name of the adapter; a label, unique in the library",
         "Kind and geometry: b block size, m butterfly factors, r rank",
@@ -195,6 +195,18 @@ void LibraryModel::change(int key, const std::function<void(LibraryEntry&)>& edi
     if (row < 0) return;
     edit(entries_[size_t(row)]);
     emit dataChanged(index(row, 0), index(row, kColumns - 1));
+}
+
+void LibraryModel::changeMany(const std::vector<int>& keys, const std::function<void(LibraryEntry&)>& edit) {
+    int first = rowCount(), last = -1;
+    for (const int key : keys) {
+        const int row = rowOf(key);
+        if (row < 0) continue;
+        edit(entries_[size_t(row)]);
+        first = std::min(first, row);
+        last = std::max(last, row);
+    }
+    if (last >= 0) emit dataChanged(index(first, 0), index(last, kColumns - 1));
 }
 
 void LibraryModel::changeFigures(const std::function<bool(LibraryEntry&)>& edit) {

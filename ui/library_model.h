@@ -27,6 +27,7 @@ struct LibraryEntry {
     std::string source;      // path, or the synthetic spec
     AdapterRequest request;  // how to load it (adapters)
     std::shared_ptr<const Adapter> adapter;
+    std::shared_ptr<const Model> base;  // that it was folded for
     std::string geometry, targets;
     int64_t bytes = 0;
     std::string error;  // one line; for failed
@@ -63,6 +64,8 @@ public:
     void restore(const std::vector<std::pair<int, LibraryEntry>>& entries);
     std::vector<std::pair<int, LibraryEntry>> take(const std::vector<int>& keys);  // with their rows, ascending
     void change(int key, const std::function<void(LibraryEntry&)>& edit);
+    // Several rows with one dataChanged: whoever listens looks at the whole library.
+    void changeMany(const std::vector<int>& keys, const std::function<void(LibraryEntry&)>& edit);
     // Live figures of all rows at once: `edit` returns whether it changed anything. One dataChanged in all.
     void changeFigures(const std::function<bool(LibraryEntry&)>& edit);
 

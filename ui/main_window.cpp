@@ -143,6 +143,8 @@ MainWindow::MainWindow(Theme& theme, Session& session, QWidget* parent)
         setPerspective(Perspective::playground);
     });
     restyle();
+    setFocusPolicy(Qt::ClickFocus);  // nothing has the focus at first: Space pauses the view
+    setFocus();
     setPerspective(Perspective::explore);
     updateTopBar();
     wake();
@@ -357,7 +359,7 @@ void MainWindow::restyle() {
     line->setSpacing(px(6));
     chip_->setFixedSize(px(330), px(30));
     for (QPushButton* b : {run_, pause_, stop_}) b->setFixedSize(px(b == run_ ? 84 : 66), px(30));
-    for (const auto& [p, b] : perspective_buttons_) b->setFixedSize(px(112), px(30));
+    for (const auto& [p, b] : perspective_buttons_) b->setFixedSize(px(118), px(30));
     progress_->layout()->setContentsMargins(px(10), px(0), px(10), px(2));
     static_cast<QGridLayout*>(progress_->layout())->setHorizontalSpacing(px(10));
     progress_text_->setFixedWidth(px(118));
@@ -548,8 +550,7 @@ void MainWindow::generateAdapters() {
 }
 
 void MainWindow::showRecordings() {
-    auto* dialog = new RecordingsDialog(
-        session_.runState() != Session::RunState::idle ? session_.recordingDir() : QString(), this);
+    auto* dialog = new RecordingsDialog(session_.writingDir(), this);
     dialog->setAttribute(Qt::WA_DeleteOnClose);
     connect(dialog, &RecordingsDialog::openRequested, &session_, &Session::openRecording);
     dialog->open();
@@ -791,7 +792,7 @@ void MainWindow::updateStatus() {
     if (const int64_t bytes = session_.recordedBytes(); bytes >= 0) {
         const QString error = session_.recordingError();
         right << (error.isEmpty()
-                      ? tr("recording %1 · %2").arg(QFileInfo(session_.recordingDir()).fileName(), bytesText(bytes))
+                      ? tr("recording %1 · %2").arg(QFileInfo(session_.writingDir()).fileName(), bytesText(bytes))
                       : tr("✗ recording stopped: %1").arg(error));
         // The ring makes the engine wait when it is full: nothing is ever dropped.
         right << tr("0 dropped");
@@ -854,6 +855,7 @@ void MainWindow::isolate(QWidget* view, bool on) {
 
 QImage MainWindow::picture(const QString& view, QSize pixels) {
     const double ratio = devicePixelRatioF();
+    banner_->hide();  // what was said lately belongs to no view
     resize(int(std::ceil(pixels.width() / ratio)), int(std::ceil(pixels.height() / ratio)));
     const Perspective before = perspective_;
     Panel* panel = nullptr;

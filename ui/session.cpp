@@ -145,13 +145,7 @@ public:
     }
     void redo() override {
         session_.library_.append(std::exchange(entries_, {}));
-        for (const int key : keys_) {
-            const LibraryEntry* e = session_.library_.find(key);
-            if (e && e->state == LibraryEntry::State::ready)
-                session_.joinEngine(*e);
-            else
-                session_.readEntry(key);
-        }
+        session_.rejoin(keys_);
     }
     void undo() override {
         for (const int key : keys_) session_.leaveEngine(key);
@@ -177,13 +171,8 @@ public:
     }
     void undo() override {
         session_.library_.restore(taken_);
-        for (const auto& [row, entry] : std::exchange(taken_, {})) {
-            const LibraryEntry* e = session_.library_.find(entry.key);
-            if (e->state == LibraryEntry::State::ready && session_.model_)
-                session_.joinEngine(*e);
-            else
-                session_.readEntry(entry.key);
-        }
+        taken_.clear();
+        session_.rejoin(keys_);
     }
 
 private:
@@ -199,6 +188,9 @@ Session::Session(QObject* parent) : QObject(parent), adapter_progress_(std::make
     adapters_.setMaxThreadCount(1);
     runs_.setMaxThreadCount(4);  // a run that is being cancelled must not hold up the next one
     clock_.start();
+    reads_timer_.setSingleShot(true);
+    reads_timer_.setInterval(40);
+    connect(&reads_timer_, &QTimer::timeout, this, &Session::applyReads);
 }
 
 Session::~Session() {
@@ -482,83 +474,110 @@ void Session::readAgain() {
     adapter_progress_->cancel = true;
     adapter_progress_ = std::make_shared<Progress>();
     adapters_.clear();
+    reads_.clear();
     reading_ = 0;
     std::vector<int> keys;
     for (const LibraryEntry& e : library_.entries())
         if (e.kind == LibraryEntry::Kind::adapter && !(e.request.dir.empty() && e.request.spec.count == 0))
             keys.push_back(e.key);
-    for (const int key : keys) readEntry(key);
+    readEntries(keys);
 }
 
-void Session::readEntry(int key) {
-    const LibraryEntry* entry = library_.find(key);
-    if (!entry || entry->kind != LibraryEntry::Kind::adapter) return;
-    const AdapterRequest request = entry->request;
-    if (request.dir.empty() && request.spec.count == 0) return;  // a refused drop: nothing to read
-    library_.change(key, [&](LibraryEntry& e) {
-        e.state = LibraryEntry::State::reading;
+void Session::rejoin(const std::vector<int>& keys) {
+    std::vector<int> unread;
+    for (const int key : keys) {
+        const LibraryEntry* e = library_.find(key);
+        if (e && e->state == LibraryEntry::State::ready && e->adapter && e->base == model_)
+            joinEngine(*e);
+        else
+            unread.push_back(key);
+    }
+    readEntries(unread);
+}
+
+void Session::readEntries(const std::vector<int>& keys) {
+    std::vector<int> readable;
+    for (const int key : keys) {
+        const LibraryEntry* e = library_.find(key);
+        // A refused drop has nothing to read, and what is generated needs the base's shapes.
+        if (e && e->kind == LibraryEntry::Kind::adapter && !(e->request.dir.empty() && e->request.spec.count == 0))
+            readable.push_back(key);
+    }
+    library_.changeMany(readable, [&](LibraryEntry& e) {
+        const bool waits = !model_ && e.request.dir.empty();
+        e.state = waits ? LibraryEntry::State::waiting : LibraryEntry::State::reading;
         e.where = LibraryEntry::Where::disk;
         e.adapter.reset();
         e.error.clear();
     });
-    ++reading_;
-    emit activity();
-    const uint64_t generation = adapter_generation_;
-    if (model_) {
+    for (const int key : readable) {
+        const LibraryEntry* e = library_.find(key);
+        if (e->state != LibraryEntry::State::reading) continue;
+        ++reading_;
         runInWorker(
             adapters_, this,
-            [request, model = model_, progress = adapter_progress_] {
-                return load_adapter(request, *model, 42, *progress);
-            },
-            [this, key, generation](const Result<std::shared_ptr<const Adapter>>& r) {
-                entryRead(key, generation, r);
-            });
-        return;
-    }
-    if (request.dir.empty()) {
-        --reading_;
-        library_.change(key, [&](LibraryEntry& e) { e.state = LibraryEntry::State::waiting; });
-        return;
-    }
-    runInWorker(
-        adapters_, this, [dir = request.dir] { return inspect_adapter(dir); },
-        [this, key, generation](Result<AdapterInfo> info) {
-            if (generation != adapter_generation_) return;
-            --reading_;
-            library_.change(key, [&](LibraryEntry& e) {
-                if (info && info->problems.empty()) {
-                    e.state = LibraryEntry::State::waiting;
-                    e.geometry = name_of(info->kind);
-                    e.bytes = info->bytes;
-                    e.warnings = info->warnings;
+            [key, generation = adapter_generation_, request = e->request, model = model_,
+             progress = adapter_progress_] {
+                AdapterRead read;
+                read.key = key;
+                read.generation = generation;
+                if (model) {
+                    const auto loaded = load_adapter(request, *model, 42, *progress);
+                    if (loaded)
+                        read.adapter = *loaded;
+                    else
+                        read.error = loaded.error();
                 } else {
-                    e.state = LibraryEntry::State::failed;
-                    e.where = LibraryEntry::Where::failed;
-                    e.error = info ? info->problems.front() : info.error().message();
+                    const auto info = inspect_adapter(request.dir);
+                    if (info)
+                        read.info = *info;
+                    else
+                        read.error = info.error();
                 }
+                return read;
+            },
+            [this](AdapterRead read) {
+                reads_.push_back(std::move(read));
+                if (!reads_timer_.isActive()) reads_timer_.start();
             });
-        });
+    }
+    emit activity();
 }
 
-void Session::entryRead(int key, uint64_t generation, const Result<std::shared_ptr<const Adapter>>& result) {
-    if (generation != adapter_generation_) return;
-    --reading_;
-    library_.change(key, [&](LibraryEntry& e) {
-        if (result) {
-            e.adapter = *result;
+void Session::applyReads() {
+    std::map<int, AdapterRead> reads;
+    for (AdapterRead& r : std::exchange(reads_, {})) {
+        if (r.generation != adapter_generation_) continue;  // for a base that is no longer there
+        --reading_;
+        const int key = r.key;
+        reads[key] = std::move(r);
+    }
+    std::vector<int> keys;
+    for (const auto& [key, read] : reads) keys.push_back(key);
+    library_.changeMany(keys, [&](LibraryEntry& e) {
+        const AdapterRead& r = reads[e.key];
+        if (r.adapter) {
+            e.adapter = r.adapter;
+            e.base = model_;
             e.state = LibraryEntry::State::ready;
             e.where = LibraryEntry::Where::host;
-            e.geometry = e.adapter->geometry();
-            e.targets = e.adapter->targets();
-            e.bytes = int64_t(e.adapter->blob.size());
-            e.warnings = e.adapter->warnings;
-        } else if (!result.error().cancelled) {
+            e.geometry = r.adapter->geometry();
+            e.targets = r.adapter->targets();
+            e.bytes = int64_t(r.adapter->blob.size());
+            e.warnings = r.adapter->warnings;
+        } else if (r.info && r.info->problems.empty()) {
+            e.state = LibraryEntry::State::waiting;
+            e.geometry = name_of(r.info->kind);
+            e.bytes = r.info->bytes;
+            e.warnings = r.info->warnings;
+        } else if (!r.error.cancelled) {
             e.state = LibraryEntry::State::failed;
             e.where = LibraryEntry::Where::failed;
-            e.error = result.error().message();
+            e.error = r.info ? r.info->problems.front() : r.error.message();
         }
     });
-    if (const LibraryEntry* e = library_.find(key); e && e->state == LibraryEntry::State::ready) joinEngine(*e);
+    for (const auto& [key, read] : reads)
+        if (const LibraryEntry* e = library_.find(key); e && e->state == LibraryEntry::State::ready) joinEngine(*e);
 }
 
 void Session::joinEngine(const LibraryEntry& entry) {
@@ -859,6 +878,8 @@ void Session::updateFigures() {
 QString Session::recordingDir() const {
     return showing_live_ && live_ ? toQ(live_->dir) : toQ(run_model_.header().dir);
 }
+
+QString Session::writingDir() const { return live_ ? toQ(live_->dir) : QString(); }
 
 int64_t Session::recordedBytes() const { return live_ ? live_->recorder->bytes_written() : -1; }
 

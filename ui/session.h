@@ -16,6 +16,7 @@
 #include <QString>
 #include <QStringList>
 #include <QThreadPool>
+#include <QTimer>
 #include <QUndoStack>
 
 #include <atomic>
@@ -102,7 +103,8 @@ public:
     void cancelOpening();
     double openingProgress() const;  // < 0: none is being opened
     QString recordingDir() const;    // of what is shown; empty: none
-    int64_t recordedBytes() const;
+    QString writingDir() const;      // of the recording that is being written; empty: none
+    int64_t recordedBytes() const;   // of that one; -1: none
     QString recordingError() const;
 
     // Takes what the engine sent since last time; once a tick.
@@ -127,6 +129,14 @@ private:
     friend class AddAdaptersCommand;
     friend class RemoveAdaptersCommand;
     struct OpenModelResult;
+    // What a worker found out about one adapter: loaded, or without a base only looked at.
+    struct AdapterRead {
+        int key = 0;
+        uint64_t generation = 0;
+        std::shared_ptr<const Adapter> adapter;
+        std::optional<AdapterInfo> info;
+        Error error;
+    };
 
     void modelOpened(const QString& path, const QString& dtype, bool force, OpenModelResult result);
     void startLoading(OpenedModel opened, DType dtype);
@@ -135,9 +145,10 @@ private:
     void failModel(const QString& path, const Error& error);
 
     void addEntries(std::vector<LibraryEntry> entries, const QString& what);
-    void readEntry(int key);
-    void entryRead(int key, uint64_t generation, const Result<std::shared_ptr<const Adapter>>& result);
+    void readEntries(const std::vector<int>& keys);
+    void applyReads();
     void readAgain();
+    void rejoin(const std::vector<int>& keys);  // rows that came back by undo or redo
     void joinEngine(const LibraryEntry& entry);
     void leaveEngine(int key);
     std::string freeName(const std::string& wanted) const;
@@ -169,6 +180,8 @@ private:
     uint64_t adapter_generation_ = 0;
     std::shared_ptr<Progress> adapter_progress_;
     int64_t reading_ = 0;
+    std::vector<AdapterRead> reads_;  // not yet in the library: they join it a few times a second, not one by one
+    QTimer reads_timer_;
 
     RunState run_state_ = RunState::idle;
     std::shared_ptr<LiveRun> live_;

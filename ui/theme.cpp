@@ -99,10 +99,11 @@ QLineEdit:focus, QPlainTextEdit:focus, QTextEdit:focus, QSpinBox:focus, QDoubleS
 QLineEdit[invalid="true"], QSpinBox[invalid="true"], QDoubleSpinBox[invalid="true"], QComboBox[invalid="true"] {
   border: 1px solid %error; }
 QLineEdit:disabled, QSpinBox:disabled, QDoubleSpinBox:disabled, QComboBox:disabled { color: %faint; }
-QComboBox::drop-down { border: none; width: %18px; }
+QComboBox::drop-down { border: none; width: %20px; }
+QComboBox::down-arrow { image: url(:/icons/down.svg); width: %12px; height: %12px; }
 QComboBox QAbstractItemView { background: %panel; border: 1px solid %border; outline: none; }
 QSpinBox::up-button, QSpinBox::down-button, QDoubleSpinBox::up-button, QDoubleSpinBox::down-button { width: 0; border: none; }
-QPushButton { background: %panel; color: %text; border: 1px solid %border; border-radius: %5px; padding: %5px %14px; }
+QPushButton { background: %panel; color: %text; border: 1px solid %border; border-radius: %5px; padding: %5px %10px; }
 QPushButton:hover { border-color: %muted; }
 QPushButton:focus { border-color: %accent; }
 QPushButton:pressed, QPushButton:checked { background: %selection; border-color: %accent; }
@@ -145,7 +146,10 @@ QProgressBar::chunk { background: %accent; border-radius: %2px; }
 QSlider::groove:horizontal { background: %border; height: %3px; border-radius: 1px; }
 QSlider::handle:horizontal { background: %muted; width: %12px; margin: -%5px 0; border-radius: %6px; }
 QSlider::handle:horizontal:hover, QSlider::handle:horizontal:focus { background: %accent; }
-QCheckBox, QRadioButton { spacing: %6px; }
+QCheckBox { spacing: %6px; }
+QCheckBox::indicator { width: %14px; height: %14px; border: 1px solid %faint; border-radius: %3px; background: %field; }
+QCheckBox::indicator:hover, QCheckBox::indicator:focus { border-color: %accent; }
+QCheckBox::indicator:checked { background: %accent; border-color: %accent; image: url(:/icons/check.svg); }
 QGroupBox { border: none; margin-top: %20px; font-weight: 600; }
 QGroupBox::title { subcontrol-origin: margin; left: 0; }
 )");

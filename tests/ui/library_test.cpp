@@ -151,6 +151,8 @@ private slots:
         const QString root = home_.path(QStringLiteral("wait"));
         writeFile(root + "/broken/adapter_config.json", "{ \"peft_type\": 7");
         std::unique_ptr<QMimeData> mime(urls({root + "/broken", home_.path(QStringLiteral("judge/notes.txt"))}));
+        QDragEnterEvent enter(QPoint(50, 50), Qt::CopyAction, mime.get(), Qt::LeftButton, Qt::NoModifier);
+        QApplication::sendEvent(&w.window, &enter);
         QDropEvent e(QPointF(50, 50), Qt::CopyAction, mime.get(), Qt::LeftButton, Qt::NoModifier);
         QApplication::sendEvent(&w.window, &e);
         QTRY_COMPARE(w.session.library().rowCount(), 2);
@@ -209,7 +211,7 @@ private slots:
         QTRY_COMPARE_WITH_TIMEOUT(w.session.library().rowCount(), 1000, 30'000);
         QTRY_VERIFY_WITH_TIMEOUT(!w.session.readingAdapters(), 30'000);
         QTest::qWait(100);
-        QVERIFY2(beat.worstMs() < 100, qPrintable(QStringLiteral("%1 ms").arg(beat.worstMs())));
+        QVERIFY2(beat.budgetMs() < 100, qPrintable(QStringLiteral("%1 ms").arg(beat.budgetMs())));
         QCOMPARE(w.session.library().rowCount(), 1000);
     }
 

@@ -1,4 +1,5 @@
-// Runs through the window's session with a real engine on a tiny model: records, recording, hold, stop, playground, reopening.
+// Runs through the window's session with a real engine on a tiny model: records, recording, hold, stop, playground,
+// reopening.
 #include "core/run/run_dir.h"
 #include "ui/text.h"
 #include "ui/views/playground_view.h"
@@ -27,7 +28,8 @@ Workload small(int64_t requests, int64_t output) {
 
 void load(Window& w) {
     w.session.openModel(QStringLiteral("synthetic:tiny"));
-    w.session.addAdapterArguments({QStringLiteral("synthetic:boft:2:b=16,m=1"), QStringLiteral("synthetic:lora:2:r=4")}, QStringLiteral("."));
+    w.session.addAdapterArguments({QStringLiteral("synthetic:boft:2:b=16,m=1"), QStringLiteral("synthetic:lora:2:r=4")},
+                                  QStringLiteral("."));
     QTRY_COMPARE_WITH_TIMEOUT(w.session.modelState(), Session::ModelState::ready, 30'000);
     QTRY_COMPARE_WITH_TIMEOUT(w.session.library().readyAdapters(), int64_t(4), 30'000);
 }
@@ -57,7 +59,8 @@ private slots:
         QVERIFY(model.pagesKnown());
 
         const QString dir = ended[0][0].toString();
-        QCOMPARE(QFileInfo(dir).permissions() & 0x77, QFile::Permissions());  // for the owner only: recordings hold prompts
+        QCOMPARE(QFileInfo(dir).permissions() & 0x77,
+                 QFile::Permissions());  // for the owner only: recordings hold prompts
         const auto info = open_run(toStd(dir));
         QVERIFY(info);
         QVERIFY(info->complete);
@@ -114,6 +117,7 @@ private slots:
         QTRY_COMPARE(view.columnCount(), 4);  // the base and the first three
         QSignalSpy done(&view, &PlaygroundView::finished);
         view.prompt().setPlainText(QStringLiteral("hello"));
+        view.prompt().setFocus();
         QTest::keyClick(&view.prompt(), Qt::Key_Return, Qt::ControlModifier);
         QTRY_COMPARE_WITH_TIMEOUT(done.size(), 1, 60'000);
         QVERIFY(!view.generating());
@@ -135,7 +139,9 @@ private slots:
     void cancellingALoadIsQuick() {
         Session session;
         session.openModel(QStringLiteral("synthetic:smollm2-135m"));
-        QTRY_VERIFY_WITH_TIMEOUT(session.modelState() == Session::ModelState::loading || session.modelState() == Session::ModelState::ready, 20'000);
+        QTRY_VERIFY_WITH_TIMEOUT(
+            session.modelState() == Session::ModelState::loading || session.modelState() == Session::ModelState::ready,
+            20'000);
         QElapsedTimer clock;
         clock.start();
         session.cancelModelLoad();

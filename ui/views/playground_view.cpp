@@ -18,7 +18,8 @@
 #include <QScrollBar>
 #include <QShortcut>
 #include <QSpinBox>
-#include <QTextBlock>
+#include <QTextBlockFormat>
+#include <QTextEdit>
 #include <QTimer>
 #include <QToolButton>
 #include <QVBoxLayout>
@@ -82,11 +83,13 @@ public:
           key(entry),
           name(title),
           geometry(facts),
-          text(new QPlainTextEdit(this)),
+          text(new QTextEdit(this)),
           close(new QToolButton(this)) {
         setObjectName(QStringLiteral("column"));
         setAccessibleName(tr("Answer of %1").arg(name));
         text->setReadOnly(true);
+        text->setAcceptRichText(false);
+        text->setUndoRedoEnabled(false);
         text->setFrameShape(QFrame::NoFrame);
         text->setProperty("answer", true);
         text->setAccessibleName(tr("Answer of %1").arg(name));
@@ -103,7 +106,7 @@ public:
         box->setContentsMargins(px(8), px(34), px(4), px(32));
         text->setFont(uiFont(14));
         text->setStyleSheet(
-            QStringLiteral("QPlainTextEdit { background: transparent; border: none; padding: 0; color: %1; }")
+            QStringLiteral("QTextEdit { background: transparent; border: none; padding: 0; color: %1; }")
                 .arg(c.text.name()));
         close->setFixedSize(px(20), px(20));
     }
@@ -123,8 +126,18 @@ public:
         const bool at_end = bar->value() >= bar->maximum() - 2;
         QTextCursor cursor(text->document());
         cursor.movePosition(QTextCursor::End);
-        cursor.insertText(more);
+        cursor.setBlockFormat(spacing());
+        cursor.insertText(more);  // plain text, whatever it holds
         if (at_end) bar->setValue(bar->maximum());
+    }
+    static QTextBlockFormat spacing() {
+        QTextBlockFormat f;
+        f.setLineHeight(140, QTextBlockFormat::ProportionalHeight);
+        return f;
+    }
+    void replace(const QString& all) {
+        text->clear();
+        append(all);
     }
     QString footer() const {
         if (!note.isEmpty()) return note;
@@ -147,7 +160,7 @@ public:
 
     int key;  // of the library; -1: base
     QString name, geometry;
-    QPlainTextEdit* text;
+    QTextEdit* text;
     QToolButton* close;
     QVBoxLayout* box;
     std::optional<RequestId> request;
@@ -563,9 +576,10 @@ void PlaygroundView::takeRecords(const std::vector<StepRecordPtr>& records) {
             if (c->decoder) c->append(toQ(c->decoder->finish()));
             c->finish = f.finish;
             if (f.finish == FinishReason::error) c->note = oneLine(f.error);
-            if (f.visible_bytes >= 0) {  // the stop string itself is not part of the answer
-                const QByteArray text = c->text->toPlainText().toUtf8();
-                c->text->setPlainText(QString::fromUtf8(text.left(qsizetype(f.visible_bytes))));
+            const auto model = session_.model();
+            if (f.visible_bytes >= 0 && model && model->info.tokenizer) {  // the stop string is not part of the answer
+                const std::string text = model->info.tokenizer->decode(f.output, true);
+                c->replace(toQ(text.substr(0, size_t(f.visible_bytes))));
             }
         }
     }

@@ -56,7 +56,10 @@ void repolish(QWidget* w) {
 template <class Box>
 class CalmBox : public Box {
 public:
-    CalmBox() { this->setFocusPolicy(Qt::StrongFocus); }
+    CalmBox() {
+        this->setFocusPolicy(Qt::StrongFocus);
+        this->setMinimumWidth(1);  // the form decides, not the longest entry
+    }
 
 protected:
     void wheelEvent(QWheelEvent* event) override {
@@ -656,7 +659,7 @@ void WorkloadView::showPreview(const WorkloadPreview& p) {
     const auto bars = [&](QCustomPlot* plot, const WorkloadPreview::Histogram& h, const QString& name, bool outlined) {
         auto* b = new QCPBars(plot->xAxis, plot->yAxis);
         b->setName(name);
-        b->setWidth(h.width * (outlined ? 1 : 0.92));
+        b->setWidth(h.width * (outlined ? 1 : 0.86));
         b->setBrush(outlined ? Qt::NoBrush : QBrush(blend(c.panel, c.ink, 0.45)));
         b->setPen(outlined ? QPen(c.ink, 1) : Qt::NoPen);
         b->setAntialiased(false);
