@@ -156,6 +156,7 @@ CLI::App* add_bench_command(CLI::App& parent, const std::string& name, const std
     CLI::App* command = add_command(parent, name, description, {"spartan bench " + name + example});
     add_json_flag(command, options);
     command->callback([&options, &action, o, bench] {
+        check_adapter_arguments("--adapter", o->model.adapters);
         action = [&options, o, bench] {
             Progress progress;
             const InterruptGuard guard(progress);

@@ -34,9 +34,11 @@ public:
         for (const std::string& s : stop) hold_back_ = std::max(hold_back_, s.size() - 1);
     }
 
-    // Text that is certain now: what could still become a stop string waits.
-    std::string push(Token id) {
+    // Text that is certain now: what could still become a stop string waits, and so does all of the token that
+    // completes one, until finish() knows where the text ends.
+    std::string push(Token id, bool completes_stop) {
         text_ += decoder_ ? decoder_->push(id) : std::to_string(id) + " ";
+        if (completes_stop) return "";
         size_t end = text_.size() > hold_back_ ? text_.size() - hold_back_ : 0;
         while (end > 0 && end < text_.size() && (uint8_t(text_[end]) & 0xc0) == 0x80) --end;
         return take(end);
@@ -96,7 +98,7 @@ public:
         for (const StepRecordPtr& record : records) {
             for (const StepRow& row : record->rows)
                 if (const auto i = index_of(row.request); i && row.token >= 0)
-                    unseen_[*i] += answers_[*i].push(row.token);
+                    unseen_[*i] += answers_[*i].push(row.token, row.finish == FinishReason::stop);
             for (const RequestRecord& r : record->finished)
                 if (const auto i = index_of(r.id)) unseen_[*i] += answers_[*i].finish(r);
         }
@@ -281,6 +283,7 @@ void add_generate(CLI::App& app, GlobalOptions& options, Action& action) {
         o->has_prompt = prompt->count() > 0;
         o->has_system = system->count() > 0;
         check(*o);
+        check_adapter_arguments("--adapter", o->model.adapters, "--use", o->use);
         action = [&options, o] {
             Progress progress;
             const InterruptGuard guard(progress);

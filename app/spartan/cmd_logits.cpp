@@ -172,6 +172,7 @@ void add_logits(CLI::App& app, GlobalOptions& options, Action& action) {
     command->add_option("--greedy", o->greedy, "Also the N most likely next tokens, one after the other")
         ->check(CLI::Range(0, 1 << 20));
     command->callback([&options, &action, o] {
+        check_adapter_arguments("--adapter", o->model.adapters);
         action = [&options, o] {
             Progress progress;
             const InterruptGuard guard(progress);

@@ -57,9 +57,6 @@ private:
 
 Result<void> make_adapters(const GlobalOptions& options, const std::string& model,
                            const std::vector<std::string>& specs, const std::string& out, Progress& progress) {
-    for (const std::string& spec : specs)
-        if (spec.rfind("synthetic:", 0) != 0)
-            return Error{"--spec", "", "\"" + shorten(spec, 100) + "\"", "synthetic:KIND:COUNT:SIZES"};
     TRY_ASSIGN(requests, parse_adapter_arguments(specs, ""));
     TRY_ASSIGN(opened, open_model(resolve_model_path(model), options.seed_or()));
     TRY_ASSIGN(folder, NewFolder::create(out));
@@ -93,6 +90,11 @@ void add_make_adapters(CLI::App& app, GlobalOptions& options, Action& action) {
         ->required();
     command->add_option("--out", *out, "A new or empty folder; gets one folder per adapter")->required();
     command->callback([&options, &action, model, specs, out] {
+        for (const std::string& spec : *specs)
+            if (spec.rfind("synthetic:", 0) != 0)
+                throw CLI::ValidationError("--spec",
+                                           "synthetic:KIND:COUNT:SIZES is expected, found " + shorten(spec, 100));
+        check_adapter_arguments("--spec", *specs);
         action = [&options, model, specs, out] {
             Progress progress;
             const InterruptGuard guard(progress);

@@ -109,6 +109,9 @@ void add_run(CLI::App& app, GlobalOptions& options, Action& action) {
     command->add_option("--out", o->out, "Record into this folder, new or empty");
     add_json_flag(command, options);
     command->callback([&options, &action, o] {
+        for (const std::string& set : o->set)
+            if (set.find('=') == std::string::npos || set[0] == '=')
+                throw CLI::ValidationError("--set", "key=value is expected, found " + shorten(set, 100));
         action = [&options, o] {
             Progress progress;
             const InterruptGuard guard(progress);

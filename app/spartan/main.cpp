@@ -4,6 +4,7 @@
 #include "app/spartan/console.h"
 
 #include <csignal>
+#include <limits>
 
 namespace spartan {
 namespace {
@@ -18,7 +19,11 @@ void add_global_options(CLI::App& app, GlobalOptions& o) {
     app.add_option("--dtype", o.dtype, "f32, bf16, f16 or auto")->check(CLI::IsMember({"f32", "bf16", "f16", "auto"}));
     app.add_option("--threads", o.threads, "Threads (default: the CPUs this process may use)")
         ->check(CLI::Range(1, 1024));
-    app.add_option("--seed", o.seed, "Seed of sampling, workloads and synthetic weights (default 42)");
+    // Through a signed number: the parser would wrap -1 around to the largest unsigned one.
+    app.add_option_function<int64_t>(
+           "--seed", [&o](int64_t seed) { o.seed = uint64_t(seed); },
+           "Seed of sampling, workloads and synthetic weights (default 42)")
+        ->check(CLI::Range(int64_t(0), std::numeric_limits<int64_t>::max()));
 }
 
 std::string usage_line(const CLI::App& app) {

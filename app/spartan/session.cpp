@@ -3,6 +3,7 @@
 #include "core/base/text.h"
 #include "core/run/device_info.h"
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <filesystem>
@@ -51,6 +52,15 @@ void add_model_option(CLI::App* command, ModelOptions& options) {
 void add_adapter_option(CLI::App* command, ModelOptions& options) {
     add_repeatable(command, "--adapter", options.adapters,
                    "NAME=FOLDER or synthetic:KIND:COUNT:SIZES; may be repeated");
+}
+
+void check_adapter_arguments(const std::string& flag, const std::vector<std::string>& arguments,
+                             const std::string& use_flag, const std::string& used) {
+    const auto requests = parse_adapter_arguments(arguments, "");
+    if (!requests) throw CLI::ValidationError(flag, requests.error().message());
+    const auto named = [&](const AdapterRequest& r) { return r.name == used; };
+    if (used.empty() || std::any_of(requests->begin(), requests->end(), named)) return;
+    throw CLI::ValidationError(use_flag, "no adapter of the name " + shorten(used, 80));
 }
 
 Result<void> check_device(const GlobalOptions& options) {

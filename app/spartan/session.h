@@ -17,6 +17,11 @@ struct ModelOptions {
 void add_model_option(CLI::App* command, ModelOptions& options);
 void add_adapter_option(CLI::App* command, ModelOptions& options);
 
+// While arguments are parsed: throws CLI::ValidationError for what cannot be NAME=FOLDER or a synthetic spec, for names
+// that are not unique, and for a `used` name (may be empty) that is not among them.
+void check_adapter_arguments(const std::string& flag, const std::vector<std::string>& arguments,
+                             const std::string& use_flag = "", const std::string& used = "");
+
 // Refuses devices that cannot be used, with the reason.
 Result<void> check_device(const GlobalOptions& options);
 // "demo" is the demo model in the user's cache, unless a file of that name is there.

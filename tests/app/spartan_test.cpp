@@ -42,7 +42,7 @@ Output spartan_with(const QStringList& arguments, const QByteArray& input = {}, 
     o.code = p.exitStatus() == QProcess::NormalExit ? p.exitCode() : -1;
     o.out = p.readAllStandardOutput();
     o.err = p.readAllStandardError();
-    if (o.code != 0 && o.code != 2) qDebug() << arguments << o.code << o.err;
+    if (o.code < 0) qDebug() << arguments << o.code << o.err;
     return o;
 }
 
@@ -112,6 +112,14 @@ private slots:
         row({"generate", "--model", "synthetic:tiny", "--prompt", "a", "--top-p", "0"});
         row({"generate", "--model", "synthetic:tiny", "--prompt", "a", "--max-tokens", "many"});
         row({"generate", "--model", "synthetic:tiny", "--prompt", "a", "--system", "s"});
+        row({"generate", "--model", "synthetic:tiny", "--prompt", "a", "--adapter", "nonsense"});
+        row({"generate", "--model", "synthetic:tiny", "--prompt", "a", "--adapter", "a b=x"});
+        row({"generate", "--model", "synthetic:tiny", "--prompt", "a", "--adapter", "a=x", "--adapter", "a=y"});
+        row({"generate", "--model", "synthetic:tiny", "--prompt", "a", "--adapter", "a=x", "--use", "b"});
+        row({"generate", "--model", "synthetic:tiny", "--prompt", "a", "--adapter", "synthetic:ia3:1:r=4"});
+        row({"make-adapters", "--model", "synthetic:tiny", "--spec", "nonsense", "--out", "/nonexistent/out"});
+        row({"run", "w.json", "--set", "requests"});
+        row({"run", "w.json", "--set", "=1"});
         row({"run"});
         row({"run", "w.json", "--threads", "0"});
         row({"devices", "--device", "gpu"});
@@ -309,8 +317,6 @@ private slots:
         QCOMPARE(one.json()["results"][0]["ids"].dump(), many.json()["results"][1]["ids"].dump());
         const Output shown = spartan_with(base + adapters + QStringList{"--prompts", prompts});
         QVERIFY(shown.out.contains("[1] boft-b8-m2-0000\n"));
-        const Output ghost = spartan_with(base + adapters + QStringList{"--use", "ghost", "--prompt", "Hello"});
-        QVERIFY(ghost.code == 1 && ghost.err.contains("ghost"));
     }
 
     void generate_stops_where_it_is_told() {
@@ -442,7 +448,6 @@ private slots:
             {"run", dir.filePath("none.json"), "--out", out},
             {"run", w, "--out", w},
             {"make-adapters", "--model", "synthetic:tiny", "--spec", "synthetic:boft:1:b=7,m=2", "--out", out},
-            {"make-adapters", "--model", "synthetic:tiny", "--spec", "nonsense", "--out", out},
             {"make-adapters", "--model", "/nonexistent", "--spec", "synthetic:lora:1:r=4", "--out", out},
             {"export", dir.filePath("none"), "--csv", out},
             {"compare", dir.filePath("none"), dir.filePath("none"), "--html", out},
