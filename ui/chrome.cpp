@@ -28,7 +28,7 @@ void ModelChip::set(const QString& name, const QString& facts, double progress) 
     update();
 }
 
-QSize ModelChip::sizeHint() const { return {px(330), px(30)}; }
+QSize ModelChip::sizeHint() const { return {px(372), px(30)}; }
 
 void ModelChip::paintEvent(QPaintEvent*) {
     const Colors& c = colorsOf(this);

@@ -71,8 +71,12 @@ QVariant LibraryModel::data(const QModelIndex& index, int role) const {
                     return e.bytes > 0 ? bytesText(e.bytes) : QString();
                 case kRequests:
                     return e.requests > 0 ? count(e.requests) : QString();
-                case kP99:
-                    return e.p99_ms >= 0 ? msFigure(e.p99_ms, nullptr) : QString();
+                case kP99: {
+                    // The column's unit is ms; what is longer says so.
+                    QString unit;
+                    const QString figure = e.p99_ms >= 0 ? msFigure(e.p99_ms, &unit) : QString();
+                    return unit == QLatin1String("s") ? figure + QStringLiteral(" s") : figure;
+                }
                 case kWhere:
                     return iconOf(e.where) + QLatin1Char(' ') + stateText(e);
                 case kColumns:

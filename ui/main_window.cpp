@@ -261,7 +261,7 @@ QWidget* MainWindow::explorePage() {
     if (Panel* memory = addRunView(QStringLiteral("memory"))) columns->addWidget(memory);
     columns->setStretchFactor(1, 1);
     middle->setSizes({530, 390});
-    columns->setSizes({300, 900, 390});
+    columns->setSizes({322, 890, 388});
     return columns;
 }
 
@@ -357,7 +357,7 @@ void MainWindow::restyle() {
     auto* line = static_cast<QHBoxLayout*>(top_->layout());
     line->setContentsMargins(px(12), px(7), px(12), px(8));
     line->setSpacing(px(6));
-    chip_->setFixedSize(px(330), px(30));
+    chip_->setFixedSize(px(372), px(30));
     for (QPushButton* b : {run_, pause_, stop_}) b->setFixedSize(px(b == run_ ? 84 : 66), px(30));
     for (const auto& [p, b] : perspective_buttons_) b->setFixedSize(px(118), px(30));
     progress_->layout()->setContentsMargins(px(10), px(0), px(10), px(2));

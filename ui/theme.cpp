@@ -128,7 +128,7 @@ QMenu::separator { height: 1px; background: %hairline; margin: %4px %8px; }
 QTableView, QTreeView, QListView { background: %panel; color: %text; border: none; outline: none;
   selection-background-color: %selection; selection-color: %text; }
 QHeaderView { background: %panel; }
-QHeaderView::section { background: %panel; color: %muted; border: none; padding: %3px %6px; }
+QHeaderView::section { background: %panel; color: %muted; border: none; padding: %3px %5px; }
 QHeaderView::section:hover { color: %text; }
 QTableCornerButton::section { background: %panel; border: none; }
 QScrollArea { background: transparent; border: none; }

@@ -51,8 +51,8 @@ public:
     const Json* any(const char* key);  // marks it read; null when absent or JSON null
     const Json* array(const char* key);
     const Json* object(const char* key);
-    void require(const char* key);  // an error when absent
-    void ignore(const char* key);   // known, without effect on the result
+    void require(const char* key);                                                // an error when absent
+    void ignore(const char* key);                                                 // known, without effect on the result
     bool was_read(const std::string& key) const { return read_.count(key) > 0; }  // asked for or ignored
     void fail(const std::string& key, std::string found, std::string expected);
 

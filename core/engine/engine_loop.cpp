@@ -284,9 +284,8 @@ void EngineLoop::deliver(Request request) {
         return;
     }
     if (pages) shared_.registry.release(request.adapter);
-    pending_.arrivals.push_back(
-        {request.id, request.adapter, request.arrival_us, int32_t(request.prompt.size()), request.sampling.max_tokens,
-         request.warmup});
+    pending_.arrivals.push_back({request.id, request.adapter, request.arrival_us, int32_t(request.prompt.size()),
+                                 request.sampling.max_tokens, request.warmup});
     RequestRecord record;
     record.id = request.id;
     record.adapter = request.adapter;
@@ -321,9 +320,8 @@ Sequence& EngineLoop::admit(Request request, int32_t adapter_pages, uint64_t sou
     s.record.prompt_tokens = int32_t(request.prompt.size());
     s.record.warmup = request.warmup;
     s.record.origin = request.origin;
-    pending_.arrivals.push_back(
-        {request.id, request.adapter, request.arrival_us, s.record.prompt_tokens, request.sampling.max_tokens,
-         request.warmup});
+    pending_.arrivals.push_back({request.id, request.adapter, request.arrival_us, s.record.prompt_tokens,
+                                 request.sampling.max_tokens, request.warmup});
     s.request = std::move(request);
     scheduler_.add(s);
     if (source != 0) ++source_unfinished_;

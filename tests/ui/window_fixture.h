@@ -38,6 +38,30 @@ private:
     QTemporaryDir folder_;
 };
 
+// Processor time of the calling thread.
+inline double cpuMs() {
+    timespec t{};
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return double(t.tv_sec) * 1e3 + double(t.tv_nsec) / 1e6;
+}
+
+inline bool machineIsBusy() {
+    double load = 0;
+    return getloadavg(&load, 1) == 1 && load > QThread::idealThreadCount();
+}
+
+// Times a piece of work: by the clock, or on a machine that has more to do than processors by the thread's own time.
+class Stopwatch {
+public:
+    Stopwatch() { clock_.start(); }
+    double ms() const { return busy_ ? cpuMs() - cpu_ : double(clock_.nsecsElapsed()) / 1e6; }
+
+private:
+    const bool busy_ = machineIsBusy();
+    const double cpu_ = cpuMs();
+    QElapsedTimer clock_;
+};
+
 // The longest time that the event loop did not come round: by the clock, and in processor time of this thread, which
 // other programs on a busy machine do not lengthen.
 class Heartbeat {
@@ -56,18 +80,9 @@ public:
     }
     qint64 worstMs() const { return std::max(worst_, clock_.elapsed()); }
     // What a budget is held against: the clock's, or where the machine has more to do than processors, this thread's.
-    double budgetMs() const {
-        double load = 0;
-        if (getloadavg(&load, 1) == 1 && load > QThread::idealThreadCount()) return worst_cpu_;
-        return double(worstMs());
-    }
+    double budgetMs() const { return machineIsBusy() ? worst_cpu_ : double(worstMs()); }
 
 private:
-    static double cpuMs() {
-        timespec t{};
-        clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-        return double(t.tv_sec) * 1e3 + double(t.tv_nsec) / 1e6;
-    }
     QTimer timer_;
     QElapsedTimer clock_;
     qint64 worst_ = 0;

@@ -120,7 +120,7 @@ private slots:
         Window w;
         QPushButton* run = nullptr;
         for (QPushButton* b : w.window.findChildren<QPushButton*>())
-            if (b->text().contains(QStringLiteral("Run"))) run = b;
+            if (b->text() == QStringLiteral("▶  Run")) run = b;
         QVERIFY(run);
         QVERIFY(!run->isEnabled());
         QVERIFY(run->toolTip().contains(QStringLiteral("base model")));

@@ -50,6 +50,7 @@ LatencyView::LatencyView(const ViewContext& context, QWidget* parent)
     setBody(body);
 
     strip_metric_ = new QComboBox;
+    strip_metric_->setAccessibleName(tr("Order of the adapters"));
     strip_metric_->addItems({tr("adapters by TTFT"), tr("adapters by inter-token"), tr("adapters by end-to-end")});
     strip_metric_->setCurrentIndex(1);
     strip_metric_->setToolTip(plainTooltip(tr("What the row of adapters below the plots is sorted by (its p99).")));

@@ -30,12 +30,15 @@ LayoutView::LayoutView(const ViewContext& context, QWidget* parent)
     setBody(scroll_);
 
     projection_ = new QComboBox;
+    projection_->setAccessibleName(tr("Projection"));
     for (int p = 0; p < kNumProjections; ++p) projection_->addItem(QString::fromLatin1(name_of(Projection(p))));
     projection_->setToolTip(plainTooltip(tr("Linear layer whose adapter parts are drawn")));
     layer_ = new QSpinBox;
+    layer_->setAccessibleName(tr("Layer"));
     layer_->setPrefix(tr("layer "));
     layer_->setToolTip(plainTooltip(tr("Decoder layer, from 0")));
     convention_ = new QComboBox;
+    convention_->setAccessibleName(tr("Block convention"));
     convention_->addItems({tr("PEFT order"), tr("paper order")});
     convention_->setToolTip(
         plainTooltip(tr("PEFT pairs half blocks in factor 1 and later; the paper's figure pairs whole "

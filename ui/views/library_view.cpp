@@ -323,8 +323,8 @@ void LibraryView::fitColumns() {
         fix(LibraryModel::kSize, px(78));
         fix(LibraryModel::kRequests, px(72));
     }
-    fix(LibraryModel::kP99, px(wide ? 84 : 56));
-    fix(LibraryModel::kWhere, px(words ? 122 : 46));
+    fix(LibraryModel::kP99, px(wide ? 84 : 60));
+    fix(LibraryModel::kWhere, px(words ? 122 : 48));
     fix(LibraryModel::kKind, std::min(px(150), std::max(px(86), int(left * 0.42))));
     table_->setColumnWidth(LibraryModel::kName, std::max(px(70), left));
 }
