@@ -57,7 +57,7 @@ public:
 private:
     std::string take(size_t end) {
         if (end <= shown_) return "";
-        const std::string part = text_.substr(shown_, end - shown_);
+        std::string part = text_.substr(shown_, end - shown_);
         shown_ = end;
         return part;
     }
