@@ -375,7 +375,8 @@ MachineLimits measure_limits(CpuDevice& device) {
             std::memcpy(memory + bytes / 2 + begin * kChunk, memory + begin * kChunk, size_t((end - begin) * kChunk));
         });
     });
-    limits.copy_bytes_per_s = double(chunks / 2 * kChunk * 2) / copy;
+    limits.copy_bytes_per_s =
+        double((chunks & ~int64_t{1}) * kChunk) / copy;  // half of the chunks are read, half written
     limits.f32_flops = best_rate(kernels.peak_f32, device);
     limits.bf16_flops = best_rate(kernels.peak_bf16, device);
     return limits;

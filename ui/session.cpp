@@ -362,7 +362,7 @@ void Session::unloadModel() {
 std::string Session::freeName(const std::string& wanted) const {
     if (!library_.hasName(wanted)) return wanted;
     for (int i = 2;; ++i)
-        if (const std::string name = wanted + "-" + std::to_string(i); !library_.hasName(name)) return name;
+        if (std::string name = wanted + "-" + std::to_string(i); !library_.hasName(name)) return name;
 }
 
 void Session::addPaths(const QStringList& paths) {

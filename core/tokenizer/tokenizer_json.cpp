@@ -109,7 +109,7 @@ private:
             f.fail("dropout", describe(*dropout), "0 or null: ids must not be random");
         for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"}) {
             const Json* affix = f.any(key);
-            if (affix && *affix != "")
+            if (affix && *affix != Json(""))
                 f.fail(key, describe(*affix), "null or empty: marked subwords are not supported");
         }
         bpe().unknown.fuse = flag(f, "fuse_unk");
