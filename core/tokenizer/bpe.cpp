@@ -11,13 +11,8 @@ namespace spartan {
 namespace {
 
 using Symbol = BpeScratch::Symbol;
-using Candidate = BpeScratch::Candidate;
 
 constexpr uint32_t none = UINT32_MAX;
-
-struct Later {
-    bool operator()(const Candidate& a, const Candidate& b) const { return a.order > b.order; }
-};
 
 struct Proposal {
     uint32_t rank;
@@ -28,39 +23,31 @@ bool allowed(Token id, const std::vector<bool>* forbidden) {
     return !forbidden || size_t(id) >= forbidden->size() || !(*forbidden)[size_t(id)];
 }
 
-// Merges until no pair of neighbours has a proposal. propose(left, right) -> optional<Proposal>.
+// Merges until no pair of neighbours has a proposal. propose(left, right) -> optional<Proposal>. A queued merge is
+// rank << 32 | left symbol, so ties go left.
 template <class Propose>
 void merge_all(BpeScratch& scratch, Propose&& propose) {
     auto& symbols = scratch.symbols;
-    auto& queue = scratch.queue;
+    MinQueue& queue = scratch.queue;
+    const auto key = [](uint32_t rank, uint32_t left) { return uint64_t{rank} << 32 | left; };
     queue.clear();
-    const auto candidate = [&](uint32_t left) {
-        const std::optional<Proposal> p = propose(symbols[left], symbols[symbols[left].next]);
-        return p ? std::optional(Candidate{uint64_t{p->rank} << 32 | left, p->merged}) : std::nullopt;
-    };
-    const auto push = [&](uint32_t left) {
-        if (const auto c = candidate(left)) {
-            queue.push_back(*c);
-            std::push_heap(queue.begin(), queue.end(), Later{});
-        }
-    };
     for (uint32_t i = 0; i + 1 < symbols.size(); ++i)
-        if (const auto c = candidate(i)) queue.push_back(*c);
-    std::make_heap(queue.begin(), queue.end(), Later{});
-
+        if (const auto p = propose(symbols[i], symbols[i + 1])) queue.append(key(p->rank, i));
+    queue.order();
+    const auto push = [&](uint32_t left) {
+        if (const auto p = propose(symbols[left], symbols[symbols[left].next])) queue.push(key(p->rank, left));
+    };
     while (!queue.empty()) {
-        std::pop_heap(queue.begin(), queue.end(), Later{});
-        const Candidate top = queue.back();
-        queue.pop_back();
-        const auto at = static_cast<uint32_t>(top.order);
+        const uint64_t top = queue.pop();
+        const auto at = static_cast<uint32_t>(top);
         Symbol& left = symbols[at];
         if (left.size == 0 || left.next == none) continue;
         Symbol& right = symbols[left.next];
-        // A neighbour may have changed since the candidate was queued; then it makes another token, or none.
+        // The neighbours may have changed since the merge was queued; theirs, if any, has an entry of its own.
         const std::optional<Proposal> now = propose(left, right);
-        if (!now || now->merged != top.merged) continue;
+        if (!now || key(now->rank, at) != top) continue;
         left.size += right.size;
-        left.id = top.merged;
+        left.id = now->merged;
         right.size = 0;
         left.next = right.next;
         if (left.next != none) symbols[left.next].previous = at;
@@ -83,6 +70,43 @@ bool has_all_bytes(const UnknownRule& rule, std::string_view character) {
 }
 
 }  // namespace
+
+void MinQueue::sift_down(size_t at) {
+    const uint64_t key = keys_[at];
+    const size_t n = keys_.size();
+    for (size_t first; (first = at * children + 1) < n;) {
+        size_t least = first;
+        for (size_t i = first + 1; i < std::min(first + children, n); ++i)
+            if (keys_[i] < keys_[least]) least = i;
+        if (keys_[least] >= key) break;
+        keys_[at] = keys_[least];
+        at = least;
+    }
+    keys_[at] = key;
+}
+
+void MinQueue::order() {
+    if (keys_.size() < 2) return;
+    for (size_t at = (keys_.size() - 2) / children + 1; at-- > 0;) sift_down(at);
+}
+
+void MinQueue::push(uint64_t key) {
+    size_t at = keys_.size();
+    keys_.push_back(key);
+    while (at > 0 && keys_[(at - 1) / children] > key) {
+        keys_[at] = keys_[(at - 1) / children];
+        at = (at - 1) / children;
+    }
+    keys_[at] = key;
+}
+
+uint64_t MinQueue::pop() {
+    const uint64_t top = keys_[0];
+    keys_[0] = keys_.back();
+    keys_.pop_back();
+    if (!keys_.empty()) sift_down(0);
+    return top;
+}
 
 void RankedBpe::encode(std::string_view piece, const std::vector<bool>* forbidden, BpeScratch& scratch,
                        std::vector<Token>& out) const {

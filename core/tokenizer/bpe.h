@@ -14,6 +14,23 @@
 
 namespace spartan {
 
+// Smallest key first. Eight children to a node, which is one cache line: a piece of a megabyte is seven levels deep.
+class MinQueue {
+public:
+    void clear() { keys_.clear(); }
+    bool empty() const { return keys_.empty(); }
+    void append(uint64_t key) { keys_.push_back(key); }  // to be followed by order() before anything else
+    void order();
+    void push(uint64_t key);
+    uint64_t pop();
+
+private:
+    static constexpr size_t children = 8;
+    void sift_down(size_t at);
+
+    std::vector<uint64_t> keys_;
+};
+
 // Working memory, kept over the pieces of one text.
 struct BpeScratch {
     struct Symbol {
@@ -21,12 +38,8 @@ struct BpeScratch {
         uint32_t previous, next;  // indices; none: end of the list
         Token id;                 // -1: not in the vocabulary
     };
-    struct Candidate {
-        uint64_t order;  // rank << 32 | left symbol: smallest first, so ties go left
-        Token merged;
-    };
     std::vector<Symbol> symbols;
-    std::vector<Candidate> queue;
+    MinQueue queue;
 };
 
 // What both kinds do with a character that the vocabulary lacks.

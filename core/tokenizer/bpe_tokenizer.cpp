@@ -97,6 +97,8 @@ public:
 
     void push(Token id, std::string& out) override {
         if (skip_special_ && t_.is_special(id)) return;
+        if (const auto it = t_.normalized_texts_.find(id); it != t_.normalized_texts_.end())
+            return decoder_.push(it->second, out);
         const bool known = t_.vocabulary().has(id) || t_.added_vocabulary_.has(id);
         decoder_.push(known ? t_.token_text(id) : replacement_character, out);
     }
@@ -109,13 +111,15 @@ private:
 };
 
 BpeTokenizer::BpeTokenizer(TokenizerParts parts) : parts_(std::move(parts)) {
-    added_ = AddedTokens(std::move(parts_.added), [this](std::string_view text) {
+    const auto normalize = [this](std::string_view text) {
         PatternScratch scratch(text.size());
         return apply_normalizer(parts_.normalizer, text, scratch);
-    });
+    };
+    added_ = AddedTokens(std::move(parts_.added), normalize);
     special_.resize(size_t(vocabulary().end()));
     for (const AddedToken& token : added_.tokens()) {
         added_vocabulary_.insert(token.content, token.id);
+        if (token.normalized) normalized_texts_[token.id] = normalize(token.content);
         if (size_t(token.id) >= special_.size()) special_.resize(size_t(token.id) + 1);
         if (token.special) special_[size_t(token.id)] = true;
     }

@@ -9,6 +9,7 @@
 #include "core/tokenizer/tokenizer.h"
 
 #include <string>
+#include <unordered_map>
 #include <variant>
 #include <vector>
 
@@ -46,6 +47,8 @@ private:
     TokenizerParts parts_;
     AddedTokens added_;
     Vocabulary added_vocabulary_;  // added tokens by content
+    // What added tokens that are looked for in normalised text decode to (tokenizers 0.23; before, their plain content).
+    std::unordered_map<Token, std::string> normalized_texts_;
     std::vector<bool> special_;    // by id, up to the highest
 };
 

@@ -88,6 +88,20 @@ std::string chatml_default_system(std::string_view source) {
     return found;
 }
 
+// Whether only other "set" tags stand between `before`, which ends inside a tag, and an "else" tag.
+bool in_else_branch(std::string_view before) {
+    for (size_t tag = before.rfind("{%"); tag != std::string_view::npos && tag > 0;) {
+        tag = before.rfind("{%", tag - 1);
+        if (tag == std::string_view::npos) return false;
+        std::string_view inside = before.substr(tag + 2);
+        if (inside.starts_with("-")) inside.remove_prefix(1);
+        inside = skip_spaces(inside);
+        if (inside.starts_with("else")) return true;
+        if (!inside.starts_with("set ")) return false;
+    }
+    return false;
+}
+
 // {% else %}{% set system_message = 'TEXT' %}: what the variable holds when the conversation brings none. A literal
 // under any other condition (Llama-2's "elif false") is not what the template does by itself.
 std::string assigned_default_system(std::string_view source) {
@@ -97,10 +111,7 @@ std::string assigned_default_system(std::string_view source) {
             std::string_view rest = skip_spaces(source.substr(at + target.size()));
             if (rest.empty() || rest[0] != '=') continue;
             const auto literal = read_literal(skip_spaces(rest.substr(1)));
-            const std::string_view before = source.substr(0, at);
-            const size_t tag = before.rfind("{%", before.size() < 6 ? 0 : before.rfind("{%") - 1);
-            const bool in_else = tag != std::string_view::npos && contains(before.substr(tag), "else %}");
-            const bool is_default = in_else || std::string_view(name) == "default_system_message";
+            const bool is_default = std::string_view(name) == "default_system_message" || in_else_branch(source.substr(0, at));
             if (literal && is_default && !literal->value.empty()) return literal->value;
         }
     }
@@ -192,6 +203,7 @@ void ChatTemplate::read_mistral(std::string_view source) {
         if (!opened && contains(literal.value, "[INST]")) {
             user_open_ = literal.value;
             opened = true;
+            trims_user_ = trims_content(literal.rest.substr(0, literal.rest.find("[/INST]")));
         } else if (!closed && contains(literal.value, "[/INST]")) {
             user_close_ = literal.value;
             closed = true;
@@ -308,7 +320,7 @@ void ChatTemplate::write_mistral(Writer& w, const std::vector<ChatMessage>& mess
             w.quote(messages[0].content);
             w.scaffold("\n\n");
         }
-        w.content(messages[i].content);
+        w.quote(trims_user_ ? trimmed(messages[i].content) : messages[i].content);
         w.scaffold(user_close_);
     }
 }

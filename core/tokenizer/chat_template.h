@@ -56,7 +56,7 @@ private:
     std::string preamble_;  // Llama-3.1's dates, before the system text
     // Mistral's versions differ in spaces, and in which user turn carries the system text.
     std::string user_open_, user_close_, answer_open_, answer_close_;
-    bool system_in_last_user_ = false;
+    bool trims_user_ = false, system_in_last_user_ = false;
 };
 
 }  // namespace spartan

@@ -73,12 +73,16 @@ private:
         uint64_t offset = absent;
         uint64_t size = 0;
     };
-    size_t locate(std::string_view text) const;
+    struct Slot {
+        uint32_t hash = 0;
+        Token id = -1;  // -1: empty
+    };
+    size_t locate(std::string_view text, uint32_t hash) const;
     void rehash(size_t capacity);
 
     std::string arena_;
     std::vector<Text> texts_;   // by id
-    std::vector<Token> slots_;  // hash table of ids, -1 empty
+    std::vector<Slot> slots_;
     size_t used_ = 0, longest_ = 0;
 };
 

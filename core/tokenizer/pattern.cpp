@@ -184,6 +184,13 @@ constexpr std::string_view non_space_set =
     "\\x{0}-\\x{8}\\x{E}-\\x{1F}\\x{21}-\\x{84}\\x{86}-\\x{9F}\\x{A1}-\\x{167F}\\x{1681}-\\x{1FFF}\\x{200B}-\\x{2027}"
     "\\x{202A}-\\x{202E}\\x{2030}-\\x{205E}\\x{2060}-\\x{2FFF}\\x{3001}-\\x{10FFFF}";
 
+// Alphabetic, marks, decimal digits, connectors: Oniguruma's \w, which is wider than PCRE2's and narrower in numbers.
+constexpr std::string_view word_set =
+    "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{24B6}-\\x{24E9}\\x{1F130}-\\x{1F149}\\x{1F150}-\\x{1F169}\\x{1F170}-\\x{1F189}";
+
+// Outside a set, Oniguruma's own table for U+0080..U+00FF also counts superscript digits and fractions as word characters.
+constexpr std::string_view word_alone_extra = "\\x{B2}\\x{B3}\\x{B9}\\x{BC}-\\x{BE}";
+
 class Translator {
 public:
     explicit Translator(std::string_view in) : in_(in) {}
@@ -216,7 +223,9 @@ public:
 private:
     void fail(std::string what) { error_ = std::move(what); }
 
+    // A set, or its complement, which may be unknown inside another set.
     void set(std::string_view inside, std::string_view complement_inside, bool negated) {
+        if (depth_ > 0 && negated && complement_inside.empty()) return fail("\\W inside a set");
         if (depth_ > 0) {
             out_ += negated ? complement_inside : inside;
         } else {
@@ -236,6 +245,12 @@ private:
                 return set(space_set, non_space_set, c == 'S');
             case 'h':
                 return set("0-9a-fA-F", "", false);
+            case 'w':
+            case 'W':
+                return set(depth_ > 0 ? word_set : word_alone_, "", c == 'W');
+            case 'b':
+            case 'B':
+                return word_boundary(c == 'B');
             case 'v':
                 out_ += "\\x{0B}";
                 return;
@@ -247,11 +262,18 @@ private:
             default:
                 break;
         }
-        constexpr std::string_view same = "rntfaewWdDbBAzZGRXx0123456789";
+        constexpr std::string_view same = "rntfaedDAzZGRXx0123456789";
         const bool letter = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
         if (letter && same.find(c) == std::string_view::npos) return fail(std::string("\\") + c);
         out_ += '\\';
         out_ += c;
+    }
+
+    void word_boundary(bool negated) {
+        if (depth_ > 0) return fail("\\b inside a set");
+        const std::string w = "[" + word_alone_ + "]";
+        out_ += negated ? "(?:(?<=" + w + ")(?=" + w + ")|(?<!" + w + ")(?!" + w + "))"
+                        : "(?:(?<=" + w + ")(?!" + w + ")|(?<!" + w + ")(?=" + w + "))";
     }
 
     // \uHHHH
@@ -281,13 +303,8 @@ private:
 
     // A nested class is a union, so its brackets can go.
     void open_class() {
-        if (depth_ > 0 && in_.substr(at_, 2) == "[:") {
-            const size_t end = in_.find(":]", at_ + 2);
-            if (end == std::string_view::npos) return fail("[: without :]");
-            out_ += in_.substr(at_, end + 2 - at_);
-            at_ = end + 2;
-            return;
-        }
+        // Its classes are wider in Oniguruma than in PCRE2.
+        if (depth_ > 0 && in_.substr(at_, 2) == "[:") return fail("a POSIX class ([:name:])");
         const bool negated = in_.substr(at_, 2) == "[^";
         if (depth_ > 0 && negated) return fail("a negated set inside a set");
         if (depth_++ == 0) out_ += negated ? "[^" : "[";
@@ -318,6 +335,7 @@ private:
         ++at_;
     }
 
+    const std::string word_alone_ = std::string(word_set) + std::string(word_alone_extra);
     std::string_view in_;
     size_t at_ = 0;
     int depth_ = 0;

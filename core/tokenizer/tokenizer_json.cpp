@@ -139,21 +139,21 @@ private:
         if (vocab.empty()) return error("model.vocab", "no tokens", "at least one");
         bpe().vocabulary.reserve(vocab.size());
         for (const auto& [text, json] : vocab.get_ref<const Json::object_t&>()) {
-            const std::string path = "model.vocab[" + in_quotes(text) + "]";
+            const auto path = [&name = text] { return "model.vocab[" + in_quotes(name) + "]"; };
             const bool ok = json.is_number_unsigned() || (json.is_number_integer() && json.get<int64_t>() >= 0);
             if (!ok || json.get<uint64_t>() > uint64_t(max_id))
-                return error(path, "id " + describe(json), "an integer from 0 to " + std::to_string(max_id));
+                return error(path(), "id " + describe(json), "an integer from 0 to " + std::to_string(max_id));
             const Token id = json.get<Token>();
             if (bpe().vocabulary.insert(text, id) == Vocabulary::Insert::same_id)
                 return error(
-                    path, "id " + std::to_string(id) + ", which " + in_quotes(bpe().vocabulary.text(id)) + " has too",
+                    path(), "id " + std::to_string(id) + ", which " + in_quotes(bpe().vocabulary.text(id)) + " has too",
                     "each id once");
         }
         return {};
     }
 
     // "a b" or ["a", "b"]
-    Result<std::pair<std::string_view, std::string_view>> merge_parts(const Json& json, const std::string& path) const {
+    Result<std::pair<std::string_view, std::string_view>> merge_parts(const Json& json, size_t index) const {
         if (json.is_array() && json.size() == 2 && json[0].is_string() && json[1].is_string())
             return std::pair<std::string_view, std::string_view>(json[0].get_ref<const std::string&>(),
                                                                  json[1].get_ref<const std::string&>());
@@ -163,7 +163,8 @@ private:
             if (space != std::string_view::npos && text.find(' ', space + 1) == std::string_view::npos)
                 return std::pair(text.substr(0, space), text.substr(space + 1));
         }
-        return error(path, describe(json), "two tokens: \"a b\" or [\"a\", \"b\"]");
+        return error("model.merges[" + std::to_string(index) + "]", describe(json),
+                     "two tokens: \"a b\" or [\"a\", \"b\"]");
     }
 
     Result<void> read_merges(const Json& merges) {
@@ -173,7 +174,7 @@ private:
         for (size_t i = 0; i < merges.size(); ++i) {
             const auto path = [i] { return "model.merges[" + std::to_string(i) + "]"; };
             const Json& json = merges[i];
-            TRY_ASSIGN(pair, merge_parts(json, "model.merges[" + std::to_string(i) + "]"));
+            TRY_ASSIGN(pair, merge_parts(json, i));
             if (pair.first.empty() || pair.second.empty()) return error(path(), "an empty token", "two tokens");
             joined.assign(pair.first);
             joined += pair.second;
