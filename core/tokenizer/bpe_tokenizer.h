@@ -47,9 +47,10 @@ private:
     TokenizerParts parts_;
     AddedTokens added_;
     Vocabulary added_vocabulary_;  // added tokens by content
-    // What added tokens that are looked for in normalised text decode to (tokenizers 0.23; before, their plain content).
+    // What added tokens that are looked for in normalised text decode to (tokenizers 0.23; before, their plain
+    // content).
     std::unordered_map<Token, std::string> normalized_texts_;
-    std::vector<bool> special_;    // by id, up to the highest
+    std::vector<bool> special_;  // by id, up to the highest
 };
 
 }  // namespace spartan

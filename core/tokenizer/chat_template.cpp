@@ -111,7 +111,8 @@ std::string assigned_default_system(std::string_view source) {
             std::string_view rest = skip_spaces(source.substr(at + target.size()));
             if (rest.empty() || rest[0] != '=') continue;
             const auto literal = read_literal(skip_spaces(rest.substr(1)));
-            const bool is_default = std::string_view(name) == "default_system_message" || in_else_branch(source.substr(0, at));
+            const bool is_default =
+                std::string_view(name) == "default_system_message" || in_else_branch(source.substr(0, at));
             if (literal && is_default && !literal->value.empty()) return literal->value;
         }
     }

@@ -81,7 +81,7 @@ private:
     void rehash(size_t capacity);
 
     std::string arena_;
-    std::vector<Text> texts_;   // by id
+    std::vector<Text> texts_;  // by id
     std::vector<Slot> slots_;
     size_t used_ = 0, longest_ = 0;
 };

@@ -186,9 +186,11 @@ constexpr std::string_view non_space_set =
 
 // Alphabetic, marks, decimal digits, connectors: Oniguruma's \w, which is wider than PCRE2's and narrower in numbers.
 constexpr std::string_view word_set =
-    "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{24B6}-\\x{24E9}\\x{1F130}-\\x{1F149}\\x{1F150}-\\x{1F169}\\x{1F170}-\\x{1F189}";
+    "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{24B6}-\\x{24E9}\\x{1F130}-\\x{1F149}\\x{1F150}-\\x{1F169}\\x{1F170}-\\x{"
+    "1F189}";
 
-// Outside a set, Oniguruma's own table for U+0080..U+00FF also counts superscript digits and fractions as word characters.
+// Outside a set, Oniguruma's own table for U+0080..U+00FF also counts superscript digits and fractions as word
+// characters.
 constexpr std::string_view word_alone_extra = "\\x{B2}\\x{B3}\\x{B9}\\x{BC}-\\x{BE}";
 
 class Translator {

@@ -10,9 +10,7 @@ std::string_view Vocabulary::text(Token id) const {
     return std::string_view(arena_).substr(t.offset, t.size);
 }
 
-static uint32_t hash_of(std::string_view text) {
-    return static_cast<uint32_t>(std::hash<std::string_view>{}(text));
-}
+static uint32_t hash_of(std::string_view text) { return static_cast<uint32_t>(std::hash<std::string_view>{}(text)); }
 
 size_t Vocabulary::locate(std::string_view text, uint32_t hash) const {
     const size_t mask = slots_.size() - 1;
