@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Measures llama.cpp on a GGUF file, as the peer of `spartan bench` on the same file, machine and number of threads.
 
-    python3 tests/bench/llama_cpp.py --setup                 makes the environment (builds llama-cpp-python, minutes)
-    python3 tests/bench/llama_cpp.py --model M.gguf --spartan build/release/app/spartan [--threads 2] [--json OUT]
+    python3 tests/bench/against_llama_cpp.py --setup                 makes the environment (builds llama-cpp-python, minutes)
+    python3 tests/bench/against_llama_cpp.py --model M.gguf --spartan build/release/app/spartan [--threads 2] [--json OUT]
 
 The environment lies in the user's cache folder; the build is llama-cpp-python's own with its default flags (GGML_NATIVE).
 Measured: prefill of 512 tokens; decode steps of 1, 8 and 32 sequences at context 64; 32 sequences each with a LoRA r=16
@@ -66,11 +66,11 @@ class Llama:
     """The few calls of llama.cpp's C interface that a decode loop needs."""
 
     def __init__(self, model_path: str, threads: int):
-        import llama_cpp
+        from llama_cpp import llama_cpp
 
         self.api = llama_cpp
         self._silent = llama_cpp.llama_log_callback(lambda level, text, data: None)
-        llama_cpp.llama_log_set(self._silent, None)
+        llama_cpp.llama_log_set(self._silent, ctypes.c_void_p(0))
         llama_cpp.llama_backend_init()
         start = time.perf_counter()
         params = llama_cpp.llama_model_default_params()
@@ -78,14 +78,24 @@ class Llama:
         self.model = llama_cpp.llama_model_load_from_file(model_path.encode(), params)
         if not self.model:
             sys.exit(f"llama.cpp could not load {model_path}")
-        context = llama_cpp.llama_context_default_params()
-        context.n_ctx = 32 * 512
+        self.threads = threads
+        self.ctx = None
+        self.open_context(1, PREFILL)
+        self.ready_ms = (time.perf_counter() - start) * 1e3
+
+    def open_context(self, sequences: int, tokens: int) -> None:
+        """A context for so many sequences of at most so many tokens, which llama.cpp keeps apart; replaces the last one."""
+        if self.ctx:
+            self.api.llama_free(self.ctx)
+        context = self.api.llama_context_default_params()
+        context.n_ctx = sequences * tokens
         context.n_batch = context.n_ubatch = 512
-        context.n_seq_max = 32
-        context.n_threads = context.n_threads_batch = threads
-        self.ctx = llama_cpp.llama_init_from_model(self.model, context)
-        self.load_ms = (time.perf_counter() - start) * 1e3
-        self.memory = llama_cpp.llama_get_memory(self.ctx)
+        context.n_seq_max = sequences
+        context.n_threads = context.n_threads_batch = self.threads
+        self.ctx = self.api.llama_init_from_model(self.model, context)
+        if not self.ctx:
+            sys.exit("llama.cpp could not make a context")
+        self.memory = self.api.llama_get_memory(self.ctx)
 
     def clear(self) -> None:
         self.api.llama_memory_clear(self.memory, True)
@@ -108,7 +118,8 @@ class Llama:
     def set_adapter(self, adapter) -> None:
         adapters = (self.api.llama_adapter_lora_p_ctypes * 1)(adapter)
         scales = (ctypes.c_float * 1)(1.0)
-        self.api.llama_set_adapters_lora(self.ctx, adapters, 1, scales)
+        if self.api.llama_set_adapters_lora(self.ctx, adapters, 1, scales) != 0:
+            sys.exit("llama.cpp refused an adapter")
 
     def fill(self, sequences: int) -> None:
         self.clear()
@@ -127,7 +138,7 @@ def median_seconds(run, repeats: int, warmup: int = 2) -> float:
 
 def measure(model_path: str, threads: int) -> dict:
     llama = Llama(model_path, threads)
-    result = {"load_ms": llama.load_ms}
+    result = {"ready_ms": llama.ready_ms}
 
     def prefill(_):
         llama.clear()
@@ -135,6 +146,7 @@ def measure(model_path: str, threads: int) -> dict:
 
     result["prefill_tok_s"] = PREFILL / median_seconds(prefill, 5, 1)
     for n in (1, 8, 32):
+        llama.open_context(n, 2 * CONTEXT)
         llama.fill(n)
         step = median_seconds(lambda i: llama.decode([(200 + s, CONTEXT + i, s, True) for s in range(n)]), 24)
         result[f"decode_{n}_tok_s"] = n / step
@@ -163,27 +175,81 @@ def measure(model_path: str, threads: int) -> dict:
 
 
 def better(runs: list[dict]) -> dict:
-    low = {"load_ms", "peak_rss_bytes"}
+    low = {"ready_ms", "peak_rss_bytes"}
     return {key: (min if key in low else max)(run[key] for run in runs) for key in runs[0]}
 
 
-def measure_spartan(program: str, model: str, threads: int, dtype: str) -> dict:
-    def bench(*arguments):
-        command = [program, "bench", *arguments, "--model", model, "--threads", str(threads), "--dtype", dtype, "--json"]
-        return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+def run_measured(command: list) -> tuple[dict, int]:
+    """The JSON that a program prints, and its peak resident bytes."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    out = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode != 0:
+        sys.exit(f"{command[0]}: exit status {process.returncode}")
+    return json.loads(out), usage.ru_maxrss * 1024
 
-    return {"decode": bench("decode", "--context", str(CONTEXT)), "prefill": bench("prefill", "--tokens", str(PREFILL)),
-            "load": bench("load")}
+
+def measure_peer(model: str, threads: int) -> dict:
+    command = [sys.executable, __file__, "--measure-only", "--model", model, "--threads", str(threads)]
+    return run_measured(command)[0]
+
+
+def peak_of_a_run(program: str, model: str, options: list[str]) -> int:
+    """Of the same 32 sequences as a workload; the bench itself holds large buffers to measure the machine with."""
+    length = {"kind": "fixed", "value": CONTEXT}
+    workload = {"schema": 1, "model": str(Path(model).resolve()), "requests": 32, "prompt_tokens": length,
+                "output_tokens": {"kind": "fixed", "value": 32}}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "workload.json"
+        path.write_text(json.dumps(workload))
+        return run_measured([program, "run", str(path), *options])[1]
+
+
+def measure_spartan(program: str, model: str, threads: int, dtype: str) -> dict:
+    """The same figures under the same names, and what the bench says of adapters and of the machine."""
+
+    def bench(*arguments):
+        return run_measured([program, "bench", *arguments, "--model", model, *options])[0]
+
+    options = ["--threads", str(threads), "--dtype", dtype, "--json"]
+    decode = bench("decode", "--context", str(CONTEXT))
+    prefill = bench("prefill", "--prompt-tokens", str(PREFILL))
+    load = bench("load")
+    cases = {(case["adapters"], case["rows"]): case for case in decode["decode"]}
+    result = {f"decode_{n}_tok_s": cases["base", n]["tokens_per_s"] for n in (1, 8, 32)}
+    result["decode_32_lora_tok_s"] = cases["lora", 32]["tokens_per_s"]
+    result["prefill_tok_s"] = prefill["prefill"][0]["tokens_per_s"]
+    result["ready_ms"] = load["best_ready_ms"]
+    result["peak_rss_bytes"] = peak_of_a_run(program, model, options)
+    return {"figures": result, "dtype": decode["dtype"], "device": decode["device"], "limits": decode["limits"],
+            "added_over_floor": cases["boft+lora", 32]["added_over_floor"]}
+
+
+WANTED = {"prefill_tok_s": 3.0, "decode_32_tok_s": 2.5, "decode_8_tok_s": 1.5, "decode_1_tok_s": 0.6, "decode_32_lora_tok_s": 5.0}
+
+
+def print_table(peer: dict, own: dict, own_runs: list[dict]) -> None:
+    first = own_runs[0]
+    print(f"{first['device']['name']}, {first['device']['isa']}, {first['device']['threads']} threads, spartan in {first['dtype']}, "
+          f"reads {first['limits']['read_bytes_per_s'] / 1e9:.1f} GB/s, {first['limits']['bf16_flops'] / 1e9:.0f} GFLOP/s in bf16")
+    print(f"{'':24}{'llama.cpp':>12}{'spartan':>12}{'ratio':>8}{'wanted':>8}")
+    for key, wanted in WANTED.items():
+        print(f"{key:24}{peer[key]:12.1f}{own[key]:12.1f}{own[key] / peer[key]:8.2f}{wanted:8.1f}")
+    print(f"{'ready_ms':24}{peer['ready_ms']:12.0f}{own['ready_ms']:12.0f}")
+    print(f"{'peak_rss_MB':24}{peer['peak_rss_bytes'] / 1e6:12.0f}{own['peak_rss_bytes'] / 1e6:12.0f}")
+    added = ", ".join(f"{run['added_over_floor']:.2f}" for run in own_runs)
+    print(f"32 distinct adapters (half BOFT, half LoRA) add, over their bytes at the read bandwidth: {added} (wanted: at most 1.5)")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--setup", action="store_true")
-    parser.add_argument("--model")
+    parser.add_argument("--setup", action="store_true", help="make the environment, then end")
+    parser.add_argument("--model", help="a GGUF file")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--dtype", default="auto")
-    parser.add_argument("--spartan")
-    parser.add_argument("--json")
+    parser.add_argument("--dtype", default="auto", help="of spartan; llama.cpp takes the file's own")
+    parser.add_argument("--spartan", help="the program to compare with")
+    parser.add_argument("--json", help="write all figures there")
     parser.add_argument("--measure-only", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.setup:
@@ -193,20 +259,25 @@ def main() -> None:
     if args.measure_only:
         return print(json.dumps(measure(args.model, args.threads)))
 
-    python = environment() / "bin/python"
-    if not python.exists():
-        sys.exit("llama-cpp-python is not set up: run with --setup first")
-    peer_command = [python, __file__, "--measure-only", "--model", args.model, "--threads", str(args.threads)]
+    try:
+        import llama_cpp  # noqa: F401
+    except ImportError:
+        python = environment() / "bin/python"
+        if not python.exists() or Path(sys.prefix) == environment():
+            sys.exit("llama-cpp-python is not set up: run with --setup first")
+        os.execv(python, [python, *sys.argv])
     peer_runs, own_runs = [], []
     for _ in range(2):
-        peer_runs.append(json.loads(subprocess.run(peer_command, check=True, capture_output=True, text=True).stdout))
+        peer_runs.append(measure_peer(args.model, args.threads))
         if args.spartan:
             own_runs.append(measure_spartan(args.spartan, args.model, args.threads, args.dtype))
-    report = {"threads": args.threads, "llama_cpp": better(peer_runs), "spartan": own_runs}
-    text = json.dumps(report, indent=1)
+    peer = better(peer_runs)
     if args.json:
-        Path(args.json).write_text(text)
-    print(text)
+        Path(args.json).write_text(json.dumps({"threads": args.threads, "llama_cpp": peer_runs, "spartan": own_runs}, indent=1))
+    if args.spartan:
+        print_table(peer, better([run["figures"] for run in own_runs]), own_runs)
+    else:
+        print(json.dumps(peer, indent=1))
 
 
 if __name__ == "__main__":
