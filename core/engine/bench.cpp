@@ -153,6 +153,13 @@ Result<void> check_lengths(const Model& model, const char* field, int64_t tokens
     return Error{"", field, std::to_string(tokens), "1 to " + std::to_string(model.config().max_position)};
 }
 
+// Of pairs of steps that followed each other, so that what slows the machine for a while falls on both.
+double median_difference(const std::vector<double>& a, const std::vector<double>& b) {
+    std::vector<double> differences;
+    for (size_t i = 0; i < a.size(); ++i) differences.push_back(a[i] - b[i]);
+    return median(differences);
+}
+
 // The median step's times belong to one real step.
 struct Samples {
     std::vector<double> ms;
@@ -225,11 +232,10 @@ Result<std::vector<DecodeFigure>> measure_decode(std::shared_ptr<const Model> mo
             progress.add(1);
             if (progress.cancelled()) return cancelled();
         }
-        const size_t base = figures.size();
         for (size_t i = 0; i < 3; ++i) {
             DecodeFigure f = summarise(cases[i].first, samples[i], bytes[i], rows, o);
             if (i > 0) {
-                f.added_ms = f.median_ms - figures[base].median_ms;
+                f.added_ms = median_difference(samples[i].ms, samples[0].ms);
                 if (o.read_bytes_per_s > 0)
                     f.added_over_floor = f.added_ms / (double(f.bytes.adapters) / o.read_bytes_per_s * 1e3);
             }

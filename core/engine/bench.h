@@ -32,8 +32,8 @@ struct DecodeFigure {
     double median_ms = 0, min_ms = 0, tokens_per_s = 0;
     StepBytes bytes;             // read by a step, at the least
     double bandwidth_share = 0;  // those bytes over the median, of the read bandwidth
-    // Against "base" of the same rows: the added time, and that as a multiple of the adapters' bytes over the
-    // bandwidth.
+    // Against the step of "base" beside each: the added time (median), and that as a multiple of the adapters' bytes
+    // over the bandwidth.
     double added_ms = 0, added_over_floor = 0;
     StepTimes times;  // of the median step
 };
