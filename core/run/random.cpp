@@ -5,17 +5,6 @@
 
 namespace spartan {
 
-std::array<uint32_t, 4> philox4x32(std::array<uint32_t, 4> c, uint64_t key) {
-    uint32_t k0 = uint32_t(key), k1 = uint32_t(key >> 32);
-    for (int round = 0; round < 10; ++round) {
-        const uint64_t p0 = uint64_t(0xD2511F53u) * c[0], p1 = uint64_t(0xCD9E8D57u) * c[2];
-        c = {uint32_t(p1 >> 32) ^ c[1] ^ k0, uint32_t(p1), uint32_t(p0 >> 32) ^ c[3] ^ k1, uint32_t(p0)};
-        k0 += 0x9E3779B9u;
-        k1 += 0xBB67AE85u;
-    }
-    return c;
-}
-
 uint64_t RandomStream::bits() {
     if (used_ == 2) {
         const auto r = philox4x32(

@@ -2,12 +2,12 @@
 // so that draw i is the same whatever was drawn before it and however many requests there are.
 #pragma once
 
+#include "kernels/philox.h"
+
 #include <array>
 #include <cstdint>
 
 namespace spartan {
-
-std::array<uint32_t, 4> philox4x32(std::array<uint32_t, 4> counter, uint64_t key);
 
 // One endless stream of draws, restarted for each index.
 class RandomStream {

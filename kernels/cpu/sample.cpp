@@ -2,6 +2,7 @@
 
 #include "kernels/check.h"
 #include "kernels/cpu/simd/table.h"
+#include "kernels/philox.h"
 
 #include <algorithm>
 #include <array>
@@ -17,19 +18,9 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr int64_t kBlock = 64;         // logits per block maximum
 constexpr int64_t kGrain = 16 * 1024;  // logits per thread worth a wake-up
 
-std::array<uint32_t, 4> philox4x32_10(std::array<uint32_t, 4> c, uint32_t k0, uint32_t k1) {
-    for (int round = 0; round < 10; ++round) {
-        const uint64_t p0 = uint64_t(0xD2511F53u) * c[0], p1 = uint64_t(0xCD9E8D57u) * c[2];
-        c = {uint32_t(p1 >> 32) ^ c[1] ^ k0, uint32_t(p1), uint32_t(p0 >> 32) ^ c[3] ^ k1, uint32_t(p0)};
-        k0 += 0x9E3779B9u;
-        k1 += 0xBB67AE85u;
-    }
-    return c;
-}
-
 uint32_t philox_24_bits(uint64_t seed, uint64_t position) {
     const std::array<uint32_t, 4> counter{uint32_t(position), uint32_t(position >> 32), 0, 0};
-    return philox4x32_10(counter, uint32_t(seed), uint32_t(seed >> 32))[0] >> 8;
+    return philox4x32(counter, seed)[0] >> 8;
 }
 
 // Probabilities are integers, 2^30 * exp((logit - max) / temperature): sums of these are exact, so no reduction order,

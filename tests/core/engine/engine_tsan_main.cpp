@@ -138,20 +138,28 @@ int main(int argc, char** argv) {
     REQUIRE(status.pool.kv_pages == 0);
 
     std::map<RequestId, int> ended;
-    int64_t tokens = 0, preemptions = 0, evictions = 0, step = 0;
+    int64_t tokens = 0, preemptions = 0, evictions = 0, refused = 0, step = 0;
     for (const auto& r : s.e.records.all()) {
         REQUIRE(r->step == step++);
         for (const auto& f : r->finished) {
             ++ended[f.id];
             tokens += f.output_tokens;
             preemptions += f.preemptions;
-            REQUIRE(f.finish != FinishReason::none && f.finish != FinishReason::error);
+            REQUIRE(f.finish != FinishReason::none);
+            // Only this can go wrong: a source delivers for an adapter that has left meanwhile.
+            const bool adapter_left = !s.taken.contains(f.id) && f.error.starts_with("adapter: found id");
+            if (f.finish == FinishReason::error && !adapter_left) {
+                std::fprintf(stderr, "request %llu: %s\n", (unsigned long long)f.id, f.error.c_str());
+                return 1;
+            }
+            refused += f.finish == FinishReason::error;
         }
         for (const auto& event : r->adapter_events) evictions += event.kind == AdapterEvent::Kind::evict;
     }
     for (const auto& [id, times] : ended) REQUIRE(times == 1);
     for (const RequestId id : s.taken) REQUIRE(ended.contains(id));
-    std::printf("%zu requests, %lld tokens, %lld records, %lld preemptions, %lld adapter evictions\n", ended.size(),
-                (long long)tokens, (long long)step, (long long)preemptions, (long long)evictions);
+    std::printf("%zu requests, %lld tokens, %lld records, %lld preemptions, %lld adapter evictions, %lld refused\n",
+                ended.size(), (long long)tokens, (long long)step, (long long)preemptions, (long long)evictions,
+                (long long)refused);
     return 0;
 }
