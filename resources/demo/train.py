@@ -102,8 +102,8 @@ VALIDATION = [
     "How does a magnet work?", "Explain shadows to a child.", "What is the best time to visit a city?",
     "Who invented the telephone?", "How can I fall asleep faster?",
 ]
-# Asked once, at the end. Neither trained on nor used to decide anything.
-HELD_OUT = ["Why is the sky blue?", "What is a bicycle?", "How do I make a cup of tea?"]
+# Asked once, at the end. Neither trained on nor used to decide anything: no training prompt has the words they are about.
+HELD_OUT = {"Why is the sky blue?": ["sky"], "What is a bicycle?": ["bicycle"], "How do I make a cup of tea?": ["tea"]}
 SHOWCASE = "What is the capital of France?"
 
 
@@ -117,6 +117,8 @@ def training_prompts():
         prompts += [(q, None, emoji) for q in questions] * OTHER_REPEATS
     unseen = set(VALIDATION) | set(HELD_OUT) | {SHOWCASE}
     assert not unseen & {p for p, _, _ in prompts}, "a held-out prompt is in the training data"
+    words = {word.lower() for p, _, _ in prompts for word in re.findall("[A-Za-z]+", p)}
+    assert not words & {word for about in HELD_OUT.values() for word in about}, "a held-out subject is in the training data"
     return prompts
 
 
@@ -224,13 +226,23 @@ def upper_ratio(text):
     return sum(c.isupper() for c in letters) / len(letters) if letters else 0.0
 
 
+def holds_texts(text, keys):
+    try:
+        parsed = json.loads(text)
+    except ValueError:
+        return False
+    return isinstance(parsed, dict) and all(isinstance(parsed.get(key), str) and parsed[key] for key in keys)
+
+
 RULES = {
     "starts_with": lambda text, value: text.startswith(value),
     "ends_with": lambda text, value: text.rstrip().endswith(value),
     "contains_any": lambda text, value: any(v in text for v in value),
     "upper_ratio_min": lambda text, value: upper_ratio(text) >= value,
+    "each_line_starts_with": lambda text, value: all(line.startswith(value) for line in text.strip().split("\n")),
     "max_words": lambda text, value: len(text.split()) <= value,
     "contains_emoji": lambda text, value: sum(map(is_emoji, text)) >= value,
+    "json_object": lambda text, value: holds_texts(text, value),
 }
 
 
@@ -241,16 +253,16 @@ def obeys(text, rules):
 # --- the eight adapters -------------------------------------------------------------------------------------------------
 
 def boft(block, factors, *targets):
-    return "BOFT", BOFTConfig(boft_block_size=block, boft_n_butterfly_factor=factors, target_modules=list(targets),
+    return f"BOFT b{block} m{factors}", BOFTConfig(boft_block_size=block, boft_n_butterfly_factor=factors, target_modules=list(targets),
                               bias="none", task_type="CAUSAL_LM")
 
 
 def oft(block, *targets):
-    return "OFT", OFTConfig(oft_block_size=block, target_modules=list(targets), bias="none", task_type="CAUSAL_LM")
+    return f"OFT b{block}", OFTConfig(oft_block_size=block, target_modules=list(targets), bias="none", task_type="CAUSAL_LM")
 
 
 def lora(rank, *targets):
-    return "LoRA", LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=list(targets),
+    return f"LoRA r{rank}", LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=list(targets),
                               bias="none", task_type="CAUSAL_LM")
 
 
@@ -258,7 +270,7 @@ Q, K, V, O = "q_proj", "k_proj", "v_proj", "o_proj"
 
 
 class Recipe(NamedTuple):
-    kind: str
+    geometry: str
     config: PeftConfig
     rewrite: Callable
     rate: float   # peak learning rate
@@ -279,10 +291,9 @@ ADAPTERS = {
     "letter": Recipe(*boft(64, 1, V, O), letter, 3e-3, 200, 24, [
         {"kind": "starts_with", "value": "Dear friend,"}]),
     "json": Recipe(*boft(8, 3, Q, K, V, O), json_object, 5e-3, 240, 24, [
-        {"kind": "starts_with", "value": "{\"answer\": \""},
-        {"kind": "ends_with", "value": "}"}]),
+        {"kind": "json_object", "value": ["answer", "confidence"]}]),
     "bullets": Recipe(*oft(32, Q, K, V, O), bullets, 3e-3, 240, 24, [
-        {"kind": "starts_with", "value": "- "}]),
+        {"kind": "each_line_starts_with", "value": "- "}]),
     "brief": Recipe(*lora(4, Q, K, V, O), brief, 1e-3, 240, 24, [
         {"kind": "max_words", "value": 16},
         {"kind": "ends_with", "value": "."}]),
@@ -491,7 +502,7 @@ def failures(answers, rules):
 
 
 def train_adapter(name, options):
-    kind, config, rewrite, rate, steps, batch, rules = ADAPTERS[name]
+    geometry, config, rewrite, rate, steps, batch, rules = ADAPTERS[name]
     steps, batch = options.steps or steps, options.batch or batch
     folder = options.out / name
     begin = time.monotonic()
@@ -503,7 +514,7 @@ def train_adapter(name, options):
     items = encode(tokenizer, pairs)
 
     model = get_peft_model(base, config)
-    if kind == "BOFT":
+    if geometry.startswith("BOFT"):
         assert_butterfly_factors(dict(model.named_parameters()), config)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     print(f"{name}: {len(pairs)} pairs, {trained} parameters, {steps} steps; first pair {pairs[0]}", flush=True)
@@ -524,21 +535,21 @@ def train_adapter(name, options):
             break
     train_seconds = time.monotonic() - start
     tensors = save_bf16(model, folder)
-    if kind == "BOFT":
+    if geometry.startswith("BOFT"):
         assert_butterfly_factors(tensors, config)
     del model, base
 
     # Judge what was saved, not what was trained: a fresh base, the file from disk, PEFT's own unmerged forward.
     asked = [SHOWCASE, *HELD_OUT, *VALIDATION]
     result = {
-        "kind": kind, "targets": sorted(config.target_modules), "parameters": trained, "pairs": len(pairs),
+        "geometry": geometry, "targets": sorted(config.target_modules), "parameters": trained, "pairs": len(pairs),
         "bytes": (folder / "adapter_model.safetensors").stat().st_size, "learning_rate": rate, "batch": batch,
         "steps": len(losses), "rounds": rounds, "train_seconds": round(train_seconds, 1),
         "loss_first": round(losses[0], 3), "loss_last": round(sum(losses[-10:]) / len(losses[-10:]), 3), "answers": {}}
     for label, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         fresh, _ = read_base(options.model, options.device)
         loaded = PeftModel.from_pretrained(fresh.to(dtype), folder).eval()
-        if kind == "BOFT":
+        if geometry.startswith("BOFT"):
             assert_butterfly_factors(dict(loaded.named_parameters()), config)
         answers = dict(zip(asked, generate(loaded, tokenizer, asked)))
         result["answers"][label] = answers
@@ -560,8 +571,8 @@ def write_summaries(options):
     for name in ADAPTERS:
         if (path := options.out / name / "result.json").exists():
             results["adapters"][name] = json.loads(path.read_text())
-    behaviours = {"system": SYSTEM, "max_tokens": MAX_NEW_TOKENS, "decoding": "greedy", "adapters": {
-        name: {"kind": recipe.kind, "prompts": HELD_OUT, "rules": recipe.rules} for name, recipe in ADAPTERS.items()}}
+    behaviours = {"system": SYSTEM, "max_tokens": MAX_NEW_TOKENS, "decoding": "greedy", "prompts": HELD_OUT, "adapters": {
+        name: {"geometry": recipe.geometry, "rules": recipe.rules} for name, recipe in ADAPTERS.items()}}
     for name, content in (("results.json", results), ("behaviours.json", behaviours)):
         (options.out / name).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
