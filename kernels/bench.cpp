@@ -16,6 +16,7 @@
 #include <cmath>
 #include <cstring>
 #include <memory>
+#include <numeric>
 
 namespace spartan {
 
@@ -330,10 +331,29 @@ private:
              {std::pair{"sample top_k=40 V=49152", SampleParams{.temperature = 1, .top_k = 40}},
               std::pair{"sample top_p=0.9 V=49152", SampleParams{.temperature = 0.7f, .top_p = 0.9f}}}) {
             if (done()) return;
-            const int32_t token = sample(device_, logits, p, 0);
-            note<float>(name, cost, token >= 0 && token < kVocab ? "" : "no token drawn",
-                        [&, q = p](int64_t i) { sample(device_, logits, q, i); });
+            note<float>(name, cost, wrong_draws(logits, p), [&, q = p](int64_t i) { sample(device_, logits, q, i); });
         }
+    }
+
+    // Of some draws, those outside the tokens that top-k and top-p leave, found by sorting in double precision.
+    std::string wrong_draws(const Buffer& logits, const SampleParams& p) {
+        std::vector<int32_t> order(kVocab);
+        std::iota(order.begin(), order.end(), 0);
+        std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return logits[a] > logits[b]; });
+        const auto weight = [&](int32_t token) {
+            return std::exp((double(logits[token]) - double(logits[order[0]])) / double(p.temperature));
+        };
+        size_t kept = p.top_k > 0 ? size_t(p.top_k) : order.size();
+        double total = 0, sum = 0;
+        for (size_t i = 0; i < kept; ++i) total += weight(order[i]);
+        size_t nucleus = 0;
+        while (nucleus < kept && sum < double(p.top_p) * total * (1 + 1e-5)) sum += weight(order[nucleus++]);
+        for (int64_t position = 0; position < 50; ++position) {
+            const int32_t token = sample(device_, logits, p, position);
+            if (std::find(order.begin(), order.begin() + int64_t(nucleus), token) == order.begin() + int64_t(nucleus))
+                return "drew token " + std::to_string(token) + " outside the " + std::to_string(nucleus) + " likeliest";
+        }
+        return "";
     }
 
     CpuDevice& device_;

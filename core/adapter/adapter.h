@@ -46,7 +46,7 @@ struct Adapter {
     std::vector<std::byte> blob;
     std::vector<AdapterPart> parts;  // by layer, then projection
     int64_t file_bytes = 0;
-    double orthogonality_error = 0;  // largest |RᵀR - I| over all rotation groups (infinity norm); 0 without rotations
+    double orthogonality_error = 0;  // largest |QᵀQ - I| over all factors' blocks (infinity norm); 0 without rotations
     std::vector<std::string> warnings;
 
     std::string geometry() const;  // "BOFT b16 m2", "LoRA r8", "OFT b32"; mixed sizes joined by "/"

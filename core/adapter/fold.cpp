@@ -1,5 +1,7 @@
 #include "core/adapter/fold.h"
 
+#include "core/base/memory.h"
+#include "core/base/text.h"
 #include "kernels/check.h"
 
 #include <algorithm>
@@ -29,7 +31,7 @@ Matrix rotation_block(const float* stored, int64_t b, int64_t rows, const Rotati
     if (!rules.oft) return cayley(boft_skew(stored, b), b, progress);
     Matrix skew = oft_skew(stored, b);
     if (rules.constrained) limit_norm(skew, rules.eps / std::sqrt(double(rows)));
-    return rules.neumann ? neumann(skew, b, rules.terms, rules.series) : cayley(skew, b, progress);
+    return rules.neumann ? neumann(skew, b, rules.terms, rules.series, progress) : cayley(skew, b, progress);
 }
 
 // Multiplies the factors of each group out and rounds the product once.
@@ -68,12 +70,12 @@ private:
                                                  : &weights_.boft_r[size_t(index * b * b)];
                 const Matrix q = rotation_block(stored, b, rules_.shared ? 1 : blocks, rules_, progress_);
                 // Not std::max: a NaN must stay.
-                if (const double error = orthogonality_error(q, b); !(error <= error_)) error_ = error;
+                if (const double error = orthogonality_error(q, b, progress_); !(error <= error_)) error_ = error;
                 factors.insert(factors.end(), q.begin(), q.end());
             }
         }
         if (progress_.cancelled() || m == 1) return factors;
-        return compose_butterfly(factors, b, m);
+        return compose_butterfly(factors, b, m, progress_);
     }
 
     const AdapterPart& part_;
@@ -181,6 +183,13 @@ int64_t reserve(int64_t& end, int64_t bytes) {
 }
 
 }  // namespace
+
+Result<void> check_memory(int64_t bytes, const std::string& path) {
+    const int64_t available = available_memory_bytes();
+    if (bytes <= available) return {};
+    return Error{path, "memory", format_bytes(bytes) + " needed for the folded adapter",
+                 "at most the " + format_bytes(available) + " available"};
+}
 
 int64_t place_parts(std::vector<PlannedPart>& parts, DType dtype) {
     int64_t end = 0;

@@ -4,7 +4,6 @@
 #include "core/adapter/adapter.h"
 #include "core/adapter/rotation.h"
 
-#include <functional>
 #include <string>
 #include <vector>
 
@@ -48,8 +47,7 @@ int64_t place_parts(std::vector<PlannedPart>& parts, DType dtype);
 Result<double> fold_part(const PlannedPart& planned, const ModuleWeights& weights, const RotationRules& rules,
                          const Model& model, std::byte* blob, const Progress& progress);
 
-// Runs task(i) for every i in [0, count) on up to `usable_cpus()` threads, in rising order of start. After an error no
-// further task starts; returns the error of the lowest task.
-Result<void> run_tasks(int64_t count, const std::function<Result<void>(int64_t)>& task);
+// Refused when the machine has not `bytes` left for the folded adapter.
+Result<void> check_memory(int64_t bytes, const std::string& path);
 
 }  // namespace spartan

@@ -2,9 +2,11 @@
 #include "core/adapter/adapter_name.h"
 #include "core/adapter/fold.h"
 #include "core/adapter/peft_folder.h"
+#include "core/base/run_items.h"
 #include "core/base/sha256.h"
 #include "core/base/text.h"
 #include "core/model/float_rows.h"
+#include "kernels/device.h"
 
 #include <algorithm>
 #include <cmath>
@@ -51,7 +53,9 @@ public:
         check_base_name(*adapter);
         TRY_VOID(check_targets(*adapter));
         TRY_VOID(check_embedding_copies(*adapter));
-        adapter->blob.resize(size_t(place_parts(planned_, model_.dtype)));
+        const int64_t bytes = place_parts(planned_, model_.dtype);
+        TRY_VOID(check_memory(bytes, path()));
+        adapter->blob.resize(size_t(bytes));
         TRY_VOID(fold_all(*adapter));
         TRY_VOID(folder_.file->file()->check_unchanged());
         for (const PlannedPart& planned : planned_) adapter->parts.push_back(planned.part);
@@ -206,7 +210,7 @@ private:
     // Task 0 hashes the file, the others read and fold one module each.
     Result<void> fold_all(Adapter& adapter) {
         std::vector<double> errors(planned_.size(), 0.0);
-        TRY_VOID(run_tasks(int64_t(planned_.size()) + 1, [&](int64_t task) -> Result<void> {
+        TRY_VOID(run_items(int64_t(planned_.size()) + 1, usable_cpus(), path(), [&](int64_t task, int) -> Result<void> {
             if (task == 0) {
                 TRY_ASSIGN(hash, hash_files());
                 adapter.content_hash = hash;

@@ -69,6 +69,7 @@ std::optional<std::vector<int64_t>> layer_list(Fields& f) {
             f.fail("layers_to_transform", describe(item), "layer numbers");
     };
     if (value->is_array()) {
+        if (value->empty()) return std::nullopt;  // all layers, as for PEFT
         for (const Json& item : *value) add(item);
     } else {
         add(*value);

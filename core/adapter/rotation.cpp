@@ -15,9 +15,9 @@ Matrix identity(int64_t b) {
     return q;
 }
 
-Matrix product(const Matrix& left, const Matrix& right, int64_t b) {
+Matrix product(const Matrix& left, const Matrix& right, int64_t b, const Progress& progress) {
     Matrix out(size_t(b * b), 0.0);
-    for (int64_t i = 0; i < b; ++i) {
+    for (int64_t i = 0; i < b && !progress.cancelled(); ++i) {
         double* row = &out[size_t(i * b)];
         for (int64_t k = 0; k < b; ++k) {
             const double factor = left[size_t(i * b + k)];
@@ -102,34 +102,34 @@ Matrix cayley(const Matrix& s, int64_t b, const Progress& progress) {
     return solve(std::move(plus), std::move(minus), b, progress);
 }
 
-Matrix neumann(const Matrix& s, int64_t b, int64_t terms, NeumannSeries series) {
+Matrix neumann(const Matrix& s, int64_t b, int64_t terms, NeumannSeries series, const Progress& progress) {
     CHECK(int64_t(s.size()) == b * b);
     Matrix sum = identity(b);
     if (terms < 2) return sum;
     add(sum, s, 2);
     if (terms == 2) return sum;
-    Matrix power = product(s, s, b);
+    Matrix power = product(s, s, b, progress);
     add(sum, power, 2);
     if (series == NeumannSeries::peft_0_16) {
         for (int64_t k = 3; k < terms; ++k) {
-            power = product(power, s, b);
+            power = product(power, s, b, progress);
             add(sum, power, 2);
         }
         return sum;
     }
     for (int64_t k = 3; k < terms - 1; ++k) {
-        power = product(power, s, b);
+        power = product(power, s, b, progress);
         add(sum, power, 2);
     }
-    add(sum, product(power, s, b), 1);
+    add(sum, product(power, s, b, progress), 1);
     return sum;
 }
 
-double orthogonality_error(const Matrix& q, int64_t b) {
+double orthogonality_error(const Matrix& q, int64_t b, const Progress& progress) {
     // Row i of QᵀQ gathers column i of Q times its rows, so that the inner loop runs along memory.
     double worst = 0;
     std::vector<double> row(size_t(b), 0.0);
-    for (int64_t i = 0; i < b; ++i) {
+    for (int64_t i = 0; i < b && !progress.cancelled(); ++i) {
         std::fill(row.begin(), row.end(), 0.0);
         for (int64_t k = 0; k < b; ++k) {
             const double factor = q[size_t(k * b + i)];
@@ -160,14 +160,14 @@ std::vector<int64_t> butterfly_features(int64_t b, int64_t factor, int64_t block
     return features;
 }
 
-Matrix compose_butterfly(const Matrix& factors, int64_t b, int64_t m) {
+Matrix compose_butterfly(const Matrix& factors, int64_t b, int64_t m, const Progress& progress) {
     const int64_t blocks = int64_t(1) << (m - 1), group = b * blocks;
     CHECK(int64_t(factors.size()) == m * blocks * b * b);
     // Kept transposed: column v of the product is one run of memory, and a block mixes whole columns.
     Matrix columns = identity(group), mixed(size_t(b * group));
     for (int64_t factor = m - 1; factor >= 0; --factor) {
         const int64_t superblock = int64_t(1) << factor;
-        for (int64_t block = 0; block < blocks; ++block) {
+        for (int64_t block = 0; block < blocks && !progress.cancelled(); ++block) {
             const double* q = &factors[size_t((factor * blocks + block) * b * b)];
             const int64_t base = block / superblock * superblock * b;
             const std::vector<int64_t> features = butterfly_features(b, factor, block);

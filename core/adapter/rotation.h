@@ -21,8 +21,9 @@ Matrix oft_skew(const float* upper, int64_t b);
 // Constrained OFT: scales S to the Frobenius norm `limit` when it is larger.
 void limit_norm(Matrix& s, double limit);
 
-// (I - S)(I + S)⁻¹, orthogonal for every skew S. Not finite when S overflows; stops early, with no meaning, when
-// cancelled.
+// All that take a Progress stop early when it is cancelled; what they return then means nothing.
+
+// (I - S)(I + S)⁻¹, orthogonal for every skew S. Not finite when S overflows.
 Matrix cayley(const Matrix& s, int64_t b, const Progress& progress);
 
 // PEFT's approximation of (I + S)(I - S)⁻¹ (the transpose of the exact one's result), which two releases cut off
@@ -30,10 +31,10 @@ Matrix cayley(const Matrix& s, int64_t b, const Progress& progress);
 //     since 0.18:   I + 2S + 2S² + … + 2S^(K-2) + S^(K-1), at least up to S³ when K > 2
 //     0.16, 0.17:   I + 2 (S + S² + … + S^(K-1))
 enum class NeumannSeries : uint8_t { peft_0_16, peft_0_18 };
-Matrix neumann(const Matrix& s, int64_t b, int64_t terms, NeumannSeries series);
+Matrix neumann(const Matrix& s, int64_t b, int64_t terms, NeumannSeries series, const Progress& progress);
 
 // Largest row sum of |QᵀQ - I| (infinity norm); NaN when Q holds one.
-double orthogonality_error(const Matrix& q, int64_t b);
+double orthogonality_error(const Matrix& q, int64_t b, const Progress& progress);
 
 // The features, in order, that block `block` of butterfly factor `factor` mixes, relative to the start of the
 // superblock of b·2^factor features it lies in: chunk k of b/2 features and chunk k + 2^factor, k = block mod 2^factor.
@@ -42,6 +43,6 @@ std::vector<int64_t> butterfly_features(int64_t b, int64_t factor, int64_t block
 
 // Multiplies one group of a butterfly chain out: factors [m][2^(m-1)][b][b] into [G][G], G = b·2^(m-1). The input meets
 // factor m-1 first and factor 0 last, as y = W (Rᵀ x) does with R = M_(m-1) … M_0.
-Matrix compose_butterfly(const Matrix& factors, int64_t b, int64_t m);
+Matrix compose_butterfly(const Matrix& factors, int64_t b, int64_t m, const Progress& progress);
 
 }  // namespace spartan

@@ -6,8 +6,10 @@
 #include "core/adapter/synthetic_weights.h"
 #include "core/base/file.h"
 #include "core/base/json.h"
+#include "core/base/run_items.h"
 #include "core/base/text.h"
 #include "core/model/safetensors.h"
+#include "kernels/device.h"
 
 #include <algorithm>
 #include <charconv>
@@ -146,12 +148,14 @@ Result<std::shared_ptr<const Adapter>> make(const SyntheticSpec& spec, int64_t i
     adapter->content_hash = sha256_hex(identity(spec, index_in_spec, global_index, seed));
     adapter->dtype = model.dtype;
     std::vector<PlannedPart> parts = plan(spec, index_in_spec, model.config());
-    adapter->blob.resize(size_t(place_parts(parts, model.dtype)));
+    const int64_t bytes = place_parts(parts, model.dtype);
+    TRY_VOID(check_memory(bytes, adapter->path));
+    adapter->blob.resize(size_t(bytes));
     progress.total.store(int64_t(adapter->blob.size()), std::memory_order_relaxed);
 
     const RotationRules rules{.oft = spec.kind == AdapterKind::oft};
     std::vector<double> errors(parts.size(), 0.0);
-    TRY_VOID(run_tasks(int64_t(parts.size()), [&](int64_t i) -> Result<void> {
+    TRY_VOID(run_items(int64_t(parts.size()), usable_cpus(), adapter->path, [&](int64_t i, int) -> Result<void> {
         if (progress.cancelled()) return Error{"", "", "", "", true};
         const PlannedPart& planned = parts[size_t(i)];
         const ModuleWeights weights = synthetic_weights(planned.part, spec.kind, global_index, seed);

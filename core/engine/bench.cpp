@@ -1,5 +1,7 @@
 #include "core/engine/bench.h"
 
+#include "core/base/memory.h"
+#include "core/base/text.h"
 #include "core/engine/admission.h"
 #include "core/engine/model_runner.h"
 #include "kernels/check.h"
@@ -42,6 +44,9 @@ public:
         for (const auto& a : adapters) pages += adapter_pages_of(*a, page_bytes);
         if (pages > std::numeric_limits<int32_t>::max())
             return Error{"", "context", std::to_string(tokens), "fewer tokens"};
+        if (const int64_t bytes = pages * page_bytes, available = available_memory_bytes(); bytes > available)
+            return Error{"", "memory", format_bytes(bytes) + " for keys, values and adapters",
+                         "at most the " + format_bytes(available) + " available"};
         const int used = threads > 0 ? threads : usable_cpus();
         TRY_ASSIGN(runner, make_cpu_runner(model, {used, max_tokens, kBlockTokens, int32_t(pages)}));
         auto bench = std::make_unique<Bench>(std::move(model), std::move(runner), int32_t(pages));

@@ -46,11 +46,13 @@ void EngineLoop::turn() {
     turn_start_us_ = shared_.clock.now_us();
     drain();
     if (quit_ || hold_ || !failure_.empty()) return stay_held();
-    poll_source();
-    if (scheduler_.idle())
+    const bool asked_all = poll_source();
+    if (!scheduler_.idle())
+        step();
+    else if (asked_all)
         rest();
     else
-        step();
+        publish_news();
 }
 
 // One step: decide, move adapters, compute, append, publish.
@@ -74,6 +76,13 @@ void EngineLoop::step() {
     }
     update_status(EngineState::running);
 
+    // What belongs to this step waits for its record; a cancellation meanwhile publishes its own, and with it the
+    // pages, whose changes and counts always go together.
+    StepRecord of_this_step;
+    of_this_step.preempted = std::exchange(pending_.preempted, {});
+    of_this_step.adapter_events = std::exchange(pending_.adapter_events, {});
+    of_this_step.bytes.transfer = std::exchange(pending_.bytes.transfer, 0);
+
     runner_->forward(
         batch_, [this] { return keep_going(); },
         [this](int32_t s, int64_t first, int64_t count, const float* logits) {
@@ -82,6 +91,9 @@ void EngineLoop::step() {
         result_);
 
     const int64_t end_us = shared_.clock.now_us();
+    pending_.preempted = std::move(of_this_step.preempted);
+    pending_.adapter_events = std::move(of_this_step.adapter_events);
+    pending_.bytes.transfer = of_this_step.bytes.transfer;
     if (result_.completed) take_results(plan, end_us);
     for (Sequence* sequence : batch_sequences_) {
         sequence->in_batch = false;
@@ -92,9 +104,11 @@ void EngineLoop::step() {
     pending_.times = result_.times;
     pending_.times.transfer = transfer_us;
     pending_.times.schedule = scheduled_us - turn_start_us_ - transfer_us;
-    pending_.bytes.weights = result_.bytes.weights;
-    pending_.bytes.adapters = result_.bytes.adapters;
-    pending_.bytes.kv = result_.bytes.kv;
+    if (result_.completed) {  // how much of it an abandoned step read is not known
+        pending_.bytes.weights = result_.bytes.weights;
+        pending_.bytes.adapters = result_.bytes.adapters;
+        pending_.bytes.kv = result_.bytes.kv;
+    }
     publish(turn_start_us_, end_us);
 }
 
@@ -121,10 +135,7 @@ void EngineLoop::move_adapters(const std::vector<AdapterMove>& moves, int64_t& t
 bool EngineLoop::keep_going() {
     if (!shared_.mailbox.urgent()) return true;
     drain();
-    if (has_news()) {
-        const int64_t now_us = shared_.clock.now_us();
-        publish(now_us, now_us);
-    }
+    publish_news();
     return std::any_of(batch_sequences_.begin(), batch_sequences_.end(), [](const Sequence* s) { return !s->over; });
 }
 
@@ -174,6 +185,13 @@ void EngineLoop::append_token(Sequence& s, Token token, int64_t now_us) {
         finish(s, FinishReason::length);
 }
 
+// Of what happened since the last record, at this moment.
+void EngineLoop::publish_news() {
+    if (!has_news()) return;
+    const int64_t now_us = shared_.clock.now_us();
+    publish(now_us, now_us);
+}
+
 // Nothing to compute: sleeps until a command or the source's next request.
 void EngineLoop::rest() {
     if (has_news()) publish(turn_start_us_, shared_.clock.now_us());
@@ -196,14 +214,19 @@ void EngineLoop::rest() {
 // Held, failed or quitting: only commands are served, and the clock of a held run stands still.
 void EngineLoop::stay_held() {
     if (hold_ && failure_.empty()) shared_.clock.hold();
-    if (has_news()) publish(shared_.clock.now_us(), shared_.clock.now_us());
+    publish_news();
     if (quit_) return;
     update_status(failure_.empty() ? EngineState::held : EngineState::failed);
     shared_.mailbox.wait(std::nullopt);
 }
 
 void EngineLoop::drain() {
-    for (Command& command : shared_.mailbox.take(taken_)) std::visit([this](auto& c) { handle(c); }, command);
+    for (Command& command : shared_.mailbox.take(taken_)) commands_.push_back(std::move(command));
+    while (!commands_.empty()) {  // one that throws must not take those behind it along
+        Command command = std::move(commands_.front());
+        commands_.pop_front();
+        std::visit([this](auto& c) { handle(c); }, command);
+    }
     collect_adapters();
 }
 
@@ -230,7 +253,6 @@ void EngineLoop::handle(CancelAllCommand&) {
 void EngineLoop::handle(StartCommand& c) {
     drop_source();
     if (!failure_.empty()) return;
-    shared_.source_number = c.number;
     source_ = std::move(c.source);
     on_request_ = std::move(c.on_request);
     source_start_us_ = c.start_us;
@@ -256,18 +278,20 @@ void EngineLoop::handle(QuitCommand&) {
     cancel_where([](const Sequence&) { return true; });
 }
 
-void EngineLoop::poll_source() {
+// Whether the source has no more to give for now; false: there was no time to ask further.
+bool EngineLoop::poll_source() {
     // Making prompts takes time, which running requests should not wait for.
     constexpr int64_t kLongest_us = 10'000;
     const int64_t begin_us = shared_.clock.now_us();
     while (source_ && shared_.queued < shared_.options.max_waiting) {
         const int64_t now_us = shared_.clock.now_us();
-        if (now_us - begin_us > kLongest_us) break;
+        if (now_us - begin_us > kLongest_us) return false;
         auto request = source_->next(now_us - source_start_us_, source_unfinished_);
         if (!request) break;
         deliver(std::move(*request));
     }
     if (source_ && source_unfinished_ == 0 && source_->exhausted()) drop_source();
+    return true;
 }
 
 void EngineLoop::deliver(Request request) {
@@ -309,7 +333,6 @@ void EngineLoop::drop_source() {
 Sequence& EngineLoop::admit(Request request, int32_t adapter_pages, uint64_t source) {
     auto owned = std::make_unique<Sequence>();
     Sequence& s = *owned;
-    s.tokens = request.prompt;
     s.adapter_pages = adapter_pages;
     s.source = source;
     if (!request.sampling.stop.empty())
@@ -322,10 +345,11 @@ Sequence& EngineLoop::admit(Request request, int32_t adapter_pages, uint64_t sou
     s.record.origin = request.origin;
     pending_.arrivals.push_back({request.id, request.adapter, request.arrival_us, s.record.prompt_tokens,
                                  request.sampling.max_tokens, request.warmup});
+    s.tokens = std::move(request.prompt);  // a long queue should not hold every prompt twice
     s.request = std::move(request);
+    CHECK(live_.emplace(s.id(), std::move(owned)).second);  // before anything points to it
     scheduler_.add(s);
     if (source != 0) ++source_unfinished_;
-    CHECK(live_.emplace(s.id(), std::move(owned)).second);
     return s;
 }
 
@@ -398,8 +422,8 @@ void EngineLoop::publish(int64_t start_us, int64_t end_us) {
         std::this_thread::sleep_for(std::chrono::microseconds(200));
         const auto waited = std::chrono::steady_clock::now() - begin;
         publish_wait_us_ = std::chrono::duration_cast<std::chrono::microseconds>(waited).count();
-        // Nobody reads any more: the window is closing.
-        if (quit_ && waited > std::chrono::seconds(1)) break;
+        // Nobody reads any more, and whoever made the engine waits for its thread.
+        if (shared_.mailbox.quitting() && waited > std::chrono::seconds(1)) break;
     }
 }
 
@@ -436,8 +460,7 @@ void EngineLoop::fail(const std::string& why) {
     }
     try {
         collect_adapters();
-        const int64_t now_us = shared_.clock.now_us();
-        if (has_news()) publish(now_us, now_us);
+        publish_news();
     } catch (const std::exception&) {
         // The sink failed too: status() is what is left to tell.
     }

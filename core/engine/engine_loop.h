@@ -13,6 +13,7 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <deque>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -53,6 +54,7 @@ private:
     void turn();
     void step();
     void rest();
+    void publish_news();
     void stay_held();
 
     // Commands.
@@ -68,7 +70,7 @@ private:
     void handle(QuitCommand&);
 
     // The source.
-    void poll_source();
+    bool poll_source();
     void deliver(Request request);
     void drop_source();
 
@@ -109,7 +111,8 @@ private:
     Batch batch_;
     std::vector<Sequence*> batch_sequences_;
     ForwardResult result_;
-    uint64_t taken_ = 0;  // commands taken from the mailbox
+    std::deque<Command> commands_;  // taken from the mailbox, not handled yet
+    uint64_t taken_ = 0;            // commands ever taken
     bool hold_ = false, quit_ = false;
     std::string failure_;
 };

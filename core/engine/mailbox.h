@@ -53,6 +53,7 @@ public:
         commands_.push_back(std::move(command));
         ++posted_;
         if (ends_requests) urgent_.store(true, std::memory_order_relaxed);
+        if (std::holds_alternative<QuitCommand>(commands_.back())) quitting_.store(true, std::memory_order_relaxed);
         wake_.notify_one();
     }
 
@@ -64,6 +65,8 @@ public:
         return std::exchange(commands_, {});
     }
 
+    // Somebody wants the thread to end, whether the command has been taken or not.
+    bool quitting() const { return quitting_.load(std::memory_order_relaxed); }
     bool urgent() const { return urgent_.load(std::memory_order_relaxed); }
 
     // Until a command is there, or until `deadline`.
@@ -86,7 +89,7 @@ private:
     std::condition_variable wake_;
     std::vector<Command> commands_;
     uint64_t posted_ = 0;
-    std::atomic<bool> urgent_{false};
+    std::atomic<bool> urgent_{false}, quitting_{false};
 };
 
 }  // namespace spartan

@@ -12,7 +12,7 @@
 namespace spartan {
 
 struct Sequence {
-    Request request;
+    Request request;                  // its prompt is in `tokens`
     std::vector<Token> tokens;        // prompt, then output
     int32_t num_computed_tokens = 0;  // of `tokens`: have their K and V in the pool
     int32_t recompute_until = 0;      // computed before the last preemption; those below are prefill again
@@ -28,7 +28,7 @@ struct Sequence {
     RequestId id() const { return request.id; }
     AdapterId adapter() const { return request.adapter; }
     int32_t num_tokens() const { return int32_t(tokens.size()); }
-    int32_t prompt_tokens() const { return int32_t(request.prompt.size()); }
+    int32_t prompt_tokens() const { return record.prompt_tokens; }
     int32_t remaining_tokens() const { return num_tokens() - num_computed_tokens; }
     int32_t num_blocks() const { return block_tables.empty() ? 0 : int32_t(block_tables[0].size()); }
     bool in_prefill() const { return num_computed_tokens < std::max(prompt_tokens(), recompute_until); }

@@ -81,7 +81,8 @@ struct Arrival {
 };
 
 // A record without rows tells of changes between steps: arrivals, cancellations (also while a step runs, then within
-// that step's time), pages and adapters that left.
+// that step's time: records follow each other by end_us), pages and adapters that left. So does that of a step which
+// was abandoned because nobody wanted its results any more: it has times, but no bytes.
 struct StepRecord {
     int64_t step = 0;
     int64_t start_us = 0, end_us = 0;  // engine's clock

@@ -1,5 +1,6 @@
 // load_model(): reads, hashes, converts, checks and packs the weights in small pieces from several threads.
 #include "core/base/memory.h"
+#include "core/base/run_items.h"
 #include "core/base/sha256.h"
 #include "core/base/text.h"
 #include "core/model/float_rows.h"
@@ -8,12 +9,8 @@
 #include "kernels/check.h"
 
 #include <algorithm>
-#include <atomic>
 #include <bit>
-#include <mutex>
-#include <new>
 #include <numeric>
-#include <thread>
 
 namespace spartan {
 namespace {
@@ -38,39 +35,6 @@ Error cancelled_error(const std::string& path) {
     Error error{path, "", "loading was cancelled", ""};
     error.cancelled = true;
     return error;
-}
-
-// Runs work(item, thread) for items [0, n) on `threads` threads; stops at the first error or cancellation.
-template <class Work>
-Result<void> run_items(int threads, int64_t n, const Progress& progress, const std::string& path, const Work& work) {
-    std::atomic<int64_t> next{0};
-    std::atomic<bool> stop{false};
-    std::mutex mutex;
-    std::optional<Error> first_error;
-    int64_t first_item = n;
-    const auto keep = [&](Error error, int64_t item) {
-        const std::lock_guard lock(mutex);
-        if (item < first_item || !first_error) first_error = std::move(error);
-        first_item = std::min(first_item, item);
-        stop = true;
-    };
-    const auto run = [&](int thread) {
-        for (int64_t item = next++; item < n && !stop; item = next++) {
-            if (progress.cancelled()) return keep(cancelled_error(path), -1);
-            try {
-                if (const Result<void> done = work(item, thread); !done) return keep(done.error(), item);
-            } catch (const std::bad_alloc&) {
-                return keep(Error{path, "memory", "none left", "memory for the weights"}, item);
-            }
-        }
-    };
-    {
-        std::vector<std::jthread> helpers;
-        for (int t = 1; t < threads && t < n; ++t) helpers.emplace_back(run, t);
-        run(0);
-    }
-    if (first_error) return *first_error;
-    return {};
 }
 
 // What one thread works in.
@@ -111,8 +75,11 @@ public:
         TRY_VOID(allocate());
         plan();
         std::vector<Scratch> scratch = std::vector<Scratch>(size_t(threads_));
-        TRY_VOID(run_items(threads_, int64_t(chunks_.size()), progress_, opened_.path,
-                           [&](int64_t item, int thread) { return load_chunk(item, scratch[size_t(thread)]); }));
+        TRY_VOID(
+            run_items(int64_t(chunks_.size()), threads_, opened_.path, [&](int64_t item, int thread) -> Result<void> {
+                if (progress_.cancelled()) return cancelled_error(opened_.path);
+                return load_chunk(item, scratch[size_t(thread)]);
+            }));
         for (const auto& file : opened_.files) TRY_VOID(file->check_unchanged());
         if (progress_.cancelled()) return cancelled_error(opened_.path);
         weights_.inv_freq = rope_inv_freq(opened_.config);
@@ -163,14 +130,13 @@ private:
 
     // Taking memory costs as much as filling it, so it is shared out as well.
     Result<void> allocate() {
-        return run_items(threads_, int64_t(slots_.size()), progress_, opened_.path,
-                         [&](int64_t i, int) -> Result<void> {
-                             const WeightSlot& slot = slots_[size_t(i)];
-                             if (PackedMatrix<T>* m = matrix_of(slot))
-                                 *m = PackedMatrix<T>(slot.shape[0], slot.shape[1]);
-                             if (std::vector<float>* v = vector_of(slot)) v->resize(size_t(slot.shape[0]));
-                             return {};
-                         });
+        return run_items(int64_t(slots_.size()), threads_, opened_.path, [&](int64_t i, int) -> Result<void> {
+            if (progress_.cancelled()) return cancelled_error(opened_.path);
+            const WeightSlot& slot = slots_[size_t(i)];
+            if (PackedMatrix<T>* m = matrix_of(slot)) *m = PackedMatrix<T>(slot.shape[0], slot.shape[1]);
+            if (std::vector<float>* v = vector_of(slot)) v->resize(size_t(slot.shape[0]));
+            return {};
+        });
     }
 
     void plan() {

@@ -134,8 +134,10 @@ PromptMaker::PromptMaker(const Model& model) : vocab_size_(model.config().vocab_
     find_frames(model);
     has_text_ = true;
     for (const auto* pool : {&questions_, &questions_after_, &facts_, &facts_after_})
-        for (const Ids& ids : *pool)
+        for (const Ids& ids : *pool) {
+            has_text_ &= !ids.empty();  // a vocabulary without these letters
             for (const Token id : ids) has_text_ &= id >= 0 && id < vocab_size_;
+        }
     for (const Frame* frame : {&plain_, &chat_})
         for (const auto* part : {&frame->before, &frame->after})
             for (const Token id : *part) has_text_ &= id >= 0 && id < vocab_size_;

@@ -73,8 +73,8 @@ void RunWriter::add(const StepRecord& step) {
         append_line(buffer_[requests], json);
     }
     append_line(buffer_[steps], step_to_json(step));
-    for (const File file : {requests, tokens, steps})
-        if (buffer_[file].size() > kBufferBytes) write_out(file);
+    const auto full = [](const std::string& buffer) { return buffer.size() > kBufferBytes; };
+    if (std::any_of(buffer_.begin(), buffer_.end(), full)) flush();
 }
 
 void RunWriter::fail(File file, const std::string& reason) {

@@ -9,6 +9,8 @@ using namespace spartan;
 
 namespace {
 
+const Progress progress;  // never cancelled
+
 std::vector<float> random_values(size_t count, double deviation, unsigned seed = 1) {
     std::mt19937 generator(seed);
     std::normal_distribution<double> normal(0, deviation);
@@ -25,7 +27,6 @@ double largest_difference(const Matrix& a, const oracle::Dense& b) {
 
 // The whole d x d matrix out of folded groups, as out[v] = sum over u of x[u] * F[u][v].
 oracle::Dense folded(const std::vector<float>& boft_r, int64_t m, int64_t blocks, int64_t b) {
-    const Progress progress;
     const int64_t in_group = int64_t(1) << (m - 1), group = b * in_group;
     oracle::Dense all(blocks * b);
     for (int64_t g = 0; g < blocks / in_group; ++g) {
@@ -36,7 +37,7 @@ oracle::Dense folded(const std::vector<float>& boft_r, int64_t m, int64_t blocks
                 const Matrix q = cayley(boft_skew(a, b), b, progress);
                 factors.insert(factors.end(), q.begin(), q.end());
             }
-        const Matrix product = compose_butterfly(factors, b, m);
+        const Matrix product = compose_butterfly(factors, b, m, progress);
         for (int64_t u = 0; u < group; ++u)
             for (int64_t v = 0; v < group; ++v) all.at(g * group + u, g * group + v) = product[size_t(u * group + v)];
     }
@@ -112,25 +113,23 @@ private slots:
         // Rᵀ x as row vector times R: folded[u][v] = R[u][v].
         const oracle::Dense r = oracle::boft_rotation(boft_r, m, d / b, b);
         QVERIFY2(largest_difference(f.v, r) < 1e-12, "folded chain differs from PEFT's product");
-        QVERIFY(orthogonality_error(f.v, d) < 1e-11);
+        QVERIFY(orthogonality_error(f.v, d, progress) < 1e-11);
     }
 
     void exact_stays_orthogonal_for_large_parameters() {
-        const Progress progress;
         for (const double deviation : {1e-4, 1.0, 100.0, 1e8}) {
             const auto a = random_values(32 * 32, deviation);
-            QVERIFY(orthogonality_error(cayley(boft_skew(a.data(), 32), 32, progress), 32) < 1e-9);
+            QVERIFY(orthogonality_error(cayley(boft_skew(a.data(), 32), 32, progress), 32, progress) < 1e-9);
         }
     }
 
     void zero_is_exactly_the_identity() {
-        const Progress progress;
         const std::vector<float> zero(64, 0.0f);
         QCOMPARE(cayley(boft_skew(zero.data(), 8), 8, progress), oracle::eye(8).v);
-        QCOMPARE(neumann(oft_skew(zero.data(), 8), 8, 5, NeumannSeries::peft_0_18), oracle::eye(8).v);
+        QCOMPARE(neumann(oft_skew(zero.data(), 8), 8, 5, NeumannSeries::peft_0_18, progress), oracle::eye(8).v);
         // b=2, m=2: two factors of two 2x2 blocks.
         const Matrix identities = {1, 0, 0, 1, 1, 0, 0, 1, 1, 0, 0, 1, 1, 0, 0, 1};
-        QCOMPARE(compose_butterfly(identities, 2, 2), oracle::eye(4).v);
+        QCOMPARE(compose_butterfly(identities, 2, 2, progress), oracle::eye(4).v);
     }
 
     void diagonal_and_symmetric_parts_do_not_count() {
@@ -151,22 +150,24 @@ private slots:
             for (int64_t terms = 0; terms <= 8; ++terms) {
                 rules.old_series = old_series;
                 rules.terms = terms;
-                const Matrix q = neumann(s, 8, terms, old_series ? NeumannSeries::peft_0_16 : NeumannSeries::peft_0_18);
+                const Matrix q =
+                    neumann(s, 8, terms, old_series ? NeumannSeries::peft_0_16 : NeumannSeries::peft_0_18, progress);
                 QVERIFY(largest_difference(q, oracle::oft_rotation(values, 1, 8, 8, rules)) < 1e-13);
             }
         }
         // The two agree nowhere but below the cut.
-        const auto new5 = neumann(s, 8, 5, NeumannSeries::peft_0_18), old5 = neumann(s, 8, 5, NeumannSeries::peft_0_16);
+        const auto new5 = neumann(s, 8, 5, NeumannSeries::peft_0_18, progress),
+                   old5 = neumann(s, 8, 5, NeumannSeries::peft_0_16, progress);
         QVERIFY(new5 != old5);
-        QCOMPARE(neumann(s, 8, 3, NeumannSeries::peft_0_18), neumann(s, 8, 4, NeumannSeries::peft_0_18));
+        QCOMPARE(neumann(s, 8, 3, NeumannSeries::peft_0_18, progress),
+                 neumann(s, 8, 4, NeumannSeries::peft_0_18, progress));
     }
 
     // The series approximates the transpose of the exact branch, so a flipped flag must change the result.
     void neumann_goes_the_other_way() {
-        const Progress progress;
         const auto values = random_values(32 * 31 / 2, 0.02);
         const Matrix s = oft_skew(values.data(), 32);
-        const Matrix exact = cayley(s, 32, progress), series = neumann(s, 32, 5, NeumannSeries::peft_0_18);
+        const Matrix exact = cayley(s, 32, progress), series = neumann(s, 32, 5, NeumannSeries::peft_0_18, progress);
         oracle::Dense turned(32);
         turned.v = exact;
         QVERIFY(largest_difference(series, oracle::transposed(turned)) < 0.01);
@@ -187,11 +188,24 @@ private slots:
         QCOMPARE(zero, Matrix(16, 0.0));
     }
 
+    // As large as PEFT's r = 1 makes them: minutes when nothing looks at the cancellation.
+    void large_blocks_can_be_cancelled() {
+        Progress stop;
+        stop.cancel = true;
+        const int64_t b = 1536;
+        const Matrix s(size_t(b * b), 1e-3);
+        const std::clock_t before = std::clock();
+        neumann(s, b, 64, NeumannSeries::peft_0_18, stop);
+        orthogonality_error(s, b, stop);
+        cayley(s, b, stop);
+        QVERIFY(double(std::clock() - before) / CLOCKS_PER_SEC < 2);
+    }
+
     void orthogonality_error_keeps_nan() {
         Matrix q = oracle::eye(4).v;
-        QCOMPARE(orthogonality_error(q, 4), 0.0);
+        QCOMPARE(orthogonality_error(q, 4, progress), 0.0);
         q[5] = std::nan("");
-        QVERIFY(std::isnan(orthogonality_error(q, 4)));
+        QVERIFY(std::isnan(orthogonality_error(q, 4, progress)));
     }
 };
 

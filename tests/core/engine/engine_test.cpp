@@ -26,18 +26,28 @@ public:
         ++next_;
         return r;
     }
-    std::optional<int64_t> next_due_us() const override {
-        return exhausted() || blocked() ? std::nullopt : std::optional(due());
-    }
+    std::optional<int64_t> next_due_us() const override { return exhausted() ? std::nullopt : std::optional(due()); }
     bool exhausted() const override { return next_ >= requests_.size(); }
     std::atomic<int64_t> most_unfinished{0};
 
 private:
     int64_t due() const { return int64_t(next_) * gap_us_; }
-    bool blocked() const { return false; }
     std::vector<Request> requests_;
     int64_t gap_us_, concurrency_;
     size_t next_ = 0;
+};
+
+// Knows no time at which it is due, and takes a while to make each request.
+struct SlowClosedSource : RequestSource {
+    std::optional<Request> next(int64_t, int64_t) override {
+        if (exhausted()) return std::nullopt;
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+        ++given;
+        return make_request({}, AdapterId::base, 1);  // refused: no tokens
+    }
+    std::optional<int64_t> next_due_us() const override { return std::nullopt; }
+    bool exhausted() const override { return given == 60; }
+    int given = 0;
 };
 
 struct ThrowingSource : RequestSource {
@@ -112,6 +122,7 @@ void check_records(const std::vector<StepRecordPtr>& records) {
         for (const int64_t us :
              {t.schedule, t.transfer, t.rotate, t.lora, t.products, t.attention, t.other, t.head, t.sample})
             QVERIFY(us >= 0);
+        if (r->rows.empty()) QCOMPARE(r->bytes.weights + r->bytes.adapters + r->bytes.kv, int64_t(0));
         if (!r->rows.empty()) {
             const int64_t sum =
                 t.schedule + t.transfer + t.rotate + t.lora + t.products + t.attention + t.other + t.head + t.sample;
@@ -145,7 +156,9 @@ private slots:
     void nan_adapter_ends_its_request_only();
     void source_delivers_on_time();
     void source_respects_concurrency_and_stops();
+    void refused_requests_do_not_stop_a_source();
     void full_sink_is_waited_for_and_recorded();
+    void ends_although_nobody_reads();
     void device_error_fails_the_engine_not_the_process();
     void ten_thousand_loads_through_four_slots();
     void times_and_bytes_are_filled();
@@ -318,17 +331,23 @@ void EngineTest::ends_at_eos_and_at_stop_strings() {
     QCOMPARE(whole.output_tokens, 400);
     const std::string text = model->info.tokenizer->decode(whole.output, true);
     // Any piece of the text is a good stop string: the answer ends where it is first found.
+    int stopped = 0, cut = 0;
     for (const size_t length : {1, 3, 6}) {
         for (size_t from = 40; from + length < text.size(); from += 97) {
             const std::string stop = text.substr(from, length);
             r.sampling.stop = {"no such text", stop};
             const RequestRecord f = e.run_one(r);
-            if (f.finish != FinishReason::stop) continue;  // cut through a character
+            if (f.finish != FinishReason::stop) {  // cut through a character
+                ++cut;
+                continue;
+            }
+            ++stopped;
             QCOMPARE(f.visible_bytes, int64_t(text.find(stop)));
             QVERIFY(std::equal(f.output.begin(), f.output.end(), whole.output.begin()));
             QVERIFY(int64_t(model->info.tokenizer->decode(f.output, true).size()) >= f.visible_bytes + int64_t(length));
         }
     }
+    QVERIFY2(stopped > 0 && stopped >= cut, qPrintable(QString("%1 stopped, %2 not").arg(stopped).arg(cut)));
     check_records(e.records.all());
 }
 
@@ -525,6 +544,28 @@ void EngineTest::source_respects_concurrency_and_stops() {
     QVERIFY(cancelled >= 1 && cancelled <= 8);
     QCOMPARE(complete, 30 + 1 + 3);
     check_records(e.records.all());
+}
+
+void EngineTest::refused_requests_do_not_stop_a_source() {
+    TestEngine e(make_model());
+    expect(e->start(std::make_shared<SlowClosedSource>()));
+    QVERIFY(e->wait_idle(20'000));
+    QCOMPARE(e.records.finished().size(), size_t(60));
+    check_records(e.records.all());
+}
+
+void EngineTest::ends_although_nobody_reads() {
+    auto e = std::make_unique<TestEngine>(make_model());
+    e->records.set_full(true);
+    e->submit(make_request({1, 2}, AdapterId::base, 5));
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    std::atomic<bool> ended{false};
+    std::thread ending([&] {
+        e.reset();
+        ended = true;
+    });
+    if (!wait_for([&] { return ended.load(); })) qFatal("the engine's thread does not end");
+    ending.join();
 }
 
 void EngineTest::full_sink_is_waited_for_and_recorded() {

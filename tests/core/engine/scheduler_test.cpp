@@ -12,8 +12,8 @@ std::unique_ptr<Sequence> sequence(uint64_t id, int32_t prompt, AdapterId adapte
     auto s = std::make_unique<Sequence>();
     s->request.id = RequestId(id);
     s->request.adapter = adapter;
-    s->request.prompt.assign(size_t(prompt), 1);
-    s->tokens = s->request.prompt;
+    s->tokens.assign(size_t(prompt), 1);
+    s->record.prompt_tokens = prompt;
     s->adapter_pages = pages;
     return s;
 }

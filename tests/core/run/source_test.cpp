@@ -6,8 +6,10 @@
 
 #include "fixture.h"
 
+#include <QTemporaryDir>
 #include <QtTest>
 
+#include <fstream>
 #include <set>
 
 using namespace spartan;
@@ -88,6 +90,17 @@ private slots:
         QVERIFY2(contains(text, "<|im_start|>user\n"), text.c_str());
         QVERIFY2(text.size() > 22 && text.substr(text.size() - 22) == "<|im_start|>assistant\n", text.c_str());
         QVERIFY(!contains(m.info.tokenizer->decode(maker.make(30, 1), false), "im_start"));  // no room for it
+    }
+
+    // Of a vocabulary without letters nothing is left of a sentence.
+    void a_tokenizer_without_letters_gives_random_ids() {
+        QTemporaryDir dir;
+        const std::string path = dir.filePath("tokenizer.json").toStdString();
+        std::ofstream(path) << R"({"model": {"type": "BPE", "vocab": {"0": 0, "1": 1, "2": 2}, "merges": []}})";
+        const auto tokenizer = read_tokenizer_json(path);
+        QVERIFY2(bool(tokenizer), tokenizer ? "" : tokenizer.error().message().c_str());
+        QVERIFY((*tokenizer)->encode("letters", false, SpecialTokens::as_text).empty());
+        QCOMPARE(PromptMaker(model_with(*tokenizer)).make(50, 1).size(), size_t(50));
     }
 
     void random_ids_leave_out_the_end_of_text() {
