@@ -3,6 +3,7 @@
 #include "core/base/text.h"
 
 #include <array>
+#include <cmath>
 #include <filesystem>
 
 namespace spartan {
@@ -101,9 +102,10 @@ Json ids_json(const std::vector<RequestId>& ids) {
     return list;
 }
 
-int64_t count(Fields& f, const char* key, int64_t max = std::numeric_limits<int64_t>::max()) {
-    return f.integer(key, 0, 0, max);
-}
+// Sums and differences of what a file says stay far from the ends of int64_t; as microseconds these are 285 years.
+constexpr int64_t kMost = int64_t(1) << 53;
+
+int64_t count(Fields& f, const char* key, int64_t max = kMost) { return f.integer(key, 0, 0, max); }
 int32_t count32(Fields& f, const char* key) { return int32_t(count(f, key, INT32_MAX)); }
 
 Json times_json(const StepTimes& t) {
@@ -143,8 +145,9 @@ std::vector<int64_t> int_list(Fields& f, const char* key) {
     const Json* list = f.array(key);
     if (!list) return out;
     for (const Json& v : *list) {
-        if (!v.is_number_integer()) f.fail(key, describe(v), "integers");
-        out.push_back(v.is_number_integer() ? v.get<int64_t>() : 0);
+        const bool good = v.is_number_integer() && std::abs(v.get<double>()) <= double(kMost);
+        if (!good) f.fail(key, describe(v), "integers");
+        out.push_back(good ? v.get<int64_t>() : 0);
     }
     return out;
 }
@@ -278,12 +281,12 @@ Result<RequestRecord> request_from_json(const Json& json, const std::string& fil
     Fields f(json, file);
     RequestRecord r;
     for (const char* key : {"request", "adapter", "arrival_us", "finish"}) f.require(key);
-    r.id = RequestId(uint64_t(count(f, "request")));
+    r.id = RequestId(uint64_t(count(f, "request", INT64_MAX)));
     r.adapter = AdapterId(uint32_t(count(f, "adapter", UINT32_MAX)));
-    r.arrival_us = f.integer("arrival_us", 0);
-    r.first_scheduled_us = f.integer("first_scheduled_us", -1, -1);
-    r.first_token_us = f.integer("first_token_us", -1, -1);
-    r.last_token_us = f.integer("last_token_us", -1, -1);
+    r.arrival_us = f.integer("arrival_us", 0, -kMost, kMost);
+    r.first_scheduled_us = f.integer("first_scheduled_us", -1, -1, kMost);
+    r.first_token_us = f.integer("first_token_us", -1, -1, kMost);
+    r.last_token_us = f.integer("last_token_us", -1, -1, kMost);
     r.prompt_tokens = count32(f, "prompt_tokens");
     r.output_tokens = count32(f, "output_tokens");
     r.preemptions = count32(f, "preemptions");
@@ -295,7 +298,7 @@ Result<RequestRecord> request_from_json(const Json& json, const std::string& fil
     r.origin.repeat = int32_t(f.integer("repeat", -1, -1, INT32_MAX));
     r.origin.slo_ttft_ms = float(f.number("slo_ttft_ms", -1, -1, 1e9));
     r.origin.label = f.string("label");
-    r.visible_bytes = f.integer("visible_bytes", -1, -1);
+    r.visible_bytes = f.integer("visible_bytes", -1, -1, kMost);
     r.token_us = int_list(f, "token_us");
     for (const int64_t id : int_list(f, "output")) r.output.push_back(Token(id));
     TRY_VOID(f.finish());

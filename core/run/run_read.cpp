@@ -21,6 +21,7 @@ public:
             if (!more) return {};
             TRY_ASSIGN(json, parse_json(line_, steps_.place()));
             TRY_ASSIGN(step, step_from_json(json, steps_.place()));
+            TRY_VOID(check_times(step));
             TRY_VOID(check_tokens(step));
             in_flight_.add(step);
             TRY_VOID(join_finished(step));
@@ -30,6 +31,18 @@ public:
     }
 
 private:
+    // Whoever draws or sums takes differences of these.
+    Result<void> check_times(const StepRecord& step) {
+        const auto wrong = [&](const char* field, int64_t found, const char* after, int64_t bound) {
+            return Error{steps_.place(), field, std::to_string(found),
+                         "at least " + std::to_string(bound) + ", " + after};
+        };
+        if (step.end_us < step.start_us) return wrong("end_us", step.end_us, "its start", step.start_us);
+        if (step.end_us < end_us_) return wrong("end_us", step.end_us, "the end of the step before", end_us_);
+        end_us_ = step.end_us;
+        return {};
+    }
+
     Result<void> check_tokens(const StepRecord& step) {
         for (const StepRow& row : step.rows) {
             if (row.token < 0 || tokens_ended_) continue;
@@ -66,6 +79,7 @@ private:
     LineReader steps_, requests_, tokens_;
     std::string line_;
     bool tokens_ended_ = false;
+    int64_t end_us_ = 0;
     TokensInFlight in_flight_;
 };
 

@@ -235,6 +235,18 @@ private slots:
         put("tokens.jsonl", "[1,1,1]\n" + tokens);
         QVERIFY(refused(read_result(run), {"tokens.jsonl, line 1"}));
         put("tokens.jsonl", tokens);
+        const auto with = [&](const std::string& key, const std::string& value) {  // in the first step
+            const size_t at = whole.find("\"" + key + "\":") + key.size() + 3;
+            return whole.substr(0, at) + value + whole.substr(whole.find_first_of(",}", at));
+        };
+        put("steps.jsonl", with("start_us", "20000000"));
+        QVERIFY(refused(read_result(run), {"steps.jsonl, line 1", "end_us", "its start"}));
+        put("steps.jsonl", with("end_us", "900000000000"));
+        put("tokens.jsonl", "");
+        QVERIFY(refused(read_result(run), {"steps.jsonl, line 2", "end_us", "the step before"}));
+        put("steps.jsonl", with("end_us", "100000000000000000"));
+        QVERIFY(refused(read_result(run), {"steps.jsonl, line 1", "end_us"}));
+        put("tokens.jsonl", tokens);
         std::string damaged = whole;
         damaged[damaged.find('\n') + 5] = '\x01';
         put("steps.jsonl", damaged);
