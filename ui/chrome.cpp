@@ -1,6 +1,7 @@
 #include "ui/chrome.h"
 
 #include "ui/panel.h"
+#include "ui/text.h"
 #include "ui/theme.h"
 
 #include <QFontMetricsF>
@@ -25,6 +26,7 @@ void ModelChip::set(const QString& name, const QString& facts, double progress) 
     facts_ = facts;
     progress_ = progress;
     setAccessibleDescription(name + QStringLiteral(", ") + facts);
+    setToolTip(plainTooltip(name + QLatin1Char('\n') + facts));
     update();
 }
 
@@ -53,7 +55,7 @@ void ModelChip::paintEvent(QPaintEvent*) {
     p.setPen(c.muted);
     const double rest = line.width() - figuresWidth(bold, name) - px(12);
     drawFigures(p, line, Qt::AlignRight | Qt::AlignVCenter,
-                QFontMetricsF(p.font()).elidedText(facts_, Qt::ElideRight, rest - px(14)) + QStringLiteral(" ▾"));
+                fitFacts(QFontMetricsF(p.font()), facts_, rest - px(14)) + QStringLiteral(" ▾"));
 }
 
 Banner::Banner(QWidget* parent)

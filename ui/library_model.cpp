@@ -15,7 +15,7 @@ QString stateText(const LibraryEntry& e) {
         case LibraryEntry::State::reading:
             return e.percent >= 0 ? QObject::tr("reading %1 %").arg(e.percent) : QObject::tr("reading");
         case LibraryEntry::State::failed:
-            return QObject::tr("failed");
+            return e.error.empty() ? QObject::tr("failed") : QObject::tr("failed: %1").arg(oneLine(e.error, 400));
         case LibraryEntry::State::ready:
             return QString::fromLatin1(wordOf(e.where));
     }
@@ -63,20 +63,18 @@ QVariant LibraryModel::data(const QModelIndex& index, int role) const {
                 case kName:
                     return oneLine(e.name, 200);
                 case kKind:
-                    if (!e.geometry.empty()) return toQ(e.geometry);
-                    return e.state == LibraryEntry::State::failed ? tr("refused") : QString();
+                    if (e.state == LibraryEntry::State::failed) return tr("refused");
+                    if (e.state == LibraryEntry::State::waiting)
+                        return e.geometry.empty() ? tr("waits for a base") : tr("%1 · waits").arg(toQ(e.geometry));
+                    return toQ(e.geometry);
                 case kTargets:
                     return toQ(e.targets);
                 case kSize:
                     return e.bytes > 0 ? bytesText(e.bytes) : QString();
                 case kRequests:
                     return e.requests > 0 ? count(e.requests) : QString();
-                case kP99: {
-                    // The column's unit is ms; what is longer says so.
-                    QString unit;
-                    const QString figure = e.p99_ms >= 0 ? msFigure(e.p99_ms, &unit) : QString();
-                    return unit == QLatin1String("s") ? figure + QStringLiteral(" s") : figure;
-                }
+                case kP99:
+                    return e.p99_ms >= 0 ? msText(e.p99_ms) : QString();
                 case kWhere:
                     return iconOf(e.where) + QLatin1Char(' ') + stateText(e);
                 case kColumns:
@@ -118,14 +116,15 @@ QVariant LibraryModel::data(const QModelIndex& index, int role) const {
 
 QVariant LibraryModel::headerData(int section, Qt::Orientation orientation, int role) const {
     if (orientation != Qt::Horizontal || section < 0 || section >= kColumns) return {};
-    static const char* const names[] = {"adapter", "kind", "targets", "size", "requests", "p99 ms", "where"};
+    static const char* const names[] = {"adapter", "kind", "targets", "size", "requests", "TTFT p99", "where"};
     static const char* const tips[] = {
         "Name of the adapter; a label, unique in the library",
         "Kind and geometry: b block size, m butterfly factors, r rank",
         "Projections that it changes",
         "Bytes in memory, folded",
         "Requests of the run that is shown, warm-up left out",
-        "Time from arrival to the first token: 99 % of this adapter's requests were at least as fast. Milliseconds.",
+        "Time from arrival to the first token: 99 % of this adapter's requests in the run that is shown were at most "
+        "so long",
         "Where it is now: on disk, in host memory, moving, in the pool, in the running batch"};
     if (role == Qt::DisplayRole) return tr(names[section]);
     if (role == Qt::ToolTipRole) return plainTooltip(tr(tips[section]));

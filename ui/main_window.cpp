@@ -8,6 +8,7 @@
 #include "ui/text.h"
 #include "ui/views/library_view.h"
 #include "ui/views/playground_view.h"
+#include "ui/views/time_bar.h"
 #include "ui/views/views.h"
 #include "ui/views/workload_view.h"
 #include "ui/worker.h"
@@ -19,6 +20,7 @@
 #include <QComboBox>
 #include <QDateTime>
 #include <QDragEnterEvent>
+#include <QEventLoop>
 #include <QFileDialog>
 #include <QHBoxLayout>
 #include <QLineEdit>
@@ -74,10 +76,7 @@ MainWindow::MainWindow(Theme& theme, Session& session, QWidget* parent)
     : QMainWindow(parent),
       theme_(theme),
       session_(session),
-      context_{session.runModel(), session.time(), selection_, [this] {
-                   workload_->setWorkload(demoWorkload(), tr("demo"));
-                   startRun();
-               }} {
+      context_{session.runModel(), session.time(), selection_, [this] { runDemo(); }} {
     setWindowTitle(tr("SpartanServe Workbench"));
     device_threads_ = cpu_device_info().threads;
     setAcceptDrops(true);
@@ -93,7 +92,9 @@ MainWindow::MainWindow(Theme& theme, Session& session, QWidget* parent)
     buildStatusBar();
     box->addWidget(top_);
     box->addWidget(banner_);
+    time_bar_ = new TimeBar(context_);
     box->addWidget(pages_, 1);
+    box->addWidget(time_bar_);
     box->addWidget(status_);
     overlay_ = new DropOverlay(root);
     buildShortcuts();
@@ -137,6 +138,7 @@ MainWindow::MainWindow(Theme& theme, Session& session, QWidget* parent)
     connect(playground_, &PlaygroundView::message, this, &MainWindow::showMessage);
     connect(library_, &LibraryView::browseRequested, this, &MainWindow::browseAdapters);
     connect(library_, &LibraryView::browseModelRequested, this, &MainWindow::browseModel);
+    connect(library_, &LibraryView::demoRequested, this, [this] { openDemo(true); });
     connect(library_, &LibraryView::generateRequested, this, &MainWindow::generateAdapters);
     connect(library_, &LibraryView::playgroundRequested, this, [this](const std::vector<int>& keys) {
         playground_->setColumns(keys);
@@ -259,9 +261,9 @@ QWidget* MainWindow::explorePage() {
     middle->addWidget(below);
     columns->addWidget(middle);
     if (Panel* memory = addRunView(QStringLiteral("memory"))) columns->addWidget(memory);
-    columns->setStretchFactor(1, 1);
-    middle->setSizes({530, 390});
-    columns->setSizes({322, 890, 388});
+    middle->setSizes({540, 380});
+    below->setSizes({470, 400});
+    columns->setSizes({340, 860, 400});
     return columns;
 }
 
@@ -356,13 +358,18 @@ void MainWindow::restyle() {
     top_->setFixedHeight(px(45));
     auto* line = static_cast<QHBoxLayout*>(top_->layout());
     line->setContentsMargins(px(12), px(7), px(12), px(8));
-    line->setSpacing(px(6));
-    chip_->setFixedSize(px(372), px(30));
-    for (QPushButton* b : {run_, pause_, stop_}) b->setFixedSize(px(b == run_ ? 84 : 66), px(30));
-    for (const auto& [p, b] : perspective_buttons_) b->setFixedSize(px(118), px(30));
+    line->setSpacing(px(5));
+    chip_->setMinimumWidth(px(150));
+    chip_->setMaximumWidth(px(372));
+    chip_->setFixedHeight(px(30));
+    for (QPushButton* b : {run_, pause_, stop_}) b->setFixedSize(px(b == run_ ? 80 : 64), px(30));
+    for (const auto& [p, b] : perspective_buttons_)
+        b->setFixedSize(int(QFontMetricsF(uiFont(13, 600)).horizontalAdvance(b->text())) + px(22), px(30));
     progress_->layout()->setContentsMargins(px(10), px(0), px(10), px(2));
     static_cast<QGridLayout*>(progress_->layout())->setHorizontalSpacing(px(10));
-    progress_text_->setFixedWidth(px(118));
+    progress_text_->setMinimumWidth(px(70));
+    progress_text_->setMaximumWidth(px(124));
+    progress_bar_->setMinimumWidth(px(40));
     progress_->setMaximumWidth(px(480));
     menu_button_->setFixedSize(px(32), px(30));
     status_->setFixedHeight(px(26));
@@ -370,6 +377,7 @@ void MainWindow::restyle() {
     for (const auto& [p, page] : page_of_) page->layout()->setContentsMargins(px(8), px(6), px(8), px(8));
     for (QSplitter* s : splitters_) s->setHandleWidth(px(7));
     banner_->restyle();
+    time_bar_->restyle();
     wake();
 }
 
@@ -507,6 +515,32 @@ bool MainWindow::mayInterrupt(const QString& what) {
     return true;
 }
 
+// A preset that was played with is let go; what differs from the person's own file is not, without asking.
+bool MainWindow::mayForgetWorkload() {
+    if (!asks_ || workload_->fileName().isEmpty() || !workload_->modified()) return true;
+    QMessageBox box(QMessageBox::Question, windowTitle(), {}, QMessageBox::NoButton, this);
+    box.setTextFormat(Qt::PlainText);
+    box.setText(tr("The workload has changed since it was saved."));
+    box.setInformativeText(workload_->fileName());
+    QPushButton* save = box.addButton(tr("Save"), QMessageBox::AcceptRole);
+    QPushButton* discard = box.addButton(tr("Discard"), QMessageBox::DestructiveRole);
+    box.addButton(tr("Keep the window open"), QMessageBox::RejectRole);
+    box.exec();
+    if (box.clickedButton() == save) {
+        bool ok = false;
+        QEventLoop waiting;
+        const auto connection = connect(workload_, &WorkloadView::saved, &waiting, [&](const QString&, bool written) {
+            ok = written;
+            waiting.quit();
+        });
+        workload_->saveTo(workload_->fileName());
+        waiting.exec(QEventLoop::ExcludeUserInputEvents);
+        disconnect(connection);
+        return ok;
+    }
+    return box.clickedButton() == discard;
+}
+
 void MainWindow::openModelAsking(const QString& path) {
     if (!mayInterrupt(tr("Replacing the base stops it. What is recorded so far is kept."))) return;
     remember(QStringLiteral("recentModels"), path);
@@ -602,6 +636,15 @@ void MainWindow::openDemo(bool withModel) {
     showMessage(tr("The demo adapters are not beside the program."), true);
 }
 
+void MainWindow::runDemo() {
+    workload_->setWorkload(demoWorkload(), tr("demo"));
+    if (!session_.model()) {
+        run_when_ready_ = QFileInfo::exists(toQ(demo_model_path()));
+        return openDemo(true);
+    }
+    startRun();
+}
+
 void MainWindow::offerRecovery() {
     runInWorker(
         *QThreadPool::globalInstance(), this,
@@ -638,6 +681,7 @@ void MainWindow::restoreLayout() {
 
 void MainWindow::closeEvent(QCloseEvent* event) {
     if (!mayInterrupt(tr("Closing stops it. What is recorded so far is kept."))) return event->ignore();
+    if (!mayForgetWorkload()) return event->ignore();
     QSettings settings = openSettings();
     settings.setValue(QStringLiteral("geometry"), saveGeometry());
     for (QSplitter* s : splitters_) settings.setValue(QStringLiteral("splitter/") + s->objectName(), s->saveState());
@@ -699,6 +743,12 @@ void MainWindow::updateTopBar() {
     stop_->setToolTip(plainTooltip(running || held ? tr("Stops the run (Ctrl+.); what is recorded stays")
                                                    : tr("Nothing is running")));
 
+    // Asked for before everything was there: it runs as soon as the base and the adapters are.
+    if (run_when_ready_ && why.isEmpty() && session_.library().readyAdapters() > 0) {
+        run_when_ready_ = false;
+        QTimer::singleShot(0, this, &MainWindow::startRun);
+    }
+
     QString title, text;
     double share = -1;
     bool can_cancel = false;
@@ -722,9 +772,9 @@ void MainWindow::updateTopBar() {
                (!h.workload_name.empty() && session_.runModel().counts().arrived > 0)) {
         const int64_t planned = session_.plannedRequests();
         const int64_t done = session_.runModel().counts().finished();
-        title = tr("%1 · %2 requests · %3 adapters")
-                    .arg(oneLine(h.workload_name, 40), count(planned))
-                    .arg(h.adapters.size());
+        title = tr("%1 · %2 requests · %3")
+                    .arg(oneLine(h.workload_name, 40), count(planned),
+                         counted(int64_t(h.adapters.size()), tr("adapter"), tr("adapters")));
         share = state == Session::RunState::idle ? (planned > 0 ? double(done) / double(planned) : 1)
                                                  : session_.runProgress();
         text = tr("%1 / %2").arg(count(done), count(planned));
@@ -735,7 +785,8 @@ void MainWindow::updateTopBar() {
         else if (const auto eta = session_.etaSeconds())
             text += tr("  ETA %1").arg(durationText(*eta));
     } else if (const int64_t ready = session_.library().readyAdapters(); session_.model()) {
-        title = tr("%1 · ready · %2 adapters").arg(toQ(workload_->workload().name)).arg(ready);
+        title = tr("%1 · ready · %2")
+                    .arg(oneLine(workload_->workload().name, 40), counted(ready, tr("adapter"), tr("adapters")));
     }
     progress_title_->setText(title);
     progress_text_->setText(text);
@@ -753,10 +804,9 @@ void MainWindow::updateChip() {
     const auto& model = session_.model();
     if (!model) return chip_->set(tr("No base model"), tr("open or drop one"), -1);
     chip_->set(oneLine(model->info.name, 80),
-               tr("%1 · CPU, %2 threads · %3")
-                   .arg(QString::fromLatin1(name_of(model->dtype)))
-                   .arg(device_threads_)
-                   .arg(bytesText(model->weight_bytes)),
+               tr("%1 · %2 · CPU, %3")
+                   .arg(QString::fromLatin1(name_of(model->dtype)), bytesText(model->weight_bytes),
+                        counted(device_threads_, tr("thread"), tr("threads"))),
                -1);
 }
 
@@ -778,7 +828,9 @@ void MainWindow::updateStatus() {
         else
             left = secondsText(at);
         left += tr(" · step %1").arg(count(time.cursorStep()));
-        if (step) left += tr(" · %1 rows, %2 adapters").arg(step->rows).arg(step->adapters);
+        if (step)
+            left += QStringLiteral(" · ") + counted(step->rows, tr("row"), tr("rows")) + QStringLiteral(", ") +
+                    counted(step->adapters, tr("adapter"), tr("adapters"));
         if (time.live())
             left += session_.runState() == Session::RunState::held
                         ? tr(" · held: arrivals, steps and clock stand still")
@@ -798,6 +850,9 @@ void MainWindow::updateStatus() {
         right << tr("0 dropped");
     } else if (!session_.recordingDir().isEmpty()) {
         right << QFileInfo(session_.recordingDir()).fileName();
+        // What was measured, not what is loaded now.
+        if (!model.header().model_name.empty())
+            right << tr("%1 %2").arg(oneLine(model.header().model_name, 40), oneLine(model.header().dtype, 8));
     }
     if (ticks_ > 0) right << tr("UI tick %1 ms").arg(QString::number(tick_average_ms_, 'f', 1));
     status_left_->setText(left);
@@ -820,6 +875,13 @@ double MainWindow::tick() {
     seen_time_ = time.version();
     for (Panel* view : views_)
         if (view->isVisible() && (view->takeDirty() || new_data || new_time)) view->refresh(model, time);
+    const bool shows_run = perspective_ == Perspective::explore || perspective_ == Perspective::inspect;
+    const bool running = session_.showingLive() && session_.recordingRun();
+    if (!shows_run)
+        time_bar_->hide();
+    else if (new_data || new_time || running != ran_ || time_bar_->isHidden() != model.empty())
+        time_bar_->refresh(running);
+    ran_ = running;
     updateTopBar();
     updateStatus();
     const double ms = double(tick_clock_.nsecsElapsed()) / 1e6;

@@ -26,6 +26,7 @@ class DropOverlay;
 class LibraryView;
 class ModelChip;
 class PlaygroundView;
+class TimeBar;
 class WorkloadView;
 
 enum class Perspective { explore, inspect, playground, workload };
@@ -48,9 +49,11 @@ public:
     WorkloadView& workloadView() { return *workload_; }
     PlaygroundView& playgroundView() { return *playground_; }
     Selection& selection() { return selection_; }
+    TimeBar& timeBar() { return *time_bar_; }
 
     void startRun();  // what the Run button does
     void openDemo(bool withModel);
+    void runDemo();  // the demo workload, after opening the demo when there is no base
     void offerRecovery();
     void restoreLayout();
     void setAsksBeforeClosing(bool asks) { asks_ = asks; }
@@ -87,6 +90,7 @@ private:
     void updateChip();
     void wake();
     bool mayInterrupt(const QString& what);  // during a run: asks, and stops it on yes
+    bool mayForgetWorkload();
     void openModelAsking(const QString& path);
     void unloadAsking();
     void askBecauseItWontFit(const QString& path, const QString& dtype, const QString& words);
@@ -120,6 +124,7 @@ private:
     QStackedWidget* pages_ = nullptr;
     std::map<Perspective, QWidget*> page_of_;
     Banner* banner_ = nullptr;
+    TimeBar* time_bar_ = nullptr;
     QWidget* status_ = nullptr;
     FigureLabel *status_left_ = nullptr, *status_right_ = nullptr;
     DropOverlay* overlay_ = nullptr;
@@ -134,7 +139,7 @@ private:
     uint64_t seen_model_ = 0, seen_time_ = 0;
     double tick_average_ms_ = 0;
     int64_t ticks_ = 0;
-    bool asks_ = true;
+    bool asks_ = true, run_when_ready_ = false, ran_ = false;
     QStringList messages_;
 };
 

@@ -6,12 +6,14 @@
 #include <QEvent>
 #include <QFontMetricsF>
 #include <QHBoxLayout>
+#include <QHelpEvent>
 #include <QLabel>
 #include <QMenu>
 #include <QPainter>
 #include <QPainterPath>
 #include <QPushButton>
 #include <QStackedLayout>
+#include <QToolTip>
 #include <QVBoxLayout>
 
 #include <cmath>
@@ -29,8 +31,8 @@ EmptyState::EmptyState(QWidget* parent)
         label->setWordWrap(true);
         box->addWidget(label);
     }
-    actions_->addStretch();
-    actions_->addStretch();
+    actions_->addStretch(1);
+    actions_->addStretch(1);
     box->addLayout(actions_);
     box->addStretch();
     restyle();
@@ -59,6 +61,7 @@ void EmptyState::clearActions() {
 
 void EmptyState::restyle() {
     const Colors& c = colorsOf(this);
+    layout()->setContentsMargins(px(28), px(20), px(28), px(20));
     const auto paint = [](QLabel* label, const QColor& color, const QFont& font) {
         QPalette p = label->palette();
         p.setColor(QPalette::WindowText, color);
@@ -67,6 +70,19 @@ void EmptyState::restyle() {
     };
     paint(headline_, c.muted, uiFont(13, 500));
     paint(hint_, c.faint, uiFont(12));
+}
+
+// Beside each other where there is room, else below each other.
+void EmptyState::resizeEvent(QResizeEvent*) {
+    int wanted = px(56);
+    for (int i = 0; i < actions_->count(); ++i)
+        if (const QWidget* w = actions_->itemAt(i)->widget()) wanted += w->sizeHint().width() + actions_->spacing();
+    const bool beside = wanted <= width();
+    actions_->setDirection(beside ? QBoxLayout::LeftToRight : QBoxLayout::TopToBottom);
+    for (const int end : {0, actions_->count() - 1}) actions_->setStretch(end, beside ? 1 : 0);
+    for (int i = 0; i < actions_->count(); ++i)
+        if (QWidget* w = actions_->itemAt(i)->widget())
+            actions_->setAlignment(w, beside ? Qt::Alignment() : Qt::AlignHCenter);
 }
 
 void EmptyState::changeEvent(QEvent* event) {
@@ -109,11 +125,18 @@ int Panel::headerHeight() const { return px(30); }
 void Panel::setTitle(const QString& title) {
     if (title == title_) return;
     title_ = title;
+    keepTitleClear();
     update(0, 0, width(), headerHeight() + 2);
 }
 
+// The title is painted: controls that want more room than there is must not cover it.
+void Panel::keepTitleClear() {
+    const double title = figuresWidth(QFontMetricsF(uiFont(12.5, 600)), title_);
+    controls_->setContentsMargins(px(24) + int(std::ceil(std::min(title, double(px(150))))), 0, px(8), 0);
+}
+
 void Panel::setFacts(const QString& facts, const QString& tooltip) {
-    header_->setToolTip(plainTooltip(tooltip));
+    header_->setToolTip(plainTooltip(tooltip.isEmpty() ? facts : tooltip));
     if (facts == facts_) return;
     facts_ = facts;
     setAccessibleDescription(facts);
@@ -150,7 +173,7 @@ void Panel::addExport(ExportTarget target) {
 
 void Panel::restyle() {
     header_->setFixedHeight(headerHeight());
-    controls_->setContentsMargins(0, 0, px(8), 0);
+    keepTitleClear();
     controls_->setSpacing(px(6));
     setMinimumSize(px(140), px(80));
     styled_ = true;
@@ -205,7 +228,7 @@ void Panel::paintEvent(QPaintEvent*) {
     const QRectF rest = line.adjusted(title_width + px(12), 0, 0, 0);
     if (rest.width() > px(24))
         drawFigures(p, rest, Qt::AlignRight | Qt::AlignVCenter,
-                    QFontMetricsF(p.font()).elidedText(facts_, Qt::ElideRight, rest.width() - px(2)));
+                    fitFacts(QFontMetricsF(p.font()), facts_, rest.width() - px(2)));
 }
 
 void Panel::showMenu(const QPoint& global, const QWidget* over) {
@@ -260,8 +283,17 @@ void FigureLabel::paintEvent(QPaintEvent*) {
     p.setFont(uiFont(size_, weight_));
     p.setPen(muted_ ? c.muted : c.text);
     const QFontMetricsF m(p.font());
-    drawFigures(p, QRectF(rect()), alignment_,
-                figuresWidth(m, text_) <= width() ? text_ : m.elidedText(text_, Qt::ElideRight, width()));
+    drawFigures(p, QRectF(rect()), alignment_, fitFacts(m, text_, width()));
+}
+
+bool FigureLabel::event(QEvent* event) {
+    // What did not fit is said in full when asked.
+    if (event->type() == QEvent::ToolTip && toolTip().isEmpty()) {
+        if (figuresWidth(QFontMetricsF(uiFont(size_, weight_)), text_) > width())
+            QToolTip::showText(static_cast<QHelpEvent*>(event)->globalPos(), plainTooltip(text_), this);
+        return true;
+    }
+    return QWidget::event(event);
 }
 
 }  // namespace spartan

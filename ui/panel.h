@@ -67,6 +67,7 @@ public:
 protected:
     void paintEvent(QPaintEvent*) override;
     void changeEvent(QEvent* event) override;
+    void resizeEvent(QResizeEvent*) override;
 
 private:
     void restyle();
@@ -111,6 +112,7 @@ protected:
 
 private:
     void restyle();
+    void keepTitleClear();
     void showMenu(const QPoint& global, const QWidget* over);
 
     QString id_, title_, facts_;
@@ -123,7 +125,8 @@ private:
     std::vector<ExportTarget> exports_;
 };
 
-// A line of text and figures that change often: fixed-width figures, elided at the end, plain text always.
+// A line of text and figures that change often: fixed-width figures, facts that do not fit left out (the tooltip has
+// them), plain text always.
 class FigureLabel : public QWidget {
     Q_OBJECT
 public:
@@ -138,6 +141,7 @@ public:
 
 protected:
     void paintEvent(QPaintEvent*) override;
+    bool event(QEvent* event) override;
 
 private:
     QString text_;

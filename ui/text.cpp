@@ -16,6 +16,10 @@ QString oneLine(const std::string& text, int max) { return toQ(shorten(escape_co
 
 QString count(int64_t n) { return QLocale(QLocale::English).toString(qlonglong(n)); }
 
+QString counted(int64_t n, const QString& one, const QString& many) {
+    return count(n) + QLatin1Char(' ') + (n == 1 ? one : many);
+}
+
 QString bytesText(int64_t bytes) { return toQ(format_bytes(bytes)); }
 
 QString msFigure(double ms, QString* unit) {

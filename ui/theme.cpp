@@ -30,7 +30,7 @@ const Colors kLight{false,
                     QColor(0xf7f8fa),
                     QColor(0x1f2328),
                     QColor(0x656c76),
-                    QColor(0x9aa1ab),
+                    QColor(0x767d88),
                     QColor(0x0072b2),
                     QColor(0xdbeaf6),
                     QColor(0x0072b2),
@@ -49,7 +49,7 @@ const Colors kDark{true,
                    QColor(0x18191b),
                    QColor(0xe6e6e6),
                    QColor(0x9a9ea6),
-                   QColor(0x6c7077),
+                   QColor(0x82878f),
                    QColor(0x3e9bdc),
                    QColor(0x22384c),
                    QColor(0x3e9bdc),
@@ -101,6 +101,8 @@ QLineEdit[invalid="true"], QSpinBox[invalid="true"], QDoubleSpinBox[invalid="tru
 QLineEdit:disabled, QSpinBox:disabled, QDoubleSpinBox:disabled, QComboBox:disabled { color: %faint; }
 QComboBox::drop-down { border: none; width: %20px; }
 QComboBox::down-arrow { image: url(:/icons/down.svg); width: %12px; height: %12px; }
+QComboBox[small="true"], QSpinBox[small="true"] { padding: %1px %6px; font-size: %12px; }
+QCheckBox[small="true"], QPushButton[small="true"], QToolButton[small="true"] { font-size: %12px; padding: %1px %6px; }
 QComboBox QAbstractItemView { background: %panel; border: 1px solid %border; outline: none; }
 QSpinBox::up-button, QSpinBox::down-button, QDoubleSpinBox::up-button, QDoubleSpinBox::down-button { width: 0; border: none; }
 QPushButton { background: %panel; color: %text; border: 1px solid %border; border-radius: %5px; padding: %5px %10px; }
@@ -128,7 +130,7 @@ QMenu::separator { height: 1px; background: %hairline; margin: %4px %8px; }
 QTableView, QTreeView, QListView { background: %panel; color: %text; border: none; outline: none;
   selection-background-color: %selection; selection-color: %text; }
 QHeaderView { background: %panel; }
-QHeaderView::section { background: %panel; color: %muted; border: none; padding: %3px %5px; }
+QHeaderView::section { background: %panel; color: %muted; border: none; padding: %3px %6px; font-size: %12px; }
 QHeaderView::section:hover { color: %text; }
 QTableCornerButton::section { background: %panel; border: none; }
 QScrollArea { background: transparent; border: none; }
@@ -202,7 +204,8 @@ const Colors& colorsFor(const QPalette& palette) {
     return palette.color(QPalette::Window).lightness() < 128 ? kDark : kLight;
 }
 
-const Colors& colorsOf(const QWidget* widget) { return colorsFor(widget->palette()); }
+// The application's palette, not the widget's: a style sheet gives some widgets a palette of their own.
+const Colors& colorsOf(const QWidget*) { return colorsFor(QApplication::palette()); }
 
 double interfaceScale() {
     const QFont font = QApplication::font();
@@ -225,6 +228,17 @@ QColor blend(const QColor& under, const QColor& over, double amount) {
 
 double figuresWidth(const QFontMetricsF& metrics, const QString& text) {
     return layoutFigures(metrics, text, [](double, const QString&) {});
+}
+
+QString fitFacts(const QFontMetricsF& metrics, const QString& text, double width) {
+    static const QString separator = QStringLiteral(" · ");
+    QString shown = text;
+    while (figuresWidth(metrics, shown) > width) {
+        const qsizetype cut = shown.lastIndexOf(separator);
+        if (cut < 0) return metrics.elidedText(shown, Qt::ElideRight, width);
+        shown.truncate(cut);
+    }
+    return shown;
 }
 
 void drawFigures(QPainter& painter, const QRectF& rect, Qt::Alignment alignment, const QString& text) {

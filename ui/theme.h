@@ -50,6 +50,8 @@ QColor blend(const QColor& under, const QColor& over, double amount);
 // Draws one line of text with figures of equal width, so that changing numbers do not jump.
 void drawFigures(QPainter& painter, const QRectF& rect, Qt::Alignment alignment, const QString& text);
 double figuresWidth(const QFontMetricsF& metrics, const QString& text);
+// What of `text` fits into `width`: facts joined by " · " go one by one from the end, a lone one is elided.
+QString fitFacts(const QFontMetricsF& metrics, const QString& text, double width);
 
 // Axes, grid, fonts and background of a plot from the palette; call again on PaletteChange and FontChange.
 void stylePlot(QCustomPlot& plot, const Colors& colors);

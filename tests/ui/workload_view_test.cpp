@@ -32,7 +32,7 @@ private slots:
         QVERIFY(view.editor(QStringLiteral("arrival.rate"))->isVisibleTo(&view));
         QVERIFY(!view.editor(QStringLiteral("arrival.concurrency"))->isVisibleTo(&view));
         w.session.undoStack().undo();
-        QCOMPARE(view.workload().arrival.kind, std::string("burst"));
+        QCOMPARE(view.workload().arrival.kind, demoWorkload().arrival.kind);
         w.session.undoStack().undo();  // both changes of one field are one step
         QCOMPARE(view.workload().requests, before);
         QCOMPARE(requests->value(), int(before));

@@ -23,7 +23,7 @@ AdapterStrip::AdapterStrip(const ViewContext& context, QWidget* parent) : QWidge
     connect(&context_.selection, &Selection::changed, this, [this] { QWidget::update(); });
 }
 
-QSize AdapterStrip::sizeHint() const { return {px(400), px(64)}; }
+QSize AdapterStrip::sizeHint() const { return {px(400), px(82)}; }
 
 void AdapterStrip::setMetric(Metric metric) {
     metric_ = metric;
@@ -54,9 +54,9 @@ void AdapterStrip::update() {
 }
 
 QRectF AdapterStrip::rectOf(size_t index) const {
-    const double step = std::min(double(width()) / double(std::max<size_t>(1, bars_.size())), double(px(110)));
+    const double step = std::min(double(width()) / double(std::max<size_t>(1, bars_.size())), double(px(240)));
     const double gap = step > px(12) ? px(4) : step > 4 ? 1 : 0;
-    return {double(index) * step, 0, step - gap, double(height())};
+    return {double(index) * step, double(px(18)), step - gap, double(height() - px(18))};
 }
 
 int AdapterStrip::indexAt(const QPointF& position) const {
@@ -75,24 +75,42 @@ void AdapterStrip::paintEvent(QPaintEvent*) {
     double top = 0;
     for (const Bar& bar : bars_) top = std::max(top, bar.p99);
     const double label = px(16);
+    painter.setPen(c.faint);
+    painter.drawText(QRectF(0, 0, width(), px(16)), Qt::AlignLeft | Qt::AlignVCenter,
+                     fitFacts(metrics, caption(), width()));
     for (size_t i = 0; i < bars_.size() && top > 0; ++i) {
         const QRectF rect = rectOf(i);
         const bool chosen = context_.selection.adapter() == bars_[i].id;
-        const double base = height() - label, room = base - px(2);
-        painter.fillRect(QRectF(rect.left(), 0, rect.width(), base), c.field);
+        const double base = height() - label, room = base - rect.top() - px(2);
+        painter.fillRect(QRectF(rect.left(), rect.top(), rect.width(), base - rect.top()), c.field);
         const double high = room * bars_[i].p99 / top;
         painter.fillRect(QRectF(rect.left(), base - high, rect.width(), high),
                          chosen ? c.accent : blend(c.field, c.ink, 0.35));
         painter.fillRect(QRectF(rect.left(), base - room * bars_[i].p50 / top - 1, rect.width(), 2), c.text);
         if (rect.width() < px(28)) continue;
         painter.setPen(chosen ? c.text : c.muted);
-        painter.drawText(QRectF(rect.left(), base, rect.width(), label), Qt::AlignLeft | Qt::AlignVCenter,
+        const QString figure = msText(bars_[i].p99);
+        const double name = metrics.horizontalAdvance(bars_[i].name), wide = figuresWidth(metrics, figure);
+        const QRectF line(rect.left(), base, rect.width(), label);
+        painter.drawText(line, Qt::AlignLeft | Qt::AlignVCenter,
                          metrics.elidedText(bars_[i].name, Qt::ElideRight, rect.width()));
+        if (name + wide + px(16) > rect.width()) continue;
+        painter.setPen(c.faint);
+        drawFigures(painter, line.adjusted(0, 0, -px(6), 0), Qt::AlignRight | Qt::AlignVCenter, figure);
     }
     if (hasFocus()) {
         painter.setPen(QPen(c.accent, 1));
         painter.drawRect(rect().adjusted(0, 0, -1, -1));
     }
+}
+
+QString AdapterStrip::caption() const {
+    const QString what = metric_ == Metric::ttft  ? tr("time to first token")
+                         : metric_ == Metric::itl ? tr("inter-token latency")
+                                                  : tr("end-to-end latency");
+    double top = 0;
+    for (const Bar& bar : bars_) top = std::max(top, bar.p99);
+    return tr("p99 of the %1 by adapter, worst first · tick: p50 · full height %2").arg(what, msText(top));
 }
 
 void AdapterStrip::select(int index) {
@@ -121,7 +139,7 @@ bool AdapterStrip::event(QEvent* event) {
     const int i = indexAt(help->pos());
     if (i >= 0) {
         const Bar& bar = bars_[size_t(i)];
-        QString text = tr("%1\np50 %2 · p95 %3 · p99 %4\nn = %5")
+        QString text = tr("%1\np50 %2 · p95 %3 · p99 %4\nn = %5 over the whole run")
                            .arg(bar.name, msText(bar.p50), msText(bar.p95), msText(bar.p99), count(bar.n));
         if (bar.n < 100) text += tr(": p99 not meaningful below 100");
         QToolTip::showText(help->globalPos(), plainTooltip(text), this);

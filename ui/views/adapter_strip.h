@@ -39,6 +39,7 @@ protected:
 private:
     QRectF rectOf(size_t index) const;
     int indexAt(const QPointF& position) const;
+    QString caption() const;
     void select(int index);
 
     ViewContext context_;

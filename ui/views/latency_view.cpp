@@ -57,13 +57,16 @@ LatencyView::LatencyView(const ViewContext& context, QWidget* parent)
     connect(strip_metric_, &QComboBox::currentIndexChanged, this, [this](int i) { strip_->setMetric(Metric(i)); });
     log_ = new QCheckBox(tr("log"));
     log_->setToolTip(plainTooltip(tr("Logarithmic latency axes")));
+    log_->setAccessibleName(tr("Logarithmic latency axes"));
     connect(log_, &QCheckBox::toggled, this, [this](bool on) {
         for (MetricPlot* plot : plots_) plot->setLogY(on);
         styleChanged();
         markDirty();
     });
-    headerControls()->addWidget(strip_metric_);
-    headerControls()->addWidget(log_);
+    for (QWidget* w : std::initializer_list<QWidget*>{strip_metric_, log_}) {
+        w->setProperty("small", true);
+        headerControls()->addWidget(w);
+    }
 
     EmptyState* empty = emptyState();
     empty->set(tr("No latency yet"), tr("Run a workload: each request's first token, every gap between tokens and the "
@@ -95,6 +98,13 @@ QWidget* LatencyView::card(const QString& title, const QString& unit, TimePlot* 
     column->addWidget(plot, 1);
     plot->setMinimumSize(120, 90);
     return box;
+}
+
+// In a low window the plots go first.
+void LatencyView::resizeEvent(QResizeEvent* event) {
+    Panel::resizeEvent(event);
+    strip_->setVisible(height() >= px(420));
+    strip_metric_->setVisible(height() >= px(420));
 }
 
 void LatencyView::styleChanged() {

@@ -27,6 +27,7 @@ public:
 
 protected:
     void styleChanged() override;
+    void resizeEvent(QResizeEvent* event) override;
 
 private:
     QWidget* card(const QString& title, const QString& unit, TimePlot* plot);

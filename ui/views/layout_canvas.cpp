@@ -16,7 +16,7 @@
 namespace spartan {
 
 namespace {
-constexpr double kTextWidth = 150, kGap = 14, kTop = 24;
+constexpr double kGap = 14, kTop = 26;
 }
 
 LayoutCanvas::LayoutCanvas(QWidget* parent) : QWidget(parent) {
@@ -34,6 +34,7 @@ void LayoutCanvas::set(std::vector<LayoutRow> rows, LayoutSettings settings) {
     factors_ = 1;
     for (const LayoutRow& row : rows_)
         if (drawn(row)) factors_ = std::max(factors_, row.num_factors);
+    setMinimumWidth(px(20 + 104 + (38 + kGap) * double(factors_ + 1)));
     updateGeometry();
     resize(width(), sizeHint().height());
     update();
@@ -41,6 +42,11 @@ void LayoutCanvas::set(std::vector<LayoutRow> rows, LayoutSettings settings) {
 
 void LayoutCanvas::setCaption(const QString& caption) {
     caption_ = caption;
+    update();
+}
+
+void LayoutCanvas::setNotice(const QString& words) {
+    notice_ = words;
     update();
 }
 
@@ -75,12 +81,15 @@ const BlockLayout& LayoutCanvas::unionOf(int64_t factor) {
 // As large as the columns allow, between readable and page-filling.
 double LayoutCanvas::thumbnail() const {
     const double columns = double(factors_) + 1;
-    return std::clamp((width() - px(kTextWidth) - px(kGap) * (columns + 1)) / columns, double(px(72)), double(px(176)));
+    return std::clamp((width() - px(20) - textWidth() - px(kGap) * (columns - 1)) / columns, double(px(38)),
+                      double(px(176)));
 }
+
+double LayoutCanvas::textWidth() const { return px(width() < px(360) ? 104 : width() < px(560) ? 116 : 164); }
 
 double LayoutCanvas::rowHeight() const { return std::max(thumbnail(), double(px(84))) + px(kGap); }
 double LayoutCanvas::columnX(int64_t column) const {
-    return px(kTextWidth) + px(kGap) + double(column) * (thumbnail() + px(kGap));
+    return px(12) + textWidth() + double(column) * (thumbnail() + px(kGap));
 }
 
 QRectF LayoutCanvas::cellRect(size_t row, int64_t column) const {
@@ -88,7 +97,7 @@ QRectF LayoutCanvas::cellRect(size_t row, int64_t column) const {
 }
 
 QSize LayoutCanvas::sizeHint() const {
-    return {px(560), int(std::ceil(px(kTop) + double(rows_.size() + 1) * rowHeight() + px(4)))};
+    return {px(360), int(std::ceil(px(kTop) + double(rows_.size() + 1) * rowHeight() + px(4)))};
 }
 
 void LayoutCanvas::drawLayout(QPainter& painter, const QRectF& rect, const BlockLayout& layout, const QColor& color,
@@ -134,11 +143,12 @@ void LayoutCanvas::drawLowRank(QPainter& painter, const QRectF& rect, const Layo
     painter.fillRect(QRectF(rect.left(), rect.top() + thick + px(4), thick,
                             std::min(double(row.out) * scale, rect.height() - thick - px(4))),
                      blend(c.field, c.prefill, 0.65));
-    painter.setPen(c.muted);
-    painter.setFont(uiFont(10.5));
-    painter.drawText(rect.adjusted(thick + px(8), thick + px(6), -px(4), -px(4)),
-                     Qt::AlignLeft | Qt::AlignTop | Qt::TextWordWrap,
-                     tr("A %1×%2\nB %3×%1\nno blocks: two thin products").arg(row.rank).arg(row.in).arg(row.out));
+    if (rect.width() >= px(110)) {
+        painter.setPen(c.muted);
+        painter.setFont(uiFont(10.5));
+        painter.drawText(rect.adjusted(thick + px(8), thick + px(6), -px(4), -px(4)),
+                         Qt::AlignLeft | Qt::AlignTop | Qt::TextWordWrap, tr("no blocks:\ntwo thin products"));
+    }
     painter.setPen(QPen(c.border, 1));
     painter.drawRect(rect.adjusted(-0.5, -0.5, 0.5, 0.5));
 }
@@ -164,9 +174,10 @@ void LayoutCanvas::drawUnion(QPainter& painter) {
     const Colors& c = colorsOf(this);
     int64_t with_blocks = 0;
     for (const LayoutRow& row : rows_) with_blocks += drawn(row) ? 1 : 0;
-    QStringList lines{tr("%1 adapters with blocks").arg(with_blocks), tr("common block %1").arg(settings_.cell)};
+    QStringList lines{with_blocks > 0 ? tr("%1 with blocks").arg(count(with_blocks)) : tr("none has blocks")};
+    if (with_blocks > 0) lines << tr("common block %1").arg(settings_.cell);
     double density = 0, useful = 0;
-    int64_t tiles = 0, counted = 0;
+    int64_t tiles = 0, drawn_factors = 0;
     for (int64_t f = 0; f < factors_; ++f) {
         const BlockLayout& layout = unionOf(f);
         if (layout.tiles == 0) continue;
@@ -174,25 +185,29 @@ void LayoutCanvas::drawUnion(QPainter& painter) {
         density += layout.density();
         useful += layout.useful_share();
         tiles += layout.nonzero_tiles();
-        ++counted;
+        ++drawn_factors;
     }
-    if (counted > 0) {
-        lines << tr("%1 tiles").arg(count(tiles)) << tr("density %1").arg(percentText(density / double(counted)))
-              << tr("useful %1").arg(percentText(useful / double(counted)));
+    if (drawn_factors > 0) {
+        lines << tr("%1 tiles, %2").arg(count(tiles), percentText(density / double(drawn_factors)))
+              << tr("%1 useful").arg(percentText(useful / double(drawn_factors)));
     }
-    const QRectF folded = cellRect(0, factors_);
-    painter.fillRect(folded, c.field);
-    painter.setPen(QPen(c.border, 1));
-    painter.drawRect(folded.adjusted(-0.5, -0.5, 0.5, 0.5));
-    painter.setPen(c.faint);
-    painter.setFont(uiFont(11));
-    painter.drawText(folded, Qt::AlignCenter | Qt::TextWordWrap, tr("no union needed"));
-    drawText(painter, QRectF(px(4), cellRect(0, 0).top(), px(kTextWidth), rowHeight()), tr("union"), lines, false);
+    if (with_blocks > 0) {
+        const QRectF folded = cellRect(0, factors_);
+        painter.fillRect(folded, c.field);
+        painter.setPen(QPen(c.border, 1));
+        painter.drawRect(folded.adjusted(-0.5, -0.5, 0.5, 0.5));
+        painter.setPen(c.faint);
+        painter.setFont(uiFont(11));
+        painter.drawText(folded, Qt::AlignCenter | Qt::TextWordWrap, tr("no union needed"));
+    }
+    drawText(painter, QRectF(px(12), cellRect(0, 0).top(), textWidth() - px(8), rowHeight()), tr("union"), lines,
+             false);
 }
 
 void LayoutCanvas::drawRow(QPainter& painter, size_t index) {
     const Colors& c = colorsOf(this);
     const LayoutRow& row = rows_[index];
+    // Short words: they stand in a narrow column.
     QStringList lines{row.geometry};
     if (!row.problem.isEmpty()) {
         lines << QStringLiteral("✗ ") + row.problem;
@@ -200,32 +215,44 @@ void LayoutCanvas::drawRow(QPainter& painter, size_t index) {
         const int64_t blocks = row.in / row.block_size;
         // Values, not bytes: the file's factors against what the fold keeps.
         lines << tr("%1 blocks a factor").arg(count(blocks))
-              << tr("%1 → %2 values").arg(count(row.num_factors * row.in * row.block_size), count(row.in * row.group))
+              << tr("%1 → %2").arg(count(row.num_factors * row.in * row.block_size), count(row.in * row.group))
               << tr("|RᵀR − I| = %1").arg(row.orthogonality_error, 0, 'g', 2);
         for (int64_t f = 0; f < row.num_factors; ++f)
             drawLayout(painter, cellRect(index + 1, f), layoutOf(row, f), c.prefill, row.block_size);
         drawLayout(painter, cellRect(index + 1, factors_), foldedOf(row), c.decode, row.group);
     } else if (row.rank > 0) {
-        lines << tr("%1 values").arg(count(row.rank * (row.in + row.out)));
+        lines << tr("A %1×%2").arg(row.rank).arg(row.in) << tr("B %1×%2").arg(row.out).arg(row.rank)
+              << tr("%1 values").arg(count(row.rank * (row.in + row.out)));
         drawLowRank(painter, cellRect(index + 1, 0), row);
     } else {
-        lines << tr("does not change this projection");
+        lines << tr("leaves this as it is");
     }
-    drawText(painter, QRectF(px(4), cellRect(index + 1, 0).top(), px(kTextWidth), rowHeight()), row.name, lines,
+    drawText(painter, QRectF(px(12), cellRect(index + 1, 0).top(), textWidth() - px(8), rowHeight()), row.name, lines,
              selected_ == row.id);
 }
 
 void LayoutCanvas::paintEvent(QPaintEvent* event) {
     QPainter painter(this);
     const Colors& c = colorsOf(this);
+    painter.fillRect(event->rect(), c.panel);
+    if (rows_.empty()) {
+        painter.setFont(uiFont(12));
+        painter.setPen(c.muted);
+        painter.drawText(QRectF(rect()).adjusted(px(20), px(20), -px(20), -px(20)),
+                         Qt::AlignHCenter | Qt::AlignTop | Qt::TextWordWrap, notice_);
+        return;
+    }
     painter.setFont(uiFont(11));
     painter.setPen(c.muted);
     for (int64_t f = 0; f <= factors_; ++f)
-        painter.drawText(QRectF(columnX(f), 0, thumbnail(), px(20)), Qt::AlignLeft | Qt::AlignVCenter,
-                         f < factors_ ? tr("factor %1").arg(f) : tr("folded, as it runs"));
+        painter.drawText(QRectF(columnX(f), px(3), thumbnail() + px(kGap), px(20)), Qt::AlignLeft | Qt::AlignVCenter,
+                         f < factors_           ? tr("factor %1").arg(f)
+                         : thumbnail() < px(90) ? tr("folded")
+                                                : tr("folded, as it runs"));
     if (!caption_.isEmpty()) {
         painter.setPen(c.faint);
-        painter.drawText(QRectF(px(4), 0, px(kTextWidth), px(20)), Qt::AlignLeft | Qt::AlignVCenter, caption_);
+        painter.drawText(QRectF(px(12), px(3), textWidth() - px(8), px(20)), Qt::AlignLeft | Qt::AlignVCenter,
+                         caption_);
     }
     if (event->rect().top() < cellRect(1, 0).top()) drawUnion(painter);
     for (size_t i = 0; i < rows_.size(); ++i) {
@@ -260,34 +287,50 @@ void LayoutCanvas::mousePressEvent(QMouseEvent* event) {
 bool LayoutCanvas::event(QEvent* event) {
     if (event->type() != QEvent::ToolTip) return QWidget::event(event);
     const auto* help = static_cast<QHelpEvent*>(event);
-    for (size_t r = 0; r <= rows_.size(); ++r)
-        for (int64_t f = 0; f < factors_; ++f) {
-            const QRectF rect = cellRect(r, f);
-            if (!rect.contains(help->pos())) continue;
-            if (r > 0 && (!drawn(rows_[r - 1]) || f >= rows_[r - 1].num_factors)) continue;
-            const BlockLayout& layout = r == 0 ? unionOf(f) : layoutOf(rows_[r - 1], f);
-            if (layout.tiles == 0) continue;
-            const auto x = std::min(layout.tiles - 1,
-                                    int64_t((help->pos().x() - rect.left()) / rect.width() * double(layout.tiles)));
-            const auto y = std::min(layout.tiles - 1,
-                                    int64_t((help->pos().y() - rect.top()) / rect.height() * double(layout.tiles)));
-            QToolTip::showText(
-                help->globalPos(),
-                plainTooltip(tr("%1, factor %2\ntile row %3, column %4 of %5: %6 of its entries used\n%7 non-zero "
-                                "tiles, density %8, useful %9")
-                                 .arg(r == 0 ? tr("union") : rows_[r - 1].name)
-                                 .arg(f)
-                                 .arg(y)
-                                 .arg(x)
-                                 .arg(layout.tiles)
-                                 .arg(percentText(double(layout.useful[size_t(y * layout.tiles + x)])))
-                                 .arg(count(layout.nonzero_tiles()))
-                                 .arg(percentText(layout.density()))
-                                 .arg(percentText(layout.useful_share()))),
-                this);
-            return true;
-        }
+    if (const QString words = describe(help->pos()); !words.isEmpty())
+        QToolTip::showText(help->globalPos(), plainTooltip(words), this);
     return true;
+}
+
+QString LayoutCanvas::describe(const QPoint& at) {
+    for (size_t r = 0; r <= rows_.size() && !rows_.empty(); ++r) {
+        const LayoutRow* row = r > 0 ? &rows_[r - 1] : nullptr;
+        if (at.x() < columnX(0) && at.y() >= cellRect(r, 0).top() && at.y() < cellRect(r, 0).top() + rowHeight())
+            return row ? tr("%1 %2\nvalues: numbers in the file's factors → numbers that the folded rotation keeps\n"
+                            "|RᵀR − I|: how far the rotation is from orthogonal, the largest over its blocks")
+                             .arg(row->name, row->geometry)
+                       : tr("All adapters under one common block size.\ntiles: those that any adapter uses\ndensity: "
+                            "their share of all tiles\nuseful: the mean share of such a tile's entries that an adapter "
+                            "uses");
+        if (row && !drawn(*row)) continue;
+        for (int64_t f = 0; f <= factors_; ++f) {
+            const QRectF rect = cellRect(r, f);
+            if (!rect.contains(at)) continue;
+            if (f == factors_)
+                return row ? tr("%1, folded as it runs\n%2 dense groups of %3 × %3, one product")
+                                 .arg(row->name, count(row->in / row->group), count(row->group))
+                           : tr("Each adapter runs in its own groups: no common layout is needed.");
+            if (row && f >= row->num_factors) continue;
+            const BlockLayout& layout = row ? layoutOf(*row, f) : unionOf(f);
+            if (layout.tiles == 0) continue;
+            const auto tile = [&](double offset, double side) {
+                return std::clamp<int64_t>(int64_t(offset / side * double(layout.tiles)), 0, layout.tiles - 1);
+            };
+            const int64_t x = tile(at.x() - rect.left(), rect.width()), y = tile(at.y() - rect.top(), rect.height());
+            return tr("%1, factor %2\ntile row %3, column %4 of %5: %6 of its entries used\n%7 non-zero tiles, density "
+                      "%8, useful %9")
+                .arg(row ? row->name : tr("union"))
+                .arg(f)
+                .arg(y)
+                .arg(x)
+                .arg(layout.tiles)
+                .arg(percentText(double(layout.useful[size_t(y * layout.tiles + x)])))
+                .arg(count(layout.nonzero_tiles()))
+                .arg(percentText(layout.density()))
+                .arg(percentText(layout.useful_share()));
+        }
+    }
+    return {};
 }
 
 QString LayoutCanvas::csv() {

@@ -46,6 +46,10 @@ public:
     int64_t columnsDrawn() const { return factors_; }
     // Tiles that the union of a factor covers, and what its note says; for tests and exports.
     const BlockLayout& unionOf(int64_t factor);
+    const BlockLayout& foldedOf(const LayoutRow& row);
+    const std::vector<LayoutRow>& rows() const { return rows_; }
+    void setNotice(const QString& words);  // in place of rows: why there is nothing to draw
+    const QString& notice() const { return notice_; }
     QString csv();
 
 signals:
@@ -61,9 +65,10 @@ protected:
 private:
     using Key = std::tuple<int64_t, int64_t, int64_t>;  // dim, block size, factor
     const BlockLayout& layoutOf(const LayoutRow& row, int64_t factor);
-    const BlockLayout& foldedOf(const LayoutRow& row);
     bool drawn(const LayoutRow& row) const { return row.problem.isEmpty() && row.block_size > 0; }
     double thumbnail() const;
+    double textWidth() const;
+    QString describe(const QPoint& position);
     double rowHeight() const;
     double columnX(int64_t column) const;
     QRectF cellRect(size_t row, int64_t column) const;
@@ -76,7 +81,7 @@ private:
 
     std::vector<LayoutRow> rows_;
     LayoutSettings settings_;
-    QString caption_;
+    QString caption_, notice_;
     std::optional<AdapterId> selected_;
     int64_t factors_ = 1;
     std::map<Key, BlockLayout> layouts_;

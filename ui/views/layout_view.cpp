@@ -8,8 +8,11 @@
 #include <QScrollArea>
 #include <QSlider>
 #include <QSpinBox>
+#include <QToolButton>
+#include <QVBoxLayout>
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <set>
 
@@ -27,7 +30,32 @@ LayoutView::LayoutView(const ViewContext& context, QWidget* parent)
     scroll_->setWidgetResizable(true);
     scroll_->setFrameShape(QFrame::NoFrame);
     scroll_->setHorizontalScrollBarPolicy(Qt::ScrollBarAsNeeded);
-    setBody(scroll_);
+    scroll_->viewport()->setAutoFillBackground(false);
+    auto* body = new QWidget;
+    auto* column = new QVBoxLayout(body);
+    column->setContentsMargins(0, 0, 0, 0);
+    column->setSpacing(0);
+    options_ = new QWidget;
+    auto* line = new QHBoxLayout(options_);
+    column->addWidget(options_);
+    column->addWidget(scroll_, 1);
+    setBody(body);
+
+    show_options_ = new QToolButton;
+    show_options_->setText(tr("Options"));
+    show_options_->setCheckable(true);
+    show_options_->setProperty("small", true);
+    show_options_->setToolTip(plainTooltip(tr("Which adapters, projection and layer are drawn, and how")));
+    connect(show_options_, &QToolButton::clicked, this, [this](bool on) {
+        options_chosen_ = true;
+        options_->setVisible(on);
+    });
+    headerControls()->addWidget(show_options_);
+
+    scope_ = new QComboBox;
+    scope_->setAccessibleName(tr("Which adapters"));
+    scope_->addItems({tr("batch of the step"), tr("all of the run")});
+    scope_->setToolTip(plainTooltip(tr("Adapters of the step under the cursor, or of the whole run")));
 
     projection_ = new QComboBox;
     projection_->setAccessibleName(tr("Projection"));
@@ -47,14 +75,23 @@ LayoutView::LayoutView(const ViewContext& context, QWidget* parent)
     cell_->setRange(kSmallestCellLog2, kLargestCellLog2);
     cell_->setPageStep(1);
     cell_->setValue(3);
-    cell_->setFixedWidth(80);
     cell_->setToolTip(
         plainTooltip(tr("Common block size, 4 to 64 features: what the paper's unified layout would use. Only "
                         "the drawing changes.")));
     cell_->setAccessibleName(tr("Common block size"));
     cell_label_ = new FigureLabel;
-    for (QWidget* w : std::initializer_list<QWidget*>{projection_, layer_, convention_, cell_label_, cell_})
-        headerControls()->addWidget(w);
+    for (QWidget* w : std::initializer_list<QWidget*>{scope_, projection_, layer_, convention_}) {
+        w->setProperty("small", true);
+        line->addWidget(w);
+    }
+    line->addStretch(1);
+    line->addWidget(cell_label_);
+    line->addWidget(cell_);
+    connect(scope_, &QComboBox::activated, this, [this] {
+        scope_chosen_ = true;
+        markDirty();
+    });
+    connect(projection_, &QComboBox::activated, this, [this] { projection_chosen_ = true; });
     connect(cell_, &QSlider::sliderMoved, this, [this] { cell_chosen_ = true; });
     connect(cell_, &QSlider::actionTriggered, this, [this] { cell_chosen_ = true; });
     for (QComboBox* box : {projection_, convention_})
@@ -69,22 +106,67 @@ LayoutView::LayoutView(const ViewContext& context, QWidget* parent)
                [this] { return toQ(context_.model.header().name); }});
 }
 
+void LayoutView::styleChanged() {
+    options_->layout()->setContentsMargins(px(12), px(6), px(12), px(2));
+    options_->layout()->setSpacing(px(8));
+    cell_->setFixedWidth(px(80));
+    cell_label_->setSize(11.5);
+    cell_label_->setMinimumWidth(px(116));
+    cell_label_->setAlignment(Qt::AlignRight | Qt::AlignVCenter);
+}
+
+// Where there is little room the drawing has it; the options are a click away.
+void LayoutView::resizeEvent(QResizeEvent* event) {
+    Panel::resizeEvent(event);
+    if (options_chosen_) return;
+    show_options_->setChecked(width() >= px(620));
+    options_->setVisible(show_options_->isChecked());
+}
+
 LayoutSettings LayoutView::settings() const {
     return {int64_t(1) << cell_->value(),
             convention_->currentIndex() == 0 ? BlockConvention::peft : BlockConvention::paper};
+}
+
+// A record between steps has no rows: the batch before it is what last ran.
+int64_t LayoutView::stepWithRows(const RunModel& model, int64_t step) {
+    for (int64_t s = step; s >= 0 && s > step - 64; --s)
+        if (const StepSummary* summary = model.summary(s); summary && summary->rows > 0) return s;
+    return step;
 }
 
 // The batch of the step, in its order; when its record is no longer in memory, every adapter of the run.
 std::vector<AdapterId> LayoutView::adaptersOf(const RunModel& model, int64_t step) const {
     std::vector<AdapterId> ids;
     std::set<AdapterId> seen;
-    if (const StepRecordPtr record = model.record(step)) {
+    if (const StepRecordPtr record = whole_run_ ? nullptr : model.record(step)) {
         for (const StepRow& row : record->rows)
             if (row.adapter != AdapterId::base && seen.insert(row.adapter).second) ids.push_back(row.adapter);
     } else {
         for (const RunAdapter& adapter : model.header().adapters) ids.push_back(adapter.id);
     }
     return ids;
+}
+
+// Until a person chooses: the projection that most of these adapters rotate, the present one if none has more.
+void LayoutView::chooseProjection(const RunModel& model, const std::vector<AdapterId>& ids) {
+    if (projection_chosen_) return;
+    std::array<int, kNumProjections> rotated{}, changed{};
+    for (const AdapterId id : ids) {
+        const RunAdapter* adapter = model.adapter(id);
+        if (!adapter) continue;
+        for (const AdapterPart& part : adapter->parts) {
+            if (part.layer != layer_->value()) continue;
+            ++changed[size_t(part.projection)];
+            rotated[size_t(part.projection)] += part.rotation >= 0;
+        }
+    }
+    const auto worth = [&](int p) { return rotated[size_t(p)] * 1'000'000 + changed[size_t(p)]; };
+    int best = projection_->currentIndex();
+    for (int p = 0; p < kNumProjections; ++p)
+        if (worth(p) > worth(best)) best = p;
+    const QSignalBlocker quiet(projection_);
+    projection_->setCurrentIndex(best);
 }
 
 LayoutRow LayoutView::rowOf(const RunModel& model, AdapterId id) const {
@@ -143,13 +225,16 @@ void LayoutView::showExample() {
                 "columns are butterfly factors, the union is on top, what runs is folded at the right."));
 }
 
-void LayoutView::showStep(const RunModel& model, int64_t step) {
+void LayoutView::showStep(const RunModel& model, int64_t at) {
     example_ = false;
+    const int64_t step = stepWithRows(model, at);
     canvas_->setCaption({});
     if (model.header().config) layer_->setMaximum(int(std::max<int64_t>(0, model.header().config->num_layers - 1)));
     std::vector<LayoutRow> rows;
     std::vector<int64_t> sizes;
-    for (const AdapterId id : adaptersOf(model, step)) {
+    const std::vector<AdapterId> ids = adaptersOf(model, step);
+    chooseProjection(model, ids);
+    for (const AdapterId id : ids) {
         rows.push_back(rowOf(model, id));
         if (rows.back().problem.isEmpty() && rows.back().block_size > 0) sizes.push_back(rows.back().block_size);
     }
@@ -161,22 +246,25 @@ void LayoutView::showStep(const RunModel& model, int64_t step) {
     std::set<int64_t> distinct(sizes.begin(), sizes.end());
     QStringList names;
     for (const int64_t b : distinct) names << QString::number(b);
-    setTitle(tr("Layout of step %1").arg(count(step)));
-    const auto batch = count(int64_t(rows.size()));
-    setFacts(
-        names.isEmpty()
-            ? tr("%1 adapters").arg(batch)
-            : tr("%1 adapters · b = %2 · greatest common %3").arg(batch, names.join(QStringLiteral(", "))).arg(common));
+    setTitle(whole_run_ ? tr("Layout of the run") : tr("Layout of step %1").arg(count(step)));
+    QString facts = counted(int64_t(rows.size()), tr("adapter"), tr("adapters"));
+    facts += tr(" · %1, layer %2").arg(projection_->currentText()).arg(layer_->value());
+    if (!names.isEmpty())
+        facts += tr(" · b = %1 · greatest common %2").arg(names.join(QStringLiteral(", "))).arg(common);
+    setFacts(facts);
+    canvas_->setNotice(whole_run_ ? tr("This run has no adapters.")
+                                  : tr("Step %1 held requests of the base alone.").arg(count(step)));
     cell_label_->setText(tr("common block %1").arg(settings().cell));
     canvas_->set(std::move(rows), settings());
     canvas_->setSelected(context_.selection.adapter());
 }
 
 void LayoutView::refresh(const RunModel& model, const TimeController& time) {
-    if (model.empty() || model.header().adapters.empty())
-        showExample();
-    else
-        showStep(model, time.cursorStep());
+    if (model.empty() || model.header().adapters.empty()) return showExample();
+    // Until a person chooses: a run that has ended shows what it ran, not the few requests that ended last.
+    if (!scope_chosen_) scope_->setCurrentIndex(time.live() && model.openRequests().empty() ? 1 : 0);
+    whole_run_ = scope_->currentIndex() == 1;
+    showStep(model, time.cursorStep());
 }
 
 }  // namespace spartan

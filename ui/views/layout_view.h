@@ -7,6 +7,7 @@ class QComboBox;
 class QScrollArea;
 class QSlider;
 class QSpinBox;
+class QToolButton;
 
 namespace spartan {
 
@@ -18,7 +19,15 @@ public:
     LayoutCanvas& canvas() const { return *canvas_; }
     bool showsExample() const { return example_; }
 
+    // The newest step up to `step` that worked on anything (of the last 64).
+    static int64_t stepWithRows(const RunModel& model, int64_t step);
+
+protected:
+    void styleChanged() override;
+    void resizeEvent(QResizeEvent* event) override;
+
 private:
+    void chooseProjection(const RunModel& model, const std::vector<AdapterId>& ids);
     std::vector<AdapterId> adaptersOf(const RunModel& model, int64_t step) const;
     LayoutRow rowOf(const RunModel& model, AdapterId id) const;
     void showExample();
@@ -28,11 +37,14 @@ private:
     ViewContext context_;
     QScrollArea* scroll_;
     LayoutCanvas* canvas_;
-    QComboBox *projection_, *convention_;
+    QWidget* options_;
+    QToolButton* show_options_;
+    QComboBox *scope_, *projection_, *convention_;
     QSpinBox* layer_;
     QSlider* cell_;
     FigureLabel* cell_label_;
-    bool example_ = true, cell_chosen_ = false;
+    bool example_ = true, cell_chosen_ = false, projection_chosen_ = false, options_chosen_ = false,
+         scope_chosen_ = false, whole_run_ = false;
 };
 
 }  // namespace spartan

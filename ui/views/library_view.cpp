@@ -228,6 +228,7 @@ LibraryView::LibraryView(Session& session, Selection& selection, QWidget* parent
     EmptyState* empty = emptyState();
     empty->set(tr("Drop a base model and adapters anywhere"),
                tr("A base model is a Hugging Face folder or a .gguf file; an adapter is a PEFT folder."));
+    empty->addAction(tr("Open the demo"), [this] { emit demoRequested(); });
     empty->addAction(tr("Browse…"), [this] { emit browseModelRequested(); });
     empty->addAction(tr("synthetic:tiny"), [this] { session_.openModel(QStringLiteral("synthetic:tiny")); });
     updateFacts();
@@ -250,8 +251,7 @@ void LibraryView::updateFacts() {
         ++(e.state == LibraryEntry::State::failed ? failed : adapters);
         waiting += e.state == LibraryEntry::State::waiting;
     }
-    QString facts = tr("%n adapter(s)", nullptr, int(adapters));
-    facts.replace(QLatin1String("(s)"), adapters == 1 ? QString() : QStringLiteral("s"));
+    QString facts = counted(adapters, tr("adapter"), tr("adapters"));
     if (library.adapterBytes() > 0) facts += QStringLiteral(" · ") + bytesText(library.adapterBytes());
     if (waiting > 0) facts += tr(" · %1 waiting").arg(waiting);
     if (failed > 0) facts += tr(" · %1 refused").arg(failed);
@@ -307,26 +307,34 @@ void LibraryView::showRowMenu(const QPoint& at) {
 }
 
 void LibraryView::fitColumns() {
-    // The narrow library of Explore shows name, kind, p99 and the residency icon; a wide one shows everything.
+    // The narrow library of Explore shows name, kind, p99 and the residency icon; a wide one shows everything, and the
+    // last column, which says why a file was refused, has what is left.
     const int width = table_->viewport()->width();
-    const bool wide = width >= px(560), words = width >= px(380);
+    const bool wide = width >= px(640), words = wide || width >= px(400);
     static_cast<RowDelegate*>(table_->itemDelegate())->setWords(words);
     for (const int column : {LibraryModel::kTargets, LibraryModel::kSize, LibraryModel::kRequests})
         table_->setColumnHidden(column, !wide);
+    table_->setColumnHidden(LibraryModel::kP99, width < px(270));
     int left = width;
     const auto fix = [&](int column, int w) {
         table_->setColumnWidth(column, w);
         left -= w;
     };
     if (wide) {
-        fix(LibraryModel::kTargets, px(130));
-        fix(LibraryModel::kSize, px(78));
-        fix(LibraryModel::kRequests, px(72));
+        const int spare = width - px(640);
+        fix(LibraryModel::kName, px(150) + spare / 4);
+        fix(LibraryModel::kKind, px(110) + spare / 10);
+        fix(LibraryModel::kTargets, px(90) + spare / 10);
+        fix(LibraryModel::kSize, px(76));
+        fix(LibraryModel::kRequests, px(70));
+        fix(LibraryModel::kP99, px(76));
+        table_->setColumnWidth(LibraryModel::kWhere, left);
+        return;
     }
-    fix(LibraryModel::kP99, px(wide ? 84 : 60));
-    fix(LibraryModel::kWhere, px(words ? 122 : 48));
-    fix(LibraryModel::kKind, std::min(px(150), std::max(px(86), int(left * 0.42))));
-    table_->setColumnWidth(LibraryModel::kName, std::max(px(70), left));
+    if (!table_->isColumnHidden(LibraryModel::kP99)) fix(LibraryModel::kP99, px(66));
+    fix(LibraryModel::kWhere, px(words ? 96 : 46));
+    fix(LibraryModel::kKind, std::min(px(96), int(left * 0.57)));
+    table_->setColumnWidth(LibraryModel::kName, left);
 }
 
 void LibraryView::styleChanged() {

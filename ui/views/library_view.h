@@ -27,6 +27,7 @@ signals:
     void browseRequested();
     void browseModelRequested();
     void generateRequested();
+    void demoRequested();
     void playgroundRequested(const std::vector<int>& keys);
 
 protected:

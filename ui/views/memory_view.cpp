@@ -60,8 +60,12 @@ void MemoryTimeline::update() {
         context_.model.stepBins(time.rangeStartUs(), time.rangeEndUs(), size_t(std::max(40, width() / 3)));
     std::array<QVector<QCPGraphData>, layers> series;
     const auto add = [&](double x, const StepBin& bin) {
-        const int64_t sizes[] = {header.weight_bytes, header.workspace_bytes, bin.adapter_pages_max * header.page_bytes,
-                                 bin.transient_pages_max * header.page_bytes, bin.kv_pages_max * header.page_bytes};
+        // While a long step runs no step ends in a bin: the pool is then as the last one left it.
+        const bool idle = bin.steps == 0;
+        const int64_t sizes[] = {header.weight_bytes, header.workspace_bytes,
+                                 (idle ? bin.pool.adapter_pages : bin.adapter_pages_max) * header.page_bytes,
+                                 (idle ? bin.pool.transient_pages : bin.transient_pages_max) * header.page_bytes,
+                                 (idle ? bin.pool.kv_pages : bin.kv_pages_max) * header.page_bytes};
         int64_t sum = 0;
         for (int i = 0; i < layers; ++i) {
             sum += sizes[i];
@@ -76,14 +80,14 @@ void MemoryTimeline::update() {
     double used = 0;
     for (const QCPGraphData& d : series[kv]) used = std::max(used, d.value);
     const double capacity = megabytes(header.weight_bytes + header.workspace_bytes + header.pool_bytes);
-    const bool near_capacity = used * 2 > capacity;
+    const bool near_capacity = used * 3 > capacity;
     capacity_->setVisible(near_capacity);
     capacity_text_->setVisible(near_capacity);
     capacity_->point1->setCoords(0, capacity);
     capacity_->point2->setCoords(1, capacity);
     capacity_text_->position->setCoords(0.995, capacity);
-    capacity_text_->setText(tr("weights + pool %1").arg(bytesText(header.weight_bytes + header.pool_bytes)));
-    fitY(near_capacity ? capacity : used * 1.15);
+    capacity_text_->setText(tr("weights, workspace and pool %1").arg(bytesText(int64_t(capacity * 1e6))));
+    fitY(near_capacity ? std::max(capacity, used) * 1.06 : used * 1.15);
     setNote(near_capacity ? tr("MB by owner")
                           : tr("MB by owner · capacity %1 lies above").arg(bytesText(int64_t(capacity * 1e6))));
 }
@@ -93,26 +97,33 @@ void MemoryLegend::set(std::vector<Entry> entries) {
     update();
 }
 
-QSize MemoryLegend::sizeHint() const { return {px(300), px(34)}; }
+int MemoryLegend::columns() const { return width() >= px(520) ? 6 : 3; }
+
+QSize MemoryLegend::sizeHint() const { return {px(240), px(34) * (columns() == 6 ? 1 : 2)}; }
+
+void MemoryLegend::resizeEvent(QResizeEvent*) { setFixedHeight(sizeHint().height()); }
 
 void MemoryLegend::paintEvent(QPaintEvent*) {
     QPainter painter(this);
     const Colors& c = colorsOf(this);
     if (entries_.empty()) return;
-    const double step = double(width()) / double(entries_.size());
+    const double step = double(width()) / columns();
     for (size_t i = 0; i < entries_.size(); ++i) {
         const Entry& e = entries_[i];
-        const double x = double(i) * step;
-        const QRectF box(x, px(3), px(10), px(10));
+        const double x = double(int(i) % columns()) * step, y = double(int(i) / columns() * px(34));
+        const QRectF box(x, y + px(3), px(10), px(10));
         painter.fillRect(box, e.hatched ? c.field : e.color);
-        if (e.hatched) painter.fillRect(box, QBrush(c.free, Qt::BDiagPattern));
+        if (e.hatched) {
+            painter.setPen(QPen(c.faint, 1));
+            painter.drawRect(box.adjusted(0.5, 0.5, -0.5, -0.5));
+        }
         painter.setFont(uiFont(11));
         painter.setPen(c.text);
         const double room = step - px(16);
-        painter.drawText(QRectF(x + px(14), 0, room, px(16)), Qt::AlignLeft | Qt::AlignVCenter,
+        painter.drawText(QRectF(x + px(14), y, room, px(16)), Qt::AlignLeft | Qt::AlignVCenter,
                          QFontMetricsF(painter.font()).elidedText(e.name, Qt::ElideRight, room));
         painter.setPen(c.muted);
-        drawFigures(painter, QRectF(x + px(14), px(16), room, px(16)), Qt::AlignLeft | Qt::AlignVCenter, e.figure);
+        drawFigures(painter, QRectF(x + px(14), y + px(16), room, px(16)), Qt::AlignLeft | Qt::AlignVCenter, e.figure);
     }
 }
 
@@ -128,6 +139,9 @@ MemoryView::MemoryView(const ViewContext& context, QWidget* parent)
     column->addWidget(legend_);
     readout_ = new FigureLabel;
     column->addWidget(readout_);
+    free_ = new FigureLabel;
+    for (FigureLabel* label : {readout_, free_}) label->setSize(11.5);
+    column->addWidget(free_);
     timeline_ = new MemoryTimeline(context);
     timeline_->setMinimumSize(120, 90);
     auto* split = new QSplitter(Qt::Vertical);
@@ -136,6 +150,7 @@ MemoryView::MemoryView(const ViewContext& context, QWidget* parent)
     split->setStretchFactor(0, 3);
     split->setStretchFactor(1, 2);
     split->setChildrenCollapsible(false);
+    split->setSizes({360, 220});
     setBody(split);
     const auto run = [this] { return toQ(context_.model.header().name); };
     addExport({QStringLiteral("page-map"), grid_, [this] { return csv(); }, run});
@@ -188,14 +203,19 @@ void MemoryView::showReadouts(const RunModel& model, const StepSummary* step) {
              tr("One allocation holds KV and folded adapters; base weights and workspace lie outside it."));
     const double fragmentation =
         pool.free_pages() > 0 ? 1 - double(pool.largest_free_run) / double(pool.free_pages()) : 0;
-    QString text = tr("%1 pages of %2 · largest free run %3 · fragmentation %4")
-                       .arg(count(pool.total_pages), bytesText(h.page_bytes), bytes(pool.largest_free_run),
-                            percentText(fragmentation));
+    readout_->setText(tr("%1 of %2 · largest free run %3")
+                          .arg(counted(pool.total_pages, tr("page"), tr("pages")), bytesText(h.page_bytes),
+                               bytes(pool.largest_free_run)));
+    QString text = tr("fragmentation %1").arg(percentText(fragmentation));
     if (step && step->bytes.transfer > 0 && step->times.transfer > 0)
         text += tr(" · transfer %1/s")
                     .arg(bytesText(int64_t(double(step->bytes.transfer) / (double(step->times.transfer) / 1e6))));
-    readout_->setText(text);
-    readout_->setToolTip(plainTooltip(tr("Fragmentation: the share of the free pages outside the largest free run.")));
+    free_->setText(text);
+    free_->setToolTip(
+        plainTooltip(tr("Fragmentation: the share of the free pages outside the largest free run. "
+                        "Transfer: adapter bytes copied into the pool in this step, a second.")));
+    readout_->setToolTip(
+        plainTooltip(tr("Pages of the pool, their size, and the longest run of free ones side by side.")));
 }
 
 QString MemoryView::csv() const {

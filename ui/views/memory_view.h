@@ -36,12 +36,15 @@ public:
     };
     explicit MemoryLegend(QWidget* parent = nullptr) : QWidget(parent) {}
     void set(std::vector<Entry> entries);
+    const std::vector<Entry>& entries() const { return entries_; }
     QSize sizeHint() const override;
 
 protected:
     void paintEvent(QPaintEvent*) override;
+    void resizeEvent(QResizeEvent*) override;
 
 private:
+    int columns() const;
     std::vector<Entry> entries_;
 };
 
@@ -51,6 +54,7 @@ public:
     explicit MemoryView(const ViewContext& context, QWidget* parent = nullptr);
     void refresh(const RunModel& model, const TimeController& time) override;
     PageGrid& grid() const { return *grid_; }
+    const MemoryLegend& legend() const { return *legend_; }
     MemoryTimeline& timeline() const { return *timeline_; }
     QString csv() const;  // page runs by owner at the cursor
 
@@ -63,7 +67,7 @@ private:
     ViewContext context_;
     PageGrid* grid_;
     MemoryLegend* legend_;
-    FigureLabel* readout_;
+    FigureLabel *readout_, *free_;
     MemoryTimeline* timeline_;
     uint64_t seen_model_ = 0;
     int64_t seen_step_ = -2;

@@ -61,6 +61,13 @@ const char* keyOf(Metric metric) {
     return "";
 }
 
+QString definitionOf(Metric metric) {
+    return toQ(metric_definition(keyOf(metric))) +
+           QObject::tr(
+               "\nMilliseconds; warm-up requests and held time left out.\np50, p95, p99: so many percent of the "
+               "values are at most this. Exact over all values, interpolated linearly as numpy does.");
+}
+
 MetricPlot::MetricPlot(Metric metric, const ViewContext& context, QWidget* parent)
     : TimePlot(context, parent), metric_(metric) {
     const auto graph = [this](const QString& name) {
@@ -80,8 +87,8 @@ MetricPlot::MetricPlot(Metric metric, const ViewContext& context, QWidget* paren
     adapter_p99_ = referenceLine(this);
     slo_text_ = referenceText(this);
     adapter_text_ = referenceText(this);
-    setToolTip(plainTooltip(toQ(metric_definition(keyOf(metric)))));
-    setAccessibleDescription(toQ(metric_definition(keyOf(metric))));
+    setToolTip(plainTooltip(definitionOf(metric)));
+    setAccessibleDescription(definitionOf(metric));
 }
 
 void MetricPlot::restyle(const Colors& c) {
@@ -130,10 +137,10 @@ void MetricPlot::update() {
     showReferences(&largest);
     fitY(largest, smallest);
     const QuantilePoint all = context_.model.overall(metric_, time.rangeStartUs(), time.rangeEndUs());
-    QString note = tr("solid p50, dashed p95, dotted p99, band min–max · n = %1 in %2")
-                       .arg(count(all.n), secondsText(double(time.rangeEndUs() - time.rangeStartUs()) / 1e6));
-    if (all.n > 0 && all.n < 100) note = tr("n = %1: p99 not meaningful · ").arg(all.n) + note;
-    setNote(note);
+    const QString n =
+        all.n > 0 && all.n < 100 ? tr("n = %1: p99 not meaningful").arg(all.n) : tr("n = %1").arg(count(all.n));
+    setNote(tr("ms · %1 · p50 solid, p95 dashed, p99 dotted · mean thin, band min–max · over %2")
+                .arg(n, secondsText(double(time.rangeEndUs() - time.rangeStartUs()) / 1e6)));
 }
 
 void MetricPlot::showReferences(double* largest) {
@@ -175,8 +182,9 @@ ThroughputPlot::ThroughputPlot(const ViewContext& context, QWidget* parent) : Ti
         g->setLineStyle(QCPGraph::lsStepLeft);
     }
     setToolTip(
-        plainTooltip(tr("Tokens a second in each time bin: prompt tokens computed (dashed) and tokens "
-                        "generated (solid), of all requests.")));
+        plainTooltip(tr("Tokens a second, of each step over its own time, or in each time bin where steps are too many "
+                        "to tell apart: prompt tokens computed (dashed) and tokens generated (solid), of all "
+                        "requests.")));
 }
 
 void ThroughputPlot::restyle(const Colors& c) {
@@ -186,8 +194,39 @@ void ThroughputPlot::restyle(const Colors& c) {
     generated_->setBrush(blend(c.panel, c.decode, 0.18));
 }
 
+// Where few steps are in view each has its own rate over its own time: bins shorter than a step would tear it into
+// spikes and gaps that never were.
+bool ThroughputPlot::showSteps(int64_t t0_us, int64_t t1_us) {
+    const auto& steps = context_.model.steps();
+    const auto first = std::lower_bound(steps.begin(), steps.end(), t0_us,
+                                        [](const StepSummary& s, int64_t at) { return s.end_us < at; });
+    const auto last =
+        std::upper_bound(first, steps.end(), t1_us, [](int64_t at, const StepSummary& s) { return at < s.start_us; });
+    const bool older = first == steps.begin() && context_.model.totalSteps() > int64_t(steps.size());
+    if (older || last - first > std::max(200, width() / 2)) return false;
+    QVector<QCPGraphData> prompt, generated;
+    double largest = 0, ended = -1;
+    const double idle = double(t1_us - t0_us) / 1e6 / std::max(1, width());  // shorter gaps cannot be drawn
+    for (auto s = first; s != last; ++s) {
+        const double from = double(s->start_us) / 1e6, to = double(s->end_us) / 1e6;
+        if (to <= from) continue;
+        if (ended >= 0 && from - ended > idle) prompt.append({ended, 0}), generated.append({ended, 0});
+        prompt.append({from, s->prefill_tokens / (to - from)});
+        generated.append({from, s->emitted_tokens / (to - from)});
+        largest = std::max({largest, prompt.last().value, generated.last().value});
+        ended = to;
+    }
+    if (ended >= 0) prompt.append({ended, 0}), generated.append({ended, 0});
+    prompt_->data()->set(prompt, true);
+    generated_->data()->set(generated, true);
+    fitY(largest, 1);
+    setNote(tr("tok/s · generated solid, prompt dashed · each step by itself"));
+    return true;
+}
+
 void ThroughputPlot::update() {
     const TimeController& time = context_.time;
+    if (showSteps(time.rangeStartUs(), time.rangeEndUs())) return;
     const auto bins = context_.model.stepBins(time.rangeStartUs(), time.rangeEndUs(), pointsFor(*this));
     QVector<QCPGraphData> prompt, generated;
     double largest = 0;
@@ -205,8 +244,8 @@ void ThroughputPlot::update() {
     prompt_->data()->set(prompt, true);
     generated_->data()->set(generated, true);
     fitY(largest, 1);
-    setNote(
-        tr("generated solid, prompt dashed · bins of %1").arg(secondsText(bins.empty() ? 0 : bins.front().seconds())));
+    setNote(tr("tok/s · generated solid, prompt dashed · bins of %1")
+                .arg(secondsText(bins.empty() ? 0 : bins.front().seconds())));
 }
 
 }  // namespace spartan

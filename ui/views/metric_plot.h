@@ -36,11 +36,13 @@ public:
     void restyle(const Colors& colors) override;
 
 private:
+    bool showSteps(int64_t t0_us, int64_t t1_us);  // false: too many steps, or some no longer kept one by one
     QCPGraph *prompt_, *generated_;
 };
 
 // Field names of RunHeader's SLOs by metric, and the metric's key in metric_definition().
 std::optional<double> sloOf(const RunHeader& header, Metric metric);
 const char* keyOf(Metric metric);
+QString definitionOf(Metric metric);  // for tooltips: the metric's and the percentiles'
 
 }  // namespace spartan

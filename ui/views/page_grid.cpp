@@ -65,6 +65,12 @@ void PageGrid::layOut() {
     const int64_t cells = std::max<int64_t>(1, std::min<int64_t>(n, room()));
     const auto per_cell = int32_t((n + cells - 1) / cells);
 
+    // Rounding up leaves cells over: those that remain grow into the room.
+    const int64_t needed = (n + per_cell - 1) / per_cell;
+    while (pitch_ < largest && int64_t(width() / (pitch_ + 1)) * int64_t(height() / (pitch_ + 1)) >= needed)
+        pitch_ += 1;
+    columns_ = std::max(1, int(width() / pitch_));
+
     const auto& all = pages_.cells();
     for (int32_t first = 0; first < n; first += per_cell) {
         Cell cell;

@@ -87,8 +87,14 @@ public:
           close(new QToolButton(this)) {
         setObjectName(QStringLiteral("column"));
         setAccessibleName(tr("Answer of %1").arg(name));
+        setToolTip(plainTooltip(
+            tr("%1\n%2\nTTFT: from Send to the first token. Then the mean gap between tokens, the tokens, and tokens a "
+               "second while they came.")
+                .arg(name, geometry)));
         text->setReadOnly(true);
+        text->setMinimumWidth(1);
         text->setAcceptRichText(false);
+        text->setTabChangesFocus(true);
         text->setUndoRedoEnabled(false);
         text->setFrameShape(QFrame::NoFrame);
         text->setProperty("answer", true);
@@ -105,6 +111,9 @@ public:
         const Colors& c = colorsOf(this);
         box->setContentsMargins(px(8), px(34), px(4), px(32));
         text->setFont(uiFont(14));
+        text->setPlaceholderText(key < 0 ? tr("The answer of the base without an adapter, then beside it the same "
+                                              "prompt through each adapter, all in one batch.")
+                                         : QString());
         text->setStyleSheet(
             QStringLiteral("QTextEdit { background: transparent; border: none; padding: 0; color: %1; }")
                 .arg(c.text.name()));
@@ -144,16 +153,16 @@ public:
         if (arrival_us < 0) return {};
         if (first_us < 0) return tr("waiting");
         QString s = tr("TTFT %1").arg(msText(double(first_us - arrival_us) / 1000));
-        if (tokens > 1) {
-            const double gap = double(last_us - first_us) / double(tokens - 1);
-            s += QStringLiteral(" · ") + msText(gap / 1000);
-            if (gap > 0) s += tr(" · %1 tok/s").arg(rateText(1e6 / gap));
-        }
-        s += tr(" · %1 tokens").arg(count(tokens));
-        if (finish == FinishReason::none) return s + QStringLiteral(" …");
-        if (finish == FinishReason::length) s += tr(" · reached max tokens");
-        if (finish == FinishReason::stop) s += tr(" · stop string");
-        if (finish == FinishReason::cancelled) s += tr(" · stopped");
+        const double gap = tokens > 1 ? double(last_us - first_us) / double(tokens - 1) : 0;
+        if (tokens > 1) s += QStringLiteral(" · ") + msText(gap / 1000);
+        // How it ended stands with the tokens: a narrow column drops facts from the end.
+        QString much = counted(tokens, tr("token"), tr("tokens"));
+        if (finish == FinishReason::none) much += QStringLiteral(" …");
+        if (finish == FinishReason::length) much += tr(" (max)");
+        if (finish == FinishReason::stop) much += tr(", stop string");
+        if (finish == FinishReason::cancelled) much += tr(", stopped");
+        s += QStringLiteral(" · ") + much;
+        if (gap > 0) s += tr(" · %1 tok/s").arg(rateText(1e6 / gap));
         return s;
     }
     bool running() const { return request && finish == FinishReason::none; }
@@ -194,8 +203,7 @@ protected:
                     small.elidedText(geometry, Qt::ElideRight, head.width() - bold.horizontalAdvance(shown) - px(10)));
         if (finish == FinishReason::error || !note.isEmpty()) p.setPen(c.error);
         const QRectF foot(px(12), height() - px(30), width() - px(24), px(30));
-        drawFigures(p, foot, Qt::AlignLeft | Qt::AlignVCenter,
-                    small.elidedText(footer(), Qt::ElideRight, foot.width()));
+        drawFigures(p, foot, Qt::AlignLeft | Qt::AlignVCenter, fitFacts(small, footer(), foot.width()));
     }
 };
 
@@ -231,12 +239,24 @@ PlaygroundView::PlaygroundView(Session& session, QWidget* parent)
     prompt_->setTabChangesFocus(true);
     left->addWidget(prompt_);
     facts_->setTextFormat(Qt::PlainText);
-    left->addWidget(facts_);
+    facts_->setMinimumWidth(1);
+    auto* below = new QHBoxLayout;
+    below->addWidget(facts_, 1);
+    for (const QString& sample :
+         {tr("Explain what a GPU does."), tr("Give me three tips for learning to swim."), tr("Why is the sky blue?")}) {
+        auto* b = new QPushButton(sample);
+        b->setProperty("link", true);
+        b->setProperty("small", true);
+        b->setToolTip(plainTooltip(tr("Take this as the prompt")));
+        connect(b, &QPushButton::clicked, this, [this, sample] { prompt_->setPlainText(sample); });
+        below->addWidget(b);
+    }
+    left->addLayout(below);
     top->addLayout(left, 1);
     send_->setProperty("primary", true);
     send_->setToolTip(plainTooltip(tr("Send to every column (Ctrl+Enter)")));
-    top->addWidget(send_);
-    top->addWidget(stop_);
+    top->addWidget(send_, 0, Qt::AlignTop);
+    top->addWidget(stop_, 0, Qt::AlignTop);
     box->addLayout(top);
 
     auto* line = new QHBoxLayout(settings_);
@@ -256,6 +276,8 @@ PlaygroundView::PlaygroundView(Session& session, QWidget* parent)
     };
     system_->setPlaceholderText(tr("the model's default"));
     system_->setTabChangesFocus(true);
+    system_->setVerticalScrollBarPolicy(Qt::ScrollBarAlwaysOff);
+    system_->setMinimumWidth(1);
     field(tr("system prompt"), system_, tr("Empty: the model's own default"), 3);
     temperature_->setRange(0, 5);
     temperature_->setSingleStep(0.1);
@@ -273,9 +295,9 @@ PlaygroundView::PlaygroundView(Session& session, QWidget* parent)
     max_tokens_->setValue(96);
     field(tr("max tokens"), max_tokens_, tr("Answers end here at the latest"));
     stop_strings_->setPlaceholderText(tr("none"));
+    stop_strings_->setMinimumWidth(1);
     field(tr("stop strings"), stop_strings_, tr("Answers end before any of these; several are separated by |"), 1);
-    field(tr("mark words that differ from"), compare_,
-          tr("Words that are not in the chosen column's answer are marked"));
+    field(tr("mark what differs from"), compare_, tr("Words that are not in the chosen column's answer are marked"));
     auto* cell = new QVBoxLayout;
     cell->addStretch();
     cell->addWidget(add_);
@@ -435,7 +457,7 @@ void PlaygroundView::updateControls() {
     add_->setEnabled(int(columns_.size()) <= kMaxAdapters);
     add_->setToolTip(plainTooltip(int(columns_.size()) <= kMaxAdapters ? tr("One more adapter beside the others")
                                                                        : tr("Six adapters and the base at most")));
-    QString facts = tr("%1 columns").arg(columns_.size());
+    QString facts = counted(int64_t(columns_.size()), tr("column"), tr("columns"));
     if (most_in_one_step_ > 1) facts += tr(" · %1 answered in one batch").arg(most_in_one_step_);
     facts += temperature_->value() == 0 ? tr(" · greedy") : tr(" · seed %1").arg(seed_->text());
     setFacts(facts);
@@ -624,6 +646,7 @@ void PlaygroundView::styleChanged() {
     facts_->setPalette(p);
     facts_->setFont(uiFont(11.5));
     for (QLabel* label : settings_->findChildren<QLabel*>()) {
+        label->setMinimumWidth(1);
         QPalette q = label->palette();
         q.setColor(QPalette::WindowText, c.muted);
         label->setPalette(q);
@@ -631,8 +654,8 @@ void PlaygroundView::styleChanged() {
     }
     for (QWidget* w : {static_cast<QWidget*>(temperature_), static_cast<QWidget*>(top_p_),
                        static_cast<QWidget*>(top_k_), static_cast<QWidget*>(seed_), static_cast<QWidget*>(max_tokens_)})
-        w->setFixedWidth(px(84));
-    compare_->setMinimumWidth(px(120));
+        w->setFixedWidth(px(78));
+    compare_->setFixedWidth(px(136));
     for (QPushButton* b : {send_, stop_}) b->setMinimumSize(px(88), px(36));
     row_->setSpacing(px(8));
     for (Column* column : columns_) column->restyle();

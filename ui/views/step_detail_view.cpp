@@ -72,6 +72,9 @@ QVariant StepRowsModel::headerData(int section, Qt::Orientation orientation, int
                             tr("Why the request ended with this step")};
     if (role == Qt::DisplayRole) return names[section];
     if (role == Qt::ToolTipRole) return plainTooltip(tips[section]);
+    const bool figure = section != adapter && section != phase && section != finish;
+    if (role == Qt::TextAlignmentRole)
+        return QVariant(int(Qt::AlignVCenter | (figure ? Qt::AlignRight : Qt::AlignLeft)));
     return {};
 }
 
@@ -89,7 +92,8 @@ void BarList::paintEvent(QPaintEvent*) {
     const Colors& c = colorsOf(this);
     double most = 0;
     for (const Bar& bar : bars_) most = std::max(most, bar.value);
-    const double label = px(130), note = px(150), figure = px(76);
+    const bool narrow = width() < px(460);
+    const double label = px(narrow ? 92 : 130), note = narrow ? px(108) : px(150), figure = px(narrow ? 64 : 76);
     const double room = std::max(8.0, width() - label - note - figure);
     for (size_t i = 0; i < bars_.size(); ++i) {
         const Bar& bar = bars_[i];
@@ -142,11 +146,9 @@ StepDetailView::StepDetailView(const ViewContext& context, QWidget* parent)
     table_->setSelectionMode(QAbstractItemView::SingleSelection);
     table_->setShowGrid(false);
     table_->verticalHeader()->hide();
-    table_->horizontalHeader()->setStretchLastSection(true);
     table_->setAccessibleName(tr("Rows of the step"));
-    const int widths[] = {64, 150, 64, 60, 64, 70, 60};
-    for (int i = 0; i < StepRowsModel::columns; ++i) table_->setColumnWidth(i, px(widths[i]));
-    table_->verticalHeader()->setDefaultSectionSize(px(22));
+    table_->horizontalHeader()->setHighlightSections(false);
+    table_->horizontalHeader()->setSectionResizeMode(StepRowsModel::adapter, QHeaderView::Stretch);
     column->addWidget(table_, 1);
     setBody(body);
     connect(table_->selectionModel(), &QItemSelectionModel::currentRowChanged, this, [this](const QModelIndex& index) {
@@ -157,6 +159,16 @@ StepDetailView::StepDetailView(const ViewContext& context, QWidget* parent)
     emptyState()->set(tr("No step chosen"), tr("Run a workload, then click a bar in Steps or press , and . to walk "
                                                "through the steps."));
     showEmpty(true);
+}
+
+void StepDetailView::styleChanged() {
+    const int widths[] = {62, 120, 62, 58, 62, 70, 70};
+    for (int i = 0; i < StepRowsModel::columns; ++i)
+        if (i != StepRowsModel::adapter) table_->setColumnWidth(i, px(widths[i]));
+    table_->verticalHeader()->setDefaultSectionSize(px(22));
+    table_->setFont(uiFont(12));
+    phases_->updateGeometry();
+    waiting_->updateGeometry();
 }
 
 void StepDetailView::showPhases(const StepSummary& s) {
@@ -186,6 +198,26 @@ void StepDetailView::showPhases(const StepSummary& s) {
     phases_->set(std::move(bars));
 }
 
+namespace {
+QString meaningOf(WaitReason reason) {
+    switch (reason) {
+        case WaitReason::no_pages:
+            return QObject::tr("The pool has too few free pages for the first in line");
+        case WaitReason::adapter_loading:
+            return QObject::tr("The adapter of the first in line is on its way into the pool");
+        case WaitReason::adapter_no_room:
+            return QObject::tr("The adapter of the first in line finds no room in the pool");
+        case WaitReason::token_budget:
+            return QObject::tr("The step's token budget was used up");
+        case WaitReason::row_budget:
+            return QObject::tr("The step already holds as many requests as it may");
+        case WaitReason::none:
+            break;
+    }
+    return {};
+}
+}  // namespace
+
 void StepDetailView::showWaiting(const StepRecord& record, const StepSummary& step) {
     const Colors& c = colorsOf(this);
     std::vector<BarList::Bar> bars;
@@ -195,15 +227,13 @@ void StepDetailView::showWaiting(const StepRecord& record, const StepSummary& st
         const QColor color = wait.reason == WaitReason::no_pages          ? c.error
                              : wait.reason == WaitReason::adapter_loading ? c.transfer
                                                                           : blend(c.panel, c.ink, 0.6);
-        bars.push_back({QString::fromLatin1(name_of(wait.reason)).replace(QLatin1Char('_'), QLatin1Char(' ')),
-                        note,
-                        count(wait.requests),
-                        {},
-                        double(wait.requests),
-                        color});
+        bars.push_back({QString::fromLatin1(name_of(wait.reason)).replace(QLatin1Char('_'), QLatin1Char(' ')), note,
+                        count(wait.requests), meaningOf(wait.reason), double(wait.requests), color});
     }
-    waiting_title_->setText(step.waiting > 0 ? tr("Why are %1 requests waiting?").arg(count(step.waiting))
-                                             : tr("Nothing is waiting"));
+    waiting_title_->setText(step.waiting > 0
+                                ? (step.waiting == 1 ? tr("Why is one request waiting?")
+                                                     : tr("Why are %1 requests waiting?").arg(count(step.waiting)))
+                                : tr("Nothing is waiting"));
     waiting_->set(std::move(bars));
 }
 
@@ -213,15 +243,19 @@ void StepDetailView::refresh(const RunModel& model, const TimeController& time) 
     if (!step) return setFacts({});
     shown_step_ = step->step;
     setTitle(tr("Step %1").arg(count(step->step)));
-    setFacts(tr("%1 · %2 rows · %3 adapters").arg(msText(step->ms()), count(step->rows), count(step->adapters)),
-             stepSentence(*step));
+    setFacts(tr("%1 · %2 · %3")
+                 .arg(msText(step->ms()), counted(step->rows, tr("row"), tr("rows")),
+                      counted(step->adapters, tr("adapter"), tr("adapters"))),
+             stepSentence(*step) + QLatin1Char('\n') + stepTokens(*step));
     showPhases(*step);
     const StepRecordPtr record = model.record(step->step);
     rows_->set(record, model);
     if (record)
         showWaiting(*record, *step);
-    else
+    else {
         waiting_title_->setText(tr("The rows of this step are in the recording, no longer in memory"));
+        waiting_->set({});
+    }
 }
 
 }  // namespace spartan

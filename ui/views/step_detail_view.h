@@ -60,6 +60,9 @@ public:
     const BarList& waiting() const { return *waiting_; }
     const StepRowsModel& rows() const { return *rows_; }
 
+protected:
+    void styleChanged() override;
+
 private:
     void showPhases(const StepSummary& step);
     void showWaiting(const StepRecord& record, const StepSummary& step);

@@ -16,10 +16,76 @@
 
 namespace spartan {
 
+namespace {
+
+// The colours of the bars in words, each with its swatch; what does not fit is left out.
+class StepLegend : public QWidget {
+public:
+    StepLegend() {
+        setAccessibleName(QObject::tr("Legend: prefill, decode, padding, time"));
+        setToolTip(plainTooltip(QObject::tr(
+            "Bars: tokens computed in a step, decode below, prefill above it, padding hatched; a vermillion "
+            "tick marks a preemption, a dotted line time that the run was held. Line: milliseconds of the "
+            "step.")));
+    }
+    QSize sizeHint() const override {
+        const QFontMetricsF m(uiFont(11));
+        double width = 0;
+        for (const QString& word : words()) width += m.horizontalAdvance(word) + px(28);
+        return {int(width), px(18)};
+    }
+    QSize minimumSizeHint() const override { return {0, px(18)}; }
+
+protected:
+    void paintEvent(QPaintEvent*) override {
+        QPainter p(this);
+        const Colors& c = colorsOf(this);
+        p.setFont(uiFont(11));
+        const QFontMetricsF m(p.font());
+        double x = 0;
+        const QStringList all = words();
+        for (int i = 0; i < all.size(); ++i) {
+            const double wide = px(14) + m.horizontalAdvance(all[i]);
+            if (x + wide > width()) return;
+            const QRectF box(x, (height() - px(9)) / 2.0, px(9), px(9));
+            p.setPen(c.ink);
+            if (i == 3)
+                p.drawLine(QPointF(box.left(), box.center().y()), QPointF(box.right(), box.center().y()));
+            else
+                p.fillRect(box, i == 0   ? QBrush(c.prefill)
+                                : i == 1 ? QBrush(c.decode)
+                                         : QBrush(c.muted, Qt::BDiagPattern));
+            p.setPen(c.muted);
+            p.drawText(QRectF(x + px(14), 0, wide, height()), Qt::AlignLeft | Qt::AlignVCenter, all[i]);
+            x += wide + px(14);
+        }
+    }
+
+private:
+    static QStringList words() {
+        return {QObject::tr("prefill"), QObject::tr("decode"), QObject::tr("padding"), QObject::tr("ms a step")};
+    }
+};
+
+double paddingShare(const StepSummary& s) {
+    const int32_t all = s.prefill_tokens + s.decode_tokens + s.padding_tokens;
+    return all > 0 ? double(s.padding_tokens) / all : 0;
+}
+
+}  // namespace
+
 QString stepSentence(const StepSummary& s) {
-    return QObject::tr("step %1 · %2 · %3 rows, %4 adapters · %5 prefill, %6 decode, %7 padding tokens")
-        .arg(count(s.step), msText(s.ms()), count(s.rows), count(s.adapters), count(s.prefill_tokens),
-             count(s.decode_tokens), count(s.padding_tokens));
+    return QObject::tr("step %1 · %2 · %3 · %4 · %5 padding")
+        .arg(count(s.step), msText(s.ms()), counted(s.rows, QObject::tr("row"), QObject::tr("rows")),
+             counted(s.adapters, QObject::tr("adapter"), QObject::tr("adapters")), percentText(paddingShare(s)));
+}
+
+QString stepTokens(const StepSummary& s) {
+    const auto ms = [](int64_t us) { return msText(double(us) / 1000); };
+    return QObject::tr(
+               "%1 prefill, %2 decode, %3 padding tokens · rotate %4 · low rank %5 · products %6 · attention %7")
+        .arg(count(s.prefill_tokens), count(s.decode_tokens), count(s.padding_tokens), ms(s.times.rotate),
+             ms(s.times.lora), ms(s.times.products), ms(s.times.attention));
 }
 
 StepRibbon::StepRibbon(const ViewContext& context, QWidget* parent) : QWidget(parent), context_(context) {
@@ -72,7 +138,7 @@ void StepRibbon::paintEvent(QPaintEvent*) {
         longest = std::max(longest, s->ms());
     }
     // The upper third is the line of step times, the rest the bars; each labels its own largest value.
-    const double line_height = std::floor(height() * 0.32), gap = px(8);
+    const double line_height = std::floor(height() * 0.32), gap = px(20);
     const double bars_top = line_height + gap, bars_height = height() - bars_top;
     const double w = barWidth(), inner = std::max(1.0, w - (w > 4 ? 2 : w > 2 ? 1 : 0));
     // Prefill takes hundreds of tokens where decode takes one a row: the square root keeps both visible.
@@ -95,17 +161,25 @@ void StepRibbon::paintEvent(QPaintEvent*) {
         part(s->prefill_tokens, c.prefill);
         if (s->padding_tokens > 0) part(s->padding_tokens, QBrush(c.free, Qt::BDiagPattern));
         if (s->preempted > 0) painter.fillRect(QRectF(x, bars_top - px(4), inner, px(3)), c.error);
-        line << QPointF(x + inner / 2, line_height - (line_height - px(12)) * s->ms() / longest);
+        line << QPointF(x + inner / 2, line_height - (line_height - px(15)) * s->ms() / longest);
+        if (const StepSummary* before = context_.model.summary(i - 1); s->held_us > (before ? before->held_us : 0)) {
+            painter.setPen(QPen(c.muted, 1, Qt::DotLine));
+            painter.drawLine(QPointF(x - 1, px(13)), QPointF(x - 1, height()));
+        }
     }
     painter.setPen(QPen(c.ink, 1));
     painter.drawPolyline(line);
 
+    // Each scale is named where it is read: the line's above, the bars' between the two.
     painter.setFont(uiFont(10.5));
     painter.setPen(c.faint);
-    painter.drawText(QRectF(0, 0, width(), px(12)), Qt::AlignRight | Qt::AlignTop,
-                     tr("longest %1").arg(msText(longest)));
-    painter.drawText(QRectF(0, 0, width(), px(12)), Qt::AlignLeft | Qt::AlignTop,
-                     tr("time a step; below: tokens a step (square-root scale, most %1)").arg(count(most_tokens)));
+    const QFontMetricsF metrics(painter.font());
+    painter.drawText(QRectF(0, 0, width(), px(13)), Qt::AlignLeft | Qt::AlignTop,
+                     fitFacts(metrics, tr("longest %1").arg(msText(longest)), width()));
+    painter.drawText(
+        QRectF(0, bars_top - px(15), width(), px(14)), Qt::AlignLeft | Qt::AlignBottom,
+        fitFacts(metrics, tr("most %1 · square-root scale").arg(counted(most_tokens, tr("token"), tr("tokens"))),
+                 width()));
 
     const int64_t cursor = context_.time.cursorStep();
     if (cursor >= first_ && cursor <= last_) {
@@ -152,7 +226,7 @@ bool StepRibbon::event(QEvent* event) {
     if (event->type() != QEvent::ToolTip) return QWidget::event(event);
     const auto* help = static_cast<QHelpEvent*>(event);
     if (const StepSummary* s = context_.model.summary(stepAt(help->pos()))) {
-        QString text = stepSentence(*s);
+        QString text = stepSentence(*s) + QLatin1Char('\n') + stepTokens(*s);
         text += tr("\nat %1 · %2 running, %3 waiting · CPU steps run eagerly (no graph)")
                     .arg(secondsText(double(s->end_us) / 1e6), count(s->running), count(s->waiting));
         if (s->preempted > 0) text += tr("\n%1 preempted").arg(count(s->preempted));
@@ -185,18 +259,20 @@ StepsView::StepsView(const ViewContext& context, QWidget* parent)
     auto* body = new QWidget;
     auto* column = new QVBoxLayout(body);
     column->setContentsMargins(8, 8, 8, 8);
-    column->setSpacing(6);
+    column->setSpacing(3);
     ribbon_ = new StepRibbon(context);
     column->addWidget(ribbon_, 1);
     readout_ = new FigureLabel;
     readout_->setMuted(false);
+    readout_->setSize(12, 500);
     column->addWidget(readout_);
+    tokens_ = new FigureLabel;
+    tokens_->setSize(11.5);
+    column->addWidget(tokens_);
     setBody(body);
+    headerControls()->addWidget(new StepLegend);
     addExport({QStringLiteral("steps"), ribbon_, [this] { return ribbon_->csv(); },
                [this] { return toQ(context_.model.header().name); }});
-    setFacts(tr("blue prefill over green decode · line: ms"),
-             tr("Bars: tokens computed in a step, decode below, prefill above it, padding hatched; a vermillion tick "
-                "marks a preemption. Line: time of the step."));
     emptyState()->set(tr("No steps yet"), tr("Every engine step becomes a bar here: what it computed and how long it "
                                              "took."));
     if (context.runDemo) emptyState()->addAction(tr("Run demo workload"), context.runDemo);
@@ -209,6 +285,7 @@ void StepsView::refresh(const RunModel& model, const TimeController& time) {
     ribbon_->update();
     const StepSummary* step = model.summary(time.cursorStep());
     readout_->setText(step ? stepSentence(*step) : tr("the step under the cursor is no longer kept one by one"));
+    tokens_->setText(step ? stepTokens(*step) : QString());
 }
 
 }  // namespace spartan

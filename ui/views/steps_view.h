@@ -42,14 +42,18 @@ public:
     explicit StepsView(const ViewContext& context, QWidget* parent = nullptr);
     void refresh(const RunModel& model, const TimeController& time) override;
     StepRibbon& ribbon() const { return *ribbon_; }
+    const FigureLabel& readout() const { return *readout_; }
+    const FigureLabel& tokens() const { return *tokens_; }
 
 private:
     ViewContext context_;
     StepRibbon* ribbon_;
-    FigureLabel* readout_;
+    FigureLabel *readout_, *tokens_;
 };
 
-// "step 1,204 · 28.4 ms · 32 rows, 24 adapters · 0 padding"
+// "step 1,204 · 28.4 ms · 32 rows · 24 adapters · 0 % padding"
 QString stepSentence(const StepSummary& step);
+// "0 prefill, 32 decode, 0 padding tokens · rotate 1.9 ms · …"
+QString stepTokens(const StepSummary& step);
 
 }  // namespace spartan

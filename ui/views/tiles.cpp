@@ -1,6 +1,5 @@
 #include "ui/views/tiles.h"
 
-#include "core/run/metrics.h"
 #include "ui/run_model.h"
 #include "ui/text.h"
 #include "ui/time_controller.h"
@@ -34,11 +33,15 @@ std::vector<TileRow::Tile> TileRow::build() const {
     const int64_t t0 = time.rangeStartUs(), t1 = time.rangeEndUs();
     std::vector<Tile> tiles;
 
-    const auto metricTile = [&](Metric metric, const QString& label, const QColor& color, bool both) {
+    const auto metricTile = [&](Metric metric, const QString& label, const QString& brief, const QColor& color,
+                                bool both) {
         const QuantilePoint all = model.overall(metric, t0, t1);
-        Tile tile{label, QStringLiteral("–"), {}, {}, color, {}};
-        tile.tooltip = toQ(metric_definition(keyOf(metric))) + tr("\nn = %1 in the visible range").arg(count(all.n));
+        Tile tile{label, brief, QStringLiteral("–"), {}, {}, color, {}};
+        tile.tooltip = definitionOf(metric);
+        if (!all.exact) tile.tooltip += tr(" Of so long a run the older values are kept within 0.5 %.");
+        tile.tooltip += tr("\nn = %1 in the visible range").arg(count(all.n));
         if (all.n > 0 && all.n < 100) tile.tooltip += tr(": p99 is not meaningful below 100");
+        tile.tooltip += tr("\nThe small line is p50 over time.");
         if (all.n > 0) {
             const QString p99 = msFigure(all.p99, &tile.unit);
             const double scale = tile.unit == QLatin1String("s") ? 1e-3 : 1;
@@ -48,13 +51,13 @@ std::vector<TileRow::Tile> TileRow::build() const {
         for (const QuantilePoint& p : model.quantiles(metric, t0, t1, kSparkPoints)) tile.spark.push_back(p.p50);
         tiles.push_back(std::move(tile));
     };
-    metricTile(Metric::ttft, tr("TTFT p50 / p99"), c.prefill, true);
-    metricTile(Metric::itl, tr("inter-token p50 / p99"), c.decode, true);
-    metricTile(Metric::e2e, tr("end-to-end p99"), c.ink, false);
+    metricTile(Metric::ttft, tr("TTFT p50 / p99"), tr("TTFT"), c.prefill, true);
+    metricTile(Metric::itl, tr("inter-token p50 / p99"), tr("inter-token"), c.decode, true);
+    metricTile(Metric::e2e, tr("end-to-end p99"), tr("e2e p99"), c.ink, false);
 
-    Tile output{tr("output"), QStringLiteral("–"), tr("tok/s"), {}, c.decode, {}};
-    Tile running{tr("running / waiting"), QStringLiteral("–"), {}, {}, c.ink, {}};
-    Tile adapters{tr("adapters in batch"), QStringLiteral("–"), {}, {}, c.prefill, {}};
+    Tile output{tr("output"), tr("output"), QStringLiteral("–"), tr("tok/s"), {}, c.decode, {}};
+    Tile running{tr("running / waiting"), tr("run / wait"), QStringLiteral("–"), {}, {}, c.ink, {}};
+    Tile adapters{tr("adapters in batch"), tr("in batch"), QStringLiteral("–"), {}, {}, c.prefill, {}};
     output.tooltip = tr("Generated tokens a second over the visible range.");
     running.tooltip = tr("Sequences in the batch and requests queued after the step under the cursor.");
     adapters.tooltip = tr("Distinct adapters in the batch of the step under the cursor, of all adapters known.");
@@ -86,7 +89,7 @@ void TileRow::update() {
 }
 
 QRectF TileRow::rectOf(size_t index) const {
-    const double gap = px(8), width = (this->width() - gap * double(tiles_.size() - 1)) / double(tiles_.size());
+    const double gap = px(6), width = (this->width() - gap * double(tiles_.size() - 1)) / double(tiles_.size());
     return {double(index) * (width + gap), 0, width, double(height())};
 }
 
@@ -102,17 +105,19 @@ void TileRow::paintTile(QPainter& painter, const QRectF& rect, const Tile& tile)
     painter.setBrush(c.field);
     painter.drawRoundedRect(rect.adjusted(0.5, 0.5, -0.5, -0.5), px(3), px(3));
 
-    const QRectF inner = rect.adjusted(px(10), px(7), -px(10), -px(7));
+    const QRectF inner = rect.adjusted(px(9), px(7), -px(6), -px(7));
     painter.setFont(uiFont(11));
     painter.setPen(c.muted);
+    const QFontMetricsF label_metrics(painter.font());
+    const bool fits = label_metrics.horizontalAdvance(tile.label) <= inner.width();
     painter.drawText(inner, Qt::AlignLeft | Qt::AlignTop,
-                     QFontMetricsF(painter.font()).elidedText(tile.label, Qt::ElideRight, inner.width()));
+                     label_metrics.elidedText(fits ? tile.label : tile.brief, Qt::ElideRight, inner.width()));
 
     const double value_top = inner.top() + px(17);
     QFont font = uiFont(17, 600);
     QFontMetricsF metrics(font);
     const QFontMetricsF unit_metrics(uiFont(11));
-    while (font.pixelSize() > px(11) &&
+    while (font.pixelSize() > px(9) &&
            figuresWidth(metrics, tile.value) + px(4) + unit_metrics.horizontalAdvance(tile.unit) > inner.width()) {
         font.setPixelSize(font.pixelSize() - 1);
         metrics = QFontMetricsF(font);

@@ -20,13 +20,16 @@ protected:
     void paintEvent(QPaintEvent*) override;
     bool event(QEvent* event) override;
 
-private:
+public:
     struct Tile {
-        QString label, value, unit, tooltip;
+        QString label, brief, value, unit, tooltip;  // brief: the label where there is no room for it
         QColor color;
         std::vector<double> spark;
         bool operator==(const Tile&) const = default;
     };
+    const std::vector<Tile>& tiles() const { return tiles_; }
+
+private:
     std::vector<Tile> build() const;
     QRectF rectOf(size_t index) const;
     void paintTile(QPainter& painter, const QRectF& rect, const Tile& tile) const;

@@ -55,15 +55,19 @@ TimePlot::TimePlot(const ViewContext& context, QWidget* parent) : QCustomPlot(pa
     note_->setSelectable(false);
     note_->setClipToAxisRect(false);
     note_->position->setType(QCPItemPosition::ptAxisRectRatio);
-    note_->position->setCoords(0.01, 0.0);
-    note_->setPositionAlignment(Qt::AlignLeft | Qt::AlignTop);
+    note_->position->setCoords(0, 0);
+    note_->setPositionAlignment(Qt::AlignLeft | Qt::AlignBottom);
+    setLocale(QLocale(QLocale::English));
+    // How wide the axes' rectangle is, is known only after the margins were fitted to the labels.
+    connect(this, &QCustomPlot::afterLayout, this, &TimePlot::placeNote);
 }
 
 void TimePlot::restyle(const Colors& c) {
     stylePlot(*this, c);
     mark_color_ = c.muted;
-    axisRect()->setMinimumMargins(QMargins(px(8), px(6), px(12), px(4)));
-    axisRect()->setMargins(QMargins(px(8), px(6), px(12), px(4)));
+    // The note has its own line above the axes: nothing is drawn over it.
+    axisRect()->setMinimumMargins(QMargins(px(8), px(20), px(18), px(4)));
+    axisRect()->setMargins(QMargins(px(8), px(20), px(18), px(4)));
     cursor_->setPen(QPen(c.cursor, 1));
     selection_->setPen(Qt::NoPen);
     // The one translucent fill: a single rectangle on its own buffered layer.
@@ -76,7 +80,8 @@ void TimePlot::restyle(const Colors& c) {
     readout_->setColor(c.text);
     readout_->setBrush(c.panel);
     readout_->setPadding(QMargins(px(4), px(1), px(4), px(1)));
-    for (QCPItemStraightLine* line : held_) line->setPen(QPen(mark_color_, 1, Qt::DotLine));
+    for (const HeldMark& mark : held_) styleHeld(mark);
+    placeTicks();
     placeNote();
 }
 
@@ -117,22 +122,40 @@ void TimePlot::showSelection() {
 void TimePlot::showHeld() {
     const auto& spans = context_.model.heldSpans();
     while (held_.size() > spans.size()) {
-        removeItem(held_.back());
+        removeItem(held_.back().line);
+        removeItem(held_.back().text);
         held_.pop_back();
     }
     while (held_.size() < spans.size()) {
-        auto* line = new QCPItemStraightLine(this);
-        line->setSelectable(false);
-        line->setPen(QPen(mark_color_, 1, Qt::DotLine));
-        held_.push_back(line);
+        const HeldMark mark{new QCPItemStraightLine(this), new QCPItemText(this)};
+        mark.line->setSelectable(false);
+        mark.text->setSelectable(false);
+        mark.text->position->setTypeY(QCPItemPosition::ptAxisRectRatio);
+        mark.text->setPositionAlignment(Qt::AlignLeft | Qt::AlignBottom);
+        styleHeld(mark);
+        held_.push_back(mark);
     }
     for (size_t i = 0; i < spans.size(); ++i) {
         const double x = double(spans[i].at_us) / 1e6;
-        held_[i]->point1->setCoords(x, 0);
-        held_[i]->point2->setCoords(x, 1);
-        held_[i]->point1->setTypeY(QCPItemPosition::ptAxisRectRatio);
-        held_[i]->point2->setTypeY(QCPItemPosition::ptAxisRectRatio);
+        held_[i].line->point1->setCoords(x, 0);
+        held_[i].line->point2->setCoords(x, 1);
+        held_[i].line->point1->setTypeY(QCPItemPosition::ptAxisRectRatio);
+        held_[i].line->point2->setTypeY(QCPItemPosition::ptAxisRectRatio);
+        held_[i].text->position->setCoords(x, 0.99);
+        held_[i].text->setText(tr(" held %1").arg(msText(double(spans[i].held_us) / 1e3)));
     }
+}
+
+void TimePlot::styleHeld(const HeldMark& mark) {
+    mark.line->setPen(QPen(mark_color_, 1, Qt::DotLine));
+    mark.text->setFont(uiFont(10.5));
+    mark.text->setColor(mark_color_);
+}
+
+QStringList TimePlot::heldMarks() const {
+    QStringList words;
+    for (const HeldMark& mark : held_) words << mark.text->text().trimmed();
+    return words;
 }
 
 void TimePlot::replotCursor() { cursor_layer_->replot(); }
@@ -156,7 +179,7 @@ void TimePlot::setLogY(bool on) {
         yAxis->setTicker(QSharedPointer<QCPAxisTickerLog>(new QCPAxisTickerLog));
     else
         yAxis->setTicker(QSharedPointer<QCPAxisTicker>(new QCPAxisTicker));
-    yAxis->ticker()->setTickCount(4);
+    placeTicks();
     top_ = 0;
 }
 
@@ -167,13 +190,18 @@ void TimePlot::setNote(const QString& text) {
 }
 
 void TimePlot::placeNote() {
-    const QFontMetrics metrics(note_->font());
-    note_->setText(metrics.elidedText(note_text_, Qt::ElideRight, std::max(0, axisRect()->width() - px(12))));
+    note_->setText(fitFacts(QFontMetricsF(note_->font()), note_text_, std::max(0, axisRect()->width())));
+}
+
+// As many labels as have room beside each other.
+void TimePlot::placeTicks() {
+    xAxis->ticker()->setTickCount(std::clamp(width() / px(72), 2, 6));
+    yAxis->ticker()->setTickCount(std::clamp(height() / px(36), 2, 4));
 }
 
 void TimePlot::resizeEvent(QResizeEvent* event) {
+    placeTicks();
     QCustomPlot::resizeEvent(event);
-    placeNote();
 }
 
 int64_t TimePlot::usAt(double x) const { return std::llround(xAxis->pixelToCoord(x) * 1e6); }

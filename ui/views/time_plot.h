@@ -25,7 +25,9 @@ public:
     void fitY(double largest, double smallestPositive = 0);
     void setLogY(bool on);
     bool logY() const { return log_y_; }
-    void setNote(const QString& text);  // one faint line inside the top of the plot
+    void setNote(const QString& text);  // one faint line above the axes; facts that do not fit are left out
+    const QString& note() const { return note_text_; }
+    QStringList heldMarks() const;  // what the marks of held time say
     virtual void restyle(const Colors& colors);
 
     int64_t usAt(double x) const;
@@ -44,13 +46,19 @@ private:
     void showSelection();
     void showHeld();
     void placeNote();
+    void placeTicks();
+    struct HeldMark {
+        QCPItemStraightLine* line;
+        QCPItemText* text;
+    };
+    void styleHeld(const HeldMark& mark);
 
     QCPLayer* cursor_layer_;
     QCPItemStraightLine* cursor_;
     QCPItemRect* selection_;
     QCPItemText* note_;
     QCPItemText* readout_;
-    std::vector<QCPItemStraightLine*> held_;
+    std::vector<HeldMark> held_;
     QString note_text_;
     QColor mark_color_;
     QPoint pressed_at_;

@@ -85,14 +85,17 @@ WorkloadPreview previewOf(const Workload& workload, const std::vector<std::strin
     const size_t first = size_t(plan->warmup);
     for (size_t i = first; i < plan->requests.size(); ++i) {
         const PlannedRequest& r = plan->requests[i];
-        arrivals.push_back(double(r.arrival_us) / 1e6);
+        // In a closed loop only the first ones have a time of their own: the rest follow as others finish.
+        const bool timed = !workload.trace.empty() || workload.arrival.kind != "closed" ||
+                           int64_t(i - first) < workload.arrival.concurrency;
+        if (timed) arrivals.push_back(double(r.arrival_us) / 1e6);
         prompts.push_back(r.prompt_tokens);
         outputs.push_back(r.output_tokens);
         out.prompt_total += r.prompt_tokens;
         out.output_total += r.output_tokens;
         ++share[r.adapter < 0 ? adapter_names.size() : size_t(r.adapter)];
     }
-    out.requests = int64_t(arrivals.size());
+    out.requests = int64_t(prompts.size());
     out.span_s = arrivals.empty() ? 0 : *std::max_element(arrivals.begin(), arrivals.end());
     out.closed = workload.trace.empty() && workload.arrival.kind == "closed";
     out.concurrency = workload.arrival.concurrency;
@@ -115,9 +118,13 @@ Workload demoWorkload() {
     w.name = "demo";
     w.requests = 64;
     w.ignore_eos = false;
+    w.arrival.kind = "closed";
+    w.arrival.concurrency = 16;
     w.assignment.include_base = true;
-    w.prompt_tokens = {"uniform", 0, 40, 96, 0, 0};
+    w.prompt_tokens = {"uniform", 0, 44, 72, 0, 0};
     w.output_tokens = {"fixed", 48, 1, 1, 0, 0};
+    // Small enough that its pages and its limit can be seen; automatic would be gigabytes, nearly all of them free.
+    w.engine.pool_bytes = 512'000'000;
     return w;
 }
 
@@ -197,6 +204,7 @@ WorkloadView::WorkloadView(Session& session, QWidget* parent)
         b->setProperty("link", true);
         headerControls()->addWidget(b);
         connect(b, &QPushButton::clicked, this, slot);
+        if (slot == &WorkloadView::save) save_ = b;
     }
 
     preview_timer_.setSingleShot(true);
@@ -217,6 +225,7 @@ WorkloadView::WorkloadView(Session& session, QWidget* parent)
     connect(&session.library(), &QAbstractItemModel::dataChanged, this, [this](const QModelIndex& from) {
         if (from.column() == 0) schedulePreview();  // not for the live figures
     });
+    saved_ = workload_to_json(workload_);
     apply(workload_);
 }
 
@@ -239,6 +248,7 @@ WorkloadView::Field& WorkloadView::row(const QString& path, const QString& name,
     auto* line = new QHBoxLayout;
     line->setContentsMargins(0, 0, 0, 0);
     line->addWidget(editor, 1);
+    // Without a unit the place stays empty, so that all fields end on one line.
     auto* grey = new QLabel(unit);
     units_.push_back(grey);
     line->addWidget(grey);
@@ -433,7 +443,7 @@ void WorkloadView::buildForm(QVBoxLayout* form) {
     choice(
         QStringLiteral("arrival.kind"), tr("arrival"),
         {{QStringLiteral("burst"), tr("all at once")},
-         {QStringLiteral("closed"), tr("closed: a fixed number in flight")},
+         {QStringLiteral("closed"), tr("closed: fixed in flight")},
          {QStringLiteral("constant"), tr("constant rate")},
          {QStringLiteral("poisson"), tr("Poisson")},
          {QStringLiteral("gamma"), tr("gamma")}},
@@ -550,21 +560,37 @@ QWidget* WorkloadView::editor(const QString& field) const {
     return nullptr;
 }
 
+// What is in the form against what is in the file.
+void WorkloadView::updateFacts() {
+    QString facts = oneLine(workload_.name, 60);
+    facts +=
+        QStringLiteral(" · ") + (path_.isEmpty() ? tr("not in a file") : oneLine(toStd(QFileInfo(path_).fileName())));
+    if (modified()) facts += tr(" · ● changed since it was %1").arg(path_.isEmpty() ? tr("chosen") : tr("saved"));
+    setFacts(facts, path_.isEmpty() ? facts : facts + QLatin1Char('\n') + path_);
+    save_->setEnabled(path_.isEmpty() || modified());
+    save_->setToolTip(plainTooltip(save_->isEnabled() ? tr("Writes the workload to its file (Ctrl+S)")
+                                                      : tr("Nothing has changed since it was saved")));
+}
+
+bool WorkloadView::modified() const { return workload_to_json(workload_) != saved_; }
+
 void WorkloadView::edit(const QString& field, const std::function<void(Workload&)>& change) {
     if (loading_) return;
     Workload after = workload_;
     change(after);
     Workload before = std::exchange(workload_, after);
     session_.undoStack().push(new EditCommand(*this, field, std::move(before), std::move(after)));
-    modified_ = true;
     check();
     schedulePreview();
+    updateFacts();
     emit edited();
 }
 
 void WorkloadView::setWorkload(Workload workload, const QString& what) {
     Workload before = workload_;
     session_.undoStack().push(new EditCommand(*this, QLatin1Char('!') + what, std::move(before), workload));
+    // A preset is where changes are counted from, unless a file is open: then the file is.
+    if (path_.isEmpty()) saved_ = workload_to_json(workload);
     apply(workload);
 }
 
@@ -576,6 +602,7 @@ void WorkloadView::apply(const Workload& workload) {
     loading_ = false;
     check();
     schedulePreview();
+    updateFacts();
     emit edited();
 }
 
@@ -654,8 +681,6 @@ void WorkloadView::showPreview(const WorkloadPreview& p) {
     else
         words += tr(" · all at once");
     summary_->setText(words);
-    setFacts(toQ(workload_.name) + (path_.isEmpty() ? QString() : QStringLiteral(" · ") + QFileInfo(path_).fileName()));
-
     const auto bars = [&](QCustomPlot* plot, const WorkloadPreview::Histogram& h, const QString& name, bool outlined) {
         auto* b = new QCPBars(plot->xAxis, plot->yAxis);
         b->setName(name);
@@ -706,7 +731,7 @@ void WorkloadView::showPreview(const WorkloadPreview& p) {
 
 void WorkloadView::styleChanged() {
     const Colors& c = colorsOf(this);
-    scroll_->setFixedWidth(px(420));
+    scroll_->setFixedWidth(px(440));
     form_box_->setContentsMargins(px(16), px(8), px(16), px(16));
     form_box_->setSpacing(px(6));
     const auto paint = [](QLabel* label, const QColor& color, const QFont& font) {
@@ -719,7 +744,11 @@ void WorkloadView::styleChanged() {
         paint(l, c.text, uiFont(12.5, 600));
         l->setContentsMargins(0, px(10), 0, px(2));
     }
-    for (QLabel* l : units_) paint(l, c.muted, uiFont(12));
+    for (QLabel* l : units_) {
+        paint(l, c.muted, uiFont(12));
+        l->setFixedWidth(px(76));
+        l->setContentsMargins(px(8), 0, 0, 0);
+    }
     for (QLabel* l : plot_titles_) paint(l, c.muted, uiFont(11.5, 500));
     for (Field& f : fields_) {
         paint(f.error, c.error, uiFont(11.5));
@@ -749,8 +778,9 @@ void WorkloadView::open(const QString& path) {
                 return;
             }
             const Workload w = *read;
-            setWorkload(w, tr("open"));
             path_ = path;
+            saved_ = workload_to_json(w);
+            setWorkload(w, tr("open"));
             // The file's base and adapters join the library; what is there already stays.
             if (!w.model.empty() && toQ(w.model) != session_.modelPath()) session_.openModel(toQ(w.model));
             QStringList arguments;
@@ -766,8 +796,12 @@ void WorkloadView::saveTo(const QString& path) {
         [file = toStd(path), w = resolved()] {
             return write_file_atomically(file, workload_to_json(w).dump(2) + "\n");
         },
-        [this, path](Result<void> written) {
-            if (written) path_ = path;
+        [this, path, held = workload_to_json(workload_)](Result<void> written) {
+            if (written) {
+                path_ = path;
+                saved_ = held;
+                updateFacts();
+            }
             emit message(written ? tr("Saved %1").arg(path) : oneLine(written.error().message()), !written);
             schedulePreview();
             emit saved(path, bool(written));
@@ -783,7 +817,7 @@ void WorkloadView::openFile() {
 void WorkloadView::save() {
     if (path_.isEmpty())
         saveAs();
-    else
+    else if (modified())
         saveTo(path_);
 }
 

@@ -56,6 +56,7 @@ public:
     // What would run or be saved now: the form with the loaded base and the library's adapters.
     Workload resolved() const;
     QString fileName() const { return path_; }
+    bool modified() const;  // the form differs from its file, or from the preset when there is none
     QWidget* editor(const QString& field) const;  // "requests", "arrival.rate", …; null: none
 
 public slots:
@@ -101,13 +102,16 @@ private:
     void apply(const Workload& workload);  // into the form, without an undo step
     void check();
     void schedulePreview();
+    void updateFacts();
     void showPreview(const WorkloadPreview& preview);
     void setFieldError(const QString& path, const QString& text);
 
     Session& session_;
     Workload workload_;
     QString path_, error_;
-    bool loading_ = false, modified_ = false;
+    bool loading_ = false;
+    Json saved_;  // what the file or the chosen preset holds
+    QPushButton* save_ = nullptr;
     QFormLayout* group_ = nullptr;
     QWidget* form_ = nullptr;
     QVBoxLayout* form_box_ = nullptr;
