@@ -183,6 +183,7 @@ std::vector<RecordingRow> listRecordings() {
                                                                               : QString();
             };
             row.complete = opened->complete;
+            row.ended = opened->json.contains("totals");
             row.started = text(opened->json, "started");
             if (opened->json.contains("workload")) row.workload = text(opened->json["workload"], "name");
             if (opened->json.contains("model")) row.model = text(opened->json["model"], "name");
@@ -219,7 +220,10 @@ QVariant RecordingsModel::data(const QModelIndex& index, int role) const {
         case kSize:
             return bytesText(r->bytes);
         case kState:
-            return !r->problem.isEmpty() ? tr("✗ unreadable") : r->complete ? tr("complete") : tr("◐ broke off");
+            return !r->problem.isEmpty() ? tr("✗ unreadable")
+                   : r->complete         ? tr("complete")
+                   : r->ended            ? tr("◐ stopped")
+                                         : tr("◐ broke off");
         default:
             return {};
     }
@@ -248,6 +252,7 @@ RecordingsDialog::RecordingsDialog(const QString& inUse, QWidget* parent)
     table_->setSelectionBehavior(QAbstractItemView::SelectRows);
     table_->setSelectionMode(QAbstractItemView::SingleSelection);
     table_->setShowGrid(false);
+    table_->setTabKeyNavigation(false);  // Tab leaves it: the arrows move inside
     table_->verticalHeader()->hide();
     table_->verticalHeader()->setDefaultSectionSize(px(24));
     table_->horizontalHeader()->setStretchLastSection(true);

@@ -30,7 +30,8 @@ struct RecordingRow {
     QString dir, name, started, workload, model;
     qint64 bytes = 0;
     bool complete = false;
-    QString problem;  // why it cannot be read
+    bool ended = false;  // also when it was stopped: a recording that is not, broke off
+    QString problem;     // why it cannot be read
 };
 // Reads the run.json of every folder in runs_dir(), newest first. For a worker.
 std::vector<RecordingRow> listRecordings();

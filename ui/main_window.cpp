@@ -367,8 +367,7 @@ void MainWindow::restyle() {
         b->setFixedSize(int(QFontMetricsF(uiFont(13, 600)).horizontalAdvance(b->text())) + px(22), px(30));
     progress_->layout()->setContentsMargins(px(10), px(0), px(10), px(2));
     static_cast<QGridLayout*>(progress_->layout())->setHorizontalSpacing(px(10));
-    progress_text_->setMinimumWidth(px(70));
-    progress_text_->setMaximumWidth(px(124));
+    progress_text_->setFixedWidth(px(116));
     progress_bar_->setMinimumWidth(px(40));
     progress_->setMaximumWidth(px(480));
     menu_button_->setFixedSize(px(32), px(30));
@@ -403,9 +402,9 @@ void MainWindow::setPerspective(Perspective perspective) {
 void MainWindow::fillModelMenu(QMenu& menu) {
     if (const auto& model = session_.model()) {
         QAction* what =
-            menu.addAction(tr("%1 · %2 · %3 parameters")
-                               .arg(oneLine(model->info.name, 60), QString::fromLatin1(name_of(model->dtype)),
-                                    count(model->info.parameters)));
+            menu.addAction(menuText(tr("%1 · %2 · %3 parameters")
+                                        .arg(oneLine(model->info.name, 60), QString::fromLatin1(name_of(model->dtype)),
+                                             count(model->info.parameters))));
         what->setEnabled(false);
         if (session_.fit()) menu.addAction(session_.fit()->words())->setEnabled(false);
         menu.addSeparator();
@@ -414,7 +413,7 @@ void MainWindow::fillModelMenu(QMenu& menu) {
     menu.addAction(tr("Open a model folder…"), this, &MainWindow::browseModelFolder);
     QMenu* recent = menu.addMenu(tr("Recent"));
     for (const QString& path : openSettings().value(QStringLiteral("recentModels")).toStringList())
-        recent->addAction(path, this, [this, path] { openModelAsking(path); });
+        recent->addAction(menuText(path), this, [this, path] { openModelAsking(path); });
     recent->setEnabled(!recent->isEmpty());
     const QString demo = toQ(demo_model_path());
     QAction* demo_action =
@@ -440,7 +439,7 @@ void MainWindow::fillMainMenu(QMenu& menu) {
     menu.addAction(tr("Open a workload…"), workload_, &WorkloadView::openFile);
     QMenu* recent = menu.addMenu(tr("Recent workloads"));
     for (const QString& path : openSettings().value(QStringLiteral("recentWorkloads")).toStringList())
-        recent->addAction(path, this, [this, path] { workload_->open(path); });
+        recent->addAction(menuText(path), this, [this, path] { workload_->open(path); });
     recent->setEnabled(!recent->isEmpty());
     menu.addAction(tr("Save the workload"), QKeySequence(Qt::CTRL | Qt::Key_S), workload_, &WorkloadView::save);
     menu.addAction(tr("Save the workload as…"), workload_, &WorkloadView::saveAs);
@@ -450,7 +449,8 @@ void MainWindow::fillMainMenu(QMenu& menu) {
     QMenu* runs = menu.addMenu(tr("Recent recordings"));
     for (const QString& path : openSettings().value(QStringLiteral("recentRuns")).toStringList())
         if (QFileInfo::exists(path))
-            runs->addAction(QFileInfo(path).completeBaseName(), this, [this, path] { session_.openRecording(path); });
+            runs->addAction(menuText(QFileInfo(path).completeBaseName()), this,
+                            [this, path] { session_.openRecording(path); });
     runs->setEnabled(!runs->isEmpty());
     menu.addSeparator();
     QAction* undo = session_.undoStack().createUndoAction(&menu);
@@ -478,7 +478,7 @@ void MainWindow::fillMainMenu(QMenu& menu) {
         a->setChecked(theme_.scalePercent() == percent);
     }
     QMenu* log = menu.addMenu(tr("Messages"));
-    for (const QString& m : messages_) log->addAction(m)->setEnabled(false);
+    for (const QString& m : messages_) log->addAction(menuText(m))->setEnabled(false);
     log->setEnabled(!messages_.isEmpty());
     menu.addSeparator();
     menu.addAction(tr("Shortcuts"), QKeySequence(Qt::Key_Question), this, [this] { makeShortcutSheet(this)->open(); });
@@ -653,7 +653,7 @@ void MainWindow::offerRecovery() {
             for (RecordingRow& r : listRecordings()) {
                 const QFileInfo steps(r.dir + QStringLiteral("/steps.jsonl"));
                 // A file that grew just now belongs to another window that is running.
-                if (!r.complete && r.problem.isEmpty() && steps.size() > 0 &&
+                if (!r.complete && !r.ended && r.problem.isEmpty() && steps.size() > 0 &&
                     steps.lastModified().secsTo(QDateTime::currentDateTime()) > 10)
                     broken.push_back(r);
             }
@@ -790,6 +790,9 @@ void MainWindow::updateTopBar() {
     }
     progress_title_->setText(title);
     progress_text_->setText(text);
+    progress_text_->setToolTip(
+        plainTooltip(tr("Finished of planned requests; the time left by the pace of the last "
+                        "quarter of a minute")));
     progress_bar_->setValue(int(std::max(0.0, share) * 1000));
     progress_bar_->setVisible(share >= 0);
     cancel_->setVisible(can_cancel);
@@ -857,6 +860,8 @@ void MainWindow::updateStatus() {
     if (ticks_ > 0) right << tr("UI tick %1 ms").arg(QString::number(tick_average_ms_, 'f', 1));
     status_left_->setText(left);
     status_right_->setText(right.join(QStringLiteral(" · ")));
+    status_right_->setToolTip(
+        plainTooltip(right.join(QLatin1Char('\n')) + tr("\nUI tick: mean time that the window took for one refresh")));
 }
 
 void MainWindow::wake() {

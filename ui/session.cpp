@@ -827,6 +827,13 @@ void Session::pump() {
     if (now - figures_at_ms_ >= 200) {
         figures_at_ms_ = now;
         updateFigures();
+        if (const QString error = recordingError(); error != told_error_) {
+            told_error_ = error;
+            if (!error.isEmpty())
+                emit message(
+                    tr("The recording stopped, the run goes on: %1. What was written so far is kept.").arg(error),
+                    true);
+        }
     }
 }
 

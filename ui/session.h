@@ -187,6 +187,7 @@ private:
     std::shared_ptr<LiveRun> live_;
     std::shared_ptr<EngineBridge> bridge_;
     bool showing_live_ = false;
+    QString told_error_;  // of the recording that is written: said once
     std::shared_ptr<Progress> opening_;
     uint64_t opening_request_ = 0;
     std::deque<std::pair<qint64, double>> progress_marks_;  // (ms, share done) for the ETA

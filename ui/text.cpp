@@ -12,6 +12,10 @@ QString plainTooltip(const QString& text) {
     return QStringLiteral("<html><p style='white-space:pre-wrap'>%1</p></html>").arg(text.toHtmlEscaped());
 }
 
+QString menuText(const QString& text) {
+    return oneLine(toStd(text), 120).replace(QLatin1Char('&'), QLatin1String("&&"));
+}
+
 QString oneLine(const std::string& text, int max) { return toQ(shorten(escape_control(text), size_t(max))); }
 
 QString count(int64_t n) { return QLocale(QLocale::English).toString(qlonglong(n)); }

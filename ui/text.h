@@ -13,6 +13,8 @@ inline std::string toStd(const QString& s) { return s.toStdString(); }
 
 // A tooltip that is shown as plain text whatever it holds: Qt guesses HTML unless told.
 QString plainTooltip(const QString& text);
+// The same for a menu, where & would underline the next letter.
+QString menuText(const QString& text);
 // One line: control characters and bidirectional overrides escaped, cut to `max` characters.
 QString oneLine(const std::string& text, int max = 400);
 

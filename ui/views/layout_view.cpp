@@ -29,6 +29,7 @@ LayoutView::LayoutView(const ViewContext& context, QWidget* parent)
     scroll_->setWidget(canvas_);
     scroll_->setWidgetResizable(true);
     scroll_->setFrameShape(QFrame::NoFrame);
+    scroll_->setAccessibleName(tr("Layout drawing"));
     scroll_->setHorizontalScrollBarPolicy(Qt::ScrollBarAsNeeded);
     scroll_->viewport()->setAutoFillBackground(false);
     auto* body = new QWidget;

@@ -185,6 +185,7 @@ LibraryView::LibraryView(Session& session, Selection& selection, QWidget* parent
     table_->setSelectionBehavior(QAbstractItemView::SelectRows);
     table_->setSelectionMode(QAbstractItemView::ExtendedSelection);
     table_->setShowGrid(false);
+    table_->setTabKeyNavigation(false);  // Tab leaves it: the arrows move inside
     table_->setWordWrap(false);
     table_->setSortingEnabled(true);
     table_->horizontalHeader()->setSortIndicator(-1, Qt::AscendingOrder);

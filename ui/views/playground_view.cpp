@@ -321,7 +321,7 @@ PlaygroundView::PlaygroundView(Session& session, QWidget* parent)
             if (e.kind != LibraryEntry::Kind::adapter || e.state != LibraryEntry::State::ready) continue;
             if (std::any_of(columns_.begin(), columns_.end(), [&](const Column* c) { return c->key == e.key; }))
                 continue;
-            menu.addAction(oneLine(e.name, 80), this, [this, key = e.key] {
+            menu.addAction(menuText(toQ(e.name)), this, [this, key = e.key] {
                 std::vector<int> keys;
                 for (const Column* c : columns_)
                     if (c->key >= 0) keys.push_back(c->key);

@@ -145,6 +145,7 @@ StepDetailView::StepDetailView(const ViewContext& context, QWidget* parent)
     table_->setSelectionBehavior(QAbstractItemView::SelectRows);
     table_->setSelectionMode(QAbstractItemView::SingleSelection);
     table_->setShowGrid(false);
+    table_->setTabKeyNavigation(false);  // Tab leaves it: the arrows move inside
     table_->verticalHeader()->hide();
     table_->setAccessibleName(tr("Rows of the step"));
     table_->horizontalHeader()->setHighlightSections(false);

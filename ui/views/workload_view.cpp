@@ -167,6 +167,7 @@ WorkloadView::WorkloadView(Session& session, QWidget* parent)
     scroll_ = new QScrollArea;
     scroll_->setWidgetResizable(true);
     scroll_->setFrameShape(QFrame::NoFrame);
+    scroll_->setAccessibleName(tr("Workload form"));
     scroll_->setHorizontalScrollBarPolicy(Qt::ScrollBarAlwaysOff);
     form_ = new QWidget;
     form_box_ = new QVBoxLayout(form_);
