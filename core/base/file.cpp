@@ -11,6 +11,7 @@
 #include <cerrno>
 #include <cstdlib>
 #include <system_error>
+#include <utility>
 
 namespace spartan {
 namespace {
@@ -148,34 +149,50 @@ Result<std::string> read_text_file(const std::string& path, int64_t max_bytes) {
     return text;
 }
 
-Result<void> write_file_atomically(const std::string& path, std::string_view content) {
+Result<ReplacementFile> ReplacementFile::create(const std::string& path) {
     if (path.empty() || path.find('\0') != std::string::npos)
         return Error{path, "path", "an empty path or a zero byte", "the path of a file"};
-    const std::string target = resolve_links(path);
+    ReplacementFile file;
+    file.path_ = path;
+    file.target_ = resolve_links(path);
     struct stat info {};
-    const bool exists = ::stat(target.c_str(), &info) == 0;
+    const bool exists = ::stat(file.target_.c_str(), &info) == 0;
     if (exists && !S_ISREG(info.st_mode)) return Error{path, "", kind_of(info.st_mode), "a regular file"};
-    std::string temporary;
-    const Fd file(create_temporary(target, temporary));
-    if (file.fd < 0) return Error{path, "", "cannot write: " + reason(errno), ""};
-    const auto finish = [&]() -> Result<void> {
-        TRY_VOID(write_all(file.fd, path, content));
-        if (exists && ::fchmod(file.fd, info.st_mode & 07777) != 0 && errno != EPERM)
-            return Error{path, "", "cannot write: " + reason(errno), ""};
-        if (::fsync(file.fd) != 0) return Error{path, "", "cannot write: " + reason(errno), ""};
-        if (::rename(temporary.c_str(), target.c_str()) != 0)
-            return Error{path, "", "cannot write: " + reason(errno), ""};
-        return {};
-    };
-    Result<void> written = finish();
-    if (!written) {
-        ::unlink(temporary.c_str());
-        return written;
+    file.fd_ = create_temporary(file.target_, file.temporary_);
+    if (file.fd_ < 0) {
+        file.temporary_.clear();
+        return Error{path, "", "cannot write: " + reason(errno), ""};
     }
+    if (exists && ::fchmod(file.fd_, info.st_mode & 07777) != 0 && errno != EPERM)
+        return Error{path, "", "cannot write: " + reason(errno), ""};
+    return file;
+}
+
+ReplacementFile::ReplacementFile(ReplacementFile&& o) noexcept
+    : path_(std::move(o.path_)),
+      target_(std::move(o.target_)),
+      temporary_(std::exchange(o.temporary_, {})),
+      fd_(std::exchange(o.fd_, -1)) {}
+
+ReplacementFile::~ReplacementFile() {
+    if (fd_ >= 0) ::close(fd_);
+    if (!temporary_.empty()) ::unlink(temporary_.c_str());
+}
+
+Result<void> ReplacementFile::commit() {
+    if (::fsync(fd_) != 0 || ::rename(temporary_.c_str(), target_.c_str()) != 0)
+        return Error{path_, "", "cannot write: " + reason(errno), ""};
+    temporary_.clear();
     // Some file systems cannot sync a folder; the new content is in place either way.
-    const Fd folder(::open(folder_of(target).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    const Fd folder(::open(folder_of(target_).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
     if (folder.fd >= 0) ::fsync(folder.fd);
     return {};
+}
+
+Result<void> write_file_atomically(const std::string& path, std::string_view content) {
+    TRY_ASSIGN(file, ReplacementFile::create(path));
+    TRY_VOID(write_all(file.fd(), path, content));
+    return file.commit();
 }
 
 std::string sha256_hex(std::string_view bytes) {

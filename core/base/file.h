@@ -40,6 +40,25 @@ Result<std::string> read_text_file(const std::string& path, int64_t max_bytes = 
 // Temporary file beside it, fsync, rename: `path` holds the old content or the new, never a mix.
 Result<void> write_file_atomically(const std::string& path, std::string_view content);
 
+// The same in pieces, for writers that do not hold all of their content. The destructor removes what was not committed.
+class ReplacementFile {
+public:
+    // Refuses paths at which something other than a regular file lies. A link's target is what gets replaced, not the
+    // link; the new file has the old one's permissions.
+    static Result<ReplacementFile> create(const std::string& path);
+    ~ReplacementFile();
+    ReplacementFile(ReplacementFile&&) noexcept;
+    ReplacementFile& operator=(ReplacementFile&&) = delete;
+
+    int fd() const { return fd_; }
+    Result<void> commit();  // fsync and rename
+
+private:
+    ReplacementFile() = default;
+    std::string path_, target_, temporary_;
+    int fd_ = -1;
+};
+
 // Lower-case hexadecimal SHA-256.
 std::string sha256_hex(std::string_view bytes);
 Result<std::string> sha256_of_file(const std::string& path);

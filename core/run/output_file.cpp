@@ -5,39 +5,56 @@
 #include <utility>
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 namespace spartan {
 namespace {
+
 constexpr size_t kBufferBytes = 1 << 18;
+
+// A file can be replaced by another; a terminal, a pipe or /dev/null is what it is.
+bool is_stream(const std::string& path) {
+    struct stat info {};
+    return ::stat(path.c_str(), &info) == 0 && (S_ISCHR(info.st_mode) || S_ISFIFO(info.st_mode));
 }
 
+}  // namespace
+
 Result<OutputFile> OutputFile::create(const std::string& path) {
-    OutputFile file;
-    file.path_ = path;
+    OutputFile out;
+    out.path_ = path == "-" ? "standard output" : path;
     if (path == "-") {
-        file.fd_ = STDOUT_FILENO;
-        return file;
+        out.fd_ = STDOUT_FILENO;
+    } else if (is_stream(path)) {
+        out.fd_ = ::open(path.c_str(), O_WRONLY | O_CLOEXEC | O_NOCTTY);
+        out.owns_fd_ = true;
+        if (out.fd_ < 0) return Error{path, "", std::string("cannot write: ") + std::strerror(errno), ""};
+    } else {
+        TRY_ASSIGN(file, ReplacementFile::create(path));
+        out.fd_ = file.fd();
+        out.file_.emplace(std::move(file));
     }
-    file.temporary_ = path + ".tmp" + std::to_string(::getpid());
-    file.fd_ = ::open(file.temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    if (file.fd_ < 0) {
-        file.temporary_.clear();
-        return Error{path, "", std::strerror(errno), "a file that can be written"};
-    }
-    return file;
+    return out;
+}
+
+Result<void> OutputFile::check(const std::string& path) {
+    // Opening a pipe only to close it would end its reader.
+    if (path == "-" || is_stream(path)) return {};
+    TRY_VOID(ReplacementFile::create(path));
+    return {};
 }
 
 OutputFile::OutputFile(OutputFile&& o) noexcept
     : path_(std::move(o.path_)),
-      temporary_(std::exchange(o.temporary_, {})),
       buffer_(std::move(o.buffer_)),
+      file_(std::move(o.file_)),
       fd_(std::exchange(o.fd_, -1)),
+      owns_fd_(std::exchange(o.owns_fd_, false)),
       errno_(o.errno_) {}
 
 OutputFile::~OutputFile() {
-    if (fd_ >= 0 && fd_ != STDOUT_FILENO) ::close(fd_);
-    if (!temporary_.empty()) ::unlink(temporary_.c_str());
+    if (owns_fd_ && fd_ >= 0) ::close(fd_);
 }
 
 void OutputFile::write(std::string_view text) {
@@ -59,13 +76,8 @@ void OutputFile::flush() {
 
 Result<void> OutputFile::commit() {
     flush();
-    if (!temporary_.empty()) {
-        if (errno_ == 0 && ::fsync(fd_) != 0) errno_ = errno;
-        if (errno_ == 0 && ::rename(temporary_.c_str(), path_.c_str()) != 0) errno_ = errno;
-        if (errno_ == 0) temporary_.clear();
-    }
-    if (errno_ != 0)
-        return Error{path_ == "-" ? "standard output" : path_, "", std::strerror(errno_), "a file that can be written"};
+    if (errno_ != 0) return Error{path_, "", std::string("cannot write: ") + std::strerror(errno_), ""};
+    if (file_) return file_->commit();
     return {};
 }
 

@@ -6,6 +6,7 @@
 
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 #include <QDir>
 #include <QElapsedTimer>
@@ -102,6 +103,25 @@ private slots:
         QVERIFY(written.error().message().starts_with(at("d") + ": cannot write: "));
         QCOMPARE(*read_text_file(at("d")), std::string("old"));
         QVERIFY(QDir(dir_.path()).entryList({"*.tmp-*"}, QDir::Files).isEmpty());
+    }
+
+    // K76: killed at any moment, a writer leaves the old content or the new.
+    void killed_writers_leave_old_or_new() {
+        const std::string a(300'000, 'a'), b(500'000, 'b');
+        QVERIFY(write_file_atomically(at("k"), a));
+        for (int round = 0; round < 25; ++round) {
+            const pid_t child = ::fork();
+            if (child == 0) {
+                for (;;)
+                    if (!write_file_atomically(at("k"), b) || !write_file_atomically(at("k"), a)) ::_exit(1);
+            }
+            ::usleep(useconds_t(1000 + 700 * round));
+            QVERIFY(::kill(child, SIGKILL) == 0);
+            int status = 0;
+            QVERIFY(::waitpid(child, &status, 0) == child && WIFSIGNALED(status));
+            const auto content = read_text_file(at("k"));
+            QVERIFY(content && (*content == a || *content == b));
+        }
     }
 
     void hashes() {

@@ -1,5 +1,6 @@
 #include "core/run/compare.h"
 #include "core/run/export.h"
+#include "core/run/output_file.h"
 #include "core/run/recorder.h"
 #include "core/run/run_dir.h"
 #include "core/run/summary.h"
@@ -401,6 +402,42 @@ private slots:
         QVERIFY(!export_csv(*run, dir.path("missing/o.csv")));
         QVERIFY(!std::filesystem::exists(dir.path("missing")));
         QVERIFY(!export_csv(*run, "/dev/full/x"));
+    }
+
+    void output_files_appear_whole_or_not_at_all() {
+        const TempDir dir;
+        dir.write("old", "before");
+        std::filesystem::permissions(dir.path("old"),
+                                     std::filesystem::perms::owner_read | std::filesystem::perms::owner_write);
+        std::filesystem::create_symlink(dir.path("old"), dir.path("link"));
+        {
+            auto dropped = OutputFile::create(dir.path("old"));
+            QVERIFY(bool(dropped));
+            dropped->write("half");
+        }
+        QCOMPARE(TempDir::read(dir.path("old")), std::string("before"));
+        auto file = OutputFile::create(dir.path("link"));  // the target is replaced, not the link
+        QVERIFY(bool(file));
+        file->write(std::string(1 << 20, 'x'));
+        QVERIFY(bool(file->commit()));
+        QCOMPARE(TempDir::read(dir.path("old")).size(), size_t(1) << 20);
+        QVERIFY(std::filesystem::is_symlink(dir.path("link")));
+        QCOMPARE(std::filesystem::status(dir.path("old")).permissions(),
+                 std::filesystem::perms::owner_read | std::filesystem::perms::owner_write);
+        QVERIFY(refused(OutputFile::create(dir.path()), {"a folder"}));
+        QVERIFY(refused(OutputFile::check(dir.path("none/x")), {"No such file"}));
+        QVERIFY(bool(OutputFile::check(dir.path("new"))));
+        QCOMPARE(QDir(dir.dir.path()).entryList(QDir::AllEntries | QDir::Hidden | QDir::NoDotAndDotDot),
+                 (QStringList{"link", "old"}));
+        // A device is written to, never replaced by a file.
+        auto null = OutputFile::create("/dev/null");
+        QVERIFY(bool(null));
+        null->write("x");
+        QVERIFY(bool(null->commit()) && std::filesystem::is_character_file("/dev/null"));
+        auto full = OutputFile::create("/dev/full");
+        QVERIFY(bool(full));
+        full->write("x");
+        QVERIFY(refused(full->commit(), {"/dev/full", "No space left"}));
     }
 
     void comparisons_state_differences() {
