@@ -6,6 +6,9 @@
 #include <optional>
 #include <sstream>
 
+#include <sys/resource.h>
+#include <unistd.h>
+
 namespace spartan {
 namespace {
 
@@ -48,11 +51,20 @@ int64_t left_up_to_mount(const std::string& mount, std::string group, bool v2) {
     return left;
 }
 
+// What `ulimit -v` leaves.
+int64_t left_of_address_space(const std::string& root) {
+    struct rlimit limit {};
+    if (::getrlimit(RLIMIT_AS, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return kUnlimited;
+    const int64_t used = read_number(root + "/proc/self/statm").value_or(0) * ::sysconf(_SC_PAGESIZE);
+    return std::max<int64_t>(0, int64_t(std::min<rlim_t>(limit.rlim_cur, rlim_t(kUnlimited))) - used);
+}
+
 }  // namespace
 
 int64_t available_memory_bytes(const std::string& root) {
     int64_t available = read_keyed(root + "/proc/meminfo", "MemAvailable:") * 1024;
     if (available <= 0) available = kUnlimited;
+    available = std::min(available, left_of_address_space(root));
     std::ifstream groups(root + "/proc/self/cgroup");
     for (std::string line; std::getline(groups, line);) {  // "ID:CONTROLLERS:PATH"
         const size_t first = line.find(':'), second = line.find(':', first + 1);
