@@ -154,6 +154,12 @@ std::string shown_number(double v) {
     return text;
 }
 
+// 2.0 must not look like an integer where one was expected.
+std::string float_text(double v) {
+    const std::string text = shown_number(v);
+    return text.find_first_not_of("-0123456789") == std::string::npos ? text + ".0" : text;
+}
+
 const char* type_word(const Json& value) {
     if (value.is_string()) return "string";
     if (value.is_boolean()) return "boolean";
@@ -321,7 +327,7 @@ std::string describe(const Json& value) {
     if (value.is_array()) return value.empty() ? "[] (array)" : "[…] (array)";
     if (value.is_object()) return value.empty() ? "{} (object)" : "{…} (object)";
     std::string text = value.is_string()         ? '"' + shorten(value.get_ref<const std::string&>(), kShownBytes) + '"'
-                       : value.is_number_float() ? shown_number(value.get<double>())
+                       : value.is_number_float() ? float_text(value.get<double>())
                                                  : value.dump();
     return escape_control(text) + (value.is_string() ? " (" + std::string(type_word(value)) + ")" : "");
 }

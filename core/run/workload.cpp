@@ -3,6 +3,7 @@
 #include "core/base/file.h"
 #include "core/base/text.h"
 
+#include <array>
 #include <filesystem>
 
 namespace spartan {
@@ -11,6 +12,8 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr int64_t kMaxRequests = 10'000'000, kMaxTokens = 1 << 20;
+constexpr std::array<const char*, 5> kInsteadOfTrace{"requests", "arrival", "assignment", "prompt_tokens",
+                                                     "output_tokens"};
 const std::vector<std::string> kArrivals{"burst", "closed", "constant", "poisson", "gamma"};
 const std::vector<std::string> kAssignments{"round_robin", "uniform", "power", "zipf", "single"};
 
@@ -134,23 +137,56 @@ void resolve_set_paths(const std::string& path, Json& value) {
         if (entry.is_string()) entry = resolve_adapter(entry.get<std::string>(), here);
 }
 
-Result<void> apply_set(Json& json, const std::vector<std::string>& set) {
-    std::set<std::string> seen;
-    for (const std::string& assignment : set) {
-        const std::string flag = "--set " + assignment;
-        const size_t equals = assignment.find('=');
-        if (equals == std::string::npos || equals == 0)
-            return Error{"--set", "", "\"" + assignment + "\"", "key=value, for example requests=64"};
-        const std::string path = assignment.substr(0, equals), text = assignment.substr(equals + 1);
-        if (!seen.insert(path).second) return Error{flag, path, "the key twice", "each key once"};
-        // Anything that reads as JSON is JSON; the rest is text, so that kinds and paths need no quotes.
-        auto parsed = parse_json(text, flag);
-        const bool looks_like_json = !text.empty() && (text[0] == '{' || text[0] == '[' || text[0] == '"');
-        if (!parsed && looks_like_json) return parsed.error();
-        Json value = parsed ? *std::move(parsed) : Json(text);
-        resolve_set_paths(path, value);
-        TRY_VOID(put(json, path, std::move(value), "--set"));
+struct Setting {
+    std::string path;
+    Json value;
+};
+
+bool is_inside(const std::string& path, const std::string& outer) {
+    return path.size() > outer.size() && path.compare(0, outer.size(), outer) == 0 &&
+           (path[outer.size()] == '.' || path[outer.size()] == '[');
+}
+
+Result<Setting> parse_setting(const std::string& assignment) {
+    const size_t equals = assignment.find('=');
+    if (equals == std::string::npos || equals == 0)
+        return Error{"--set", "", "\"" + assignment + "\"", "key=value, for example requests=64"};
+    const std::string text = assignment.substr(equals + 1);
+    // Anything that reads as JSON is JSON; the rest is text, so that kinds and paths need no quotes.
+    auto parsed = parse_json(text, "--set " + assignment);
+    const bool looks_like_json = !text.empty() && (text[0] == '{' || text[0] == '[' || text[0] == '"');
+    if (!parsed && looks_like_json) return parsed.error();
+    Setting setting{assignment.substr(0, equals), parsed ? *std::move(parsed) : Json(text)};
+    resolve_set_paths(setting.path, setting.value);
+    return setting;
+}
+
+// Keys of the file that have no meaning beside what --set brings: those of another kind of lengths, and what a trace
+// stands instead of.
+void forget_replaced(Json& json, const Setting& s) {
+    for (const auto& [key, standard] : {std::pair("prompt_tokens", "uniform"), std::pair("output_tokens", "fixed")}) {
+        if (s.path != std::string(key) + ".kind" || !json.contains(key) || !json[key].is_object()) continue;
+        if (json[key].value("kind", Json(standard)) != s.value) json[key] = Json::object();
     }
+    if (s.path != "trace") return;
+    for (const char* key : kInsteadOfTrace) json.erase(key);
+}
+
+Result<void> apply_set(Json& json, const std::vector<std::string>& set, std::vector<std::string>& paths) {
+    std::vector<Setting> settings;
+    for (const std::string& assignment : set) {
+        TRY_ASSIGN(setting, parse_setting(assignment));
+        for (const Setting& other : settings) {
+            const std::string& path = setting.path;
+            if (path == other.path) return Error{"--set", path, "the key twice", "each key once"};
+            if (is_inside(path, other.path) || is_inside(other.path, path))
+                return Error{"--set", path, "the key beside " + other.path, "one of the two"};
+        }
+        paths.push_back(setting.path);
+        settings.push_back(std::move(setting));
+    }
+    for (const Setting& s : settings) forget_replaced(json, s);
+    for (Setting& s : settings) TRY_VOID(put(json, s.path, std::move(s.value), "--set"));
     return {};
 }
 
@@ -215,7 +251,7 @@ Result<Workload> parse_workload(const Json& json, const std::string& file, const
     w.trace = resolve(f.string("trace"), base_dir);
     if (f.has("trace") && w.trace.empty()) f.fail("trace", "\"\"", "the path of a CSV file");
     if (!w.trace.empty())
-        for (const char* key : {"requests", "arrival", "assignment", "prompt_tokens", "output_tokens"})
+        for (const char* key : kInsteadOfTrace)
             if (json.contains(key)) f.fail(key, "it beside a trace", "either a trace or generated requests");
     w.requests = f.integer("requests", w.requests, 1, kMaxRequests);
     w.seed = uint64_t(f.integer("seed", int64_t(w.seed), 0));
@@ -245,10 +281,17 @@ Result<Workload> parse_workload(const Json& json, const std::string& file, const
 Result<Workload> read_workload(const std::string& path, const std::vector<std::string>& set) {
     TRY_ASSIGN(json, read_json_file(path));
     if (!json.is_object()) return Error{path, "", describe(json), "an object"};
-    TRY_VOID(apply_set(json, set));
+    std::vector<std::string> set_paths;
+    TRY_VOID(apply_set(json, set, set_paths));
     std::error_code ignored;
     const fs::path folder = fs::absolute(fs::path(path), ignored).parent_path();
-    return parse_workload(json, path, folder.string());
+    auto workload = parse_workload(json, path, folder.string());
+    if (workload) return workload;
+    // What --set brought in is not the file's fault.
+    Error error = workload.error();
+    for (const std::string& p : set_paths)
+        if (error.field == p || is_inside(error.field, p) || is_inside(p, error.field)) error.file = "--set";
+    return error;
 }
 
 Json workload_to_json(const Workload& w) {

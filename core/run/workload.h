@@ -50,7 +50,9 @@ struct Workload {
 };
 
 // `base_dir` resolves relative paths. `set` holds "dotted.key=value" overrides, applied before
-// checking: a value that reads as JSON is JSON, the rest text; paths in it are taken from the working directory.
+// checking: a value that reads as JSON is JSON, the rest text; paths in it are taken from the working directory. A new
+// kind of prompt_tokens or output_tokens drops the keys that the file gave for its own, a trace those it stands instead
+// of. Errors name --set where it brought the value in.
 Result<Workload> parse_workload(const Json& json, const std::string& file, const std::string& base_dir);
 Result<Workload> read_workload(const std::string& path, const std::vector<std::string>& set = {});
 Json workload_to_json(

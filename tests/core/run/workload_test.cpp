@@ -145,7 +145,32 @@ private slots:
         QVERIFY(refused(read_workload(file, {"arrival.rate=NaN"}), {"arrival.rate", "NaN"}));
         QVERIFY(refused(read_workload(file, {"arrival.rate=1e999"}), {"arrival.rate"}));
         QVERIFY(refused(read_workload(file, {"slo={\"ttft_ms\":1,\"ttft_ms\":2}"}), {"twice"}));
-        QVERIFY(refused(read_workload(file, {"nonsense=1"}), {"nonsense"}));
+        QVERIFY(refused(read_workload(file, {"nonsense=1"}), {"--set: nonsense"}));
+        QVERIFY(refused(read_workload(file, {"requests=2.0"}), {"--set: requests: found 2.0, expected an integer"}));
+        QVERIFY(refused(read_workload(file, {"slo.x=1"}), {"--set: slo.x: found an unknown key"}));
+        QVERIFY(refused(read_workload(file, {"slo.ttft_ms=1", "slo={\"itl_ms\":2}"}), {"slo", "beside slo.ttft_ms"}));
+        QVERIFY(refused(read_workload(file, {"slo={\"itl_ms\":2}", "slo.ttft_ms=1"}), {"slo.ttft_ms", "beside slo"}));
+        const std::string bad = dir.write("bad.json", R"({"schema":1,"model":"m","requests":0})");
+        QVERIFY(refused(read_workload(bad, {"seed=3"}), {"bad.json: requests"}));  // the file's own fault
+    }
+
+    // Another kind of lengths, or a trace, stands instead of what the file said.
+    void set_replaces_what_has_no_meaning_beside_it() {
+        const TempDir dir;
+        const std::string file = dir.write("w.json", R"({"schema":1,"model":"m","requests":9,
+            "prompt_tokens":{"kind":"fixed","value":7},"output_tokens":{"kind":"uniform","min":2,"max":3}})");
+        const auto w = read_workload(
+            file, {"prompt_tokens.min=4", "prompt_tokens.max=5", "prompt_tokens.kind=uniform", "output_tokens.max=8"});
+        QVERIFY2(bool(w), w ? "" : w.error().message().c_str());
+        QCOMPARE(w->prompt_tokens.min, 4);
+        QCOMPARE(w->output_tokens.min, 2);
+        QCOMPARE(w->output_tokens.max, 8);
+        QCOMPARE(read_workload(file, {"prompt_tokens.kind=fixed"})->prompt_tokens.value, 7);
+        QVERIFY(refused(read_workload(file, {"prompt_tokens.kind=lognormal"}), {"prompt_tokens.min", "nothing"}));
+        const auto trace = read_workload(file, {"trace=t.csv"});
+        QVERIFY(bool(trace));
+        QVERIFY(QString::fromStdString(trace->trace).endsWith("/t.csv"));
+        QVERIFY(refused(read_workload(file, {"trace=t.csv", "requests=3"}), {"requests", "beside a trace"}));
     }
 
     void set_paths_start_at_the_working_directory() {
