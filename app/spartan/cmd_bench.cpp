@@ -63,7 +63,6 @@ Result<int> bench_kernels(const GlobalOptions& options, const BenchOptions&, Pro
                         k["wrong"].is_null() ? percent(k["share"].get<double>()) : k["wrong"].get<std::string>()});
     }
     show(options, d, limits_text(d["limits"]) + text_table({"kernel", "ms", "MB", "MFLOP", "of the limit"}, rows));
-    if (progress.cancelled()) return kInterrupted;
     if (wrong) return make_error("a kernel disagrees with its plain loop in double precision");
     return kDone;
 }
@@ -120,7 +119,7 @@ Result<int> bench_prefill(const GlobalOptions& options, const BenchOptions& o, P
 
 Result<int> bench_load(const GlobalOptions& options, const BenchOptions& o, Progress& progress) {
     TRY_VOID(check_device(options));
-    TRY_ASSIGN(dtype, choose_dtype(options.dtype));
+    TRY_ASSIGN(dtype, chosen_dtype(options));
     TRY_ASSIGN(adapters, parse_adapter_arguments(o.model.adapters, ""));
     Json d = document_of(options);
     d["load"] = Json::array();
@@ -158,10 +157,7 @@ CLI::App* add_bench_command(CLI::App& parent, const std::string& name, const std
     command->callback([&options, &action, o, bench] {
         check_adapter_arguments("--adapter", o->model.adapters);
         action = [&options, o, bench] {
-            Progress progress;
-            const InterruptGuard guard(progress);
-            const auto code = bench(options, *o, progress);
-            return code ? *code : report(code.error());
+            return perform([&](Progress& progress) { return bench(options, *o, progress); });
         };
     });
     return command;
@@ -169,7 +165,10 @@ CLI::App* add_bench_command(CLI::App& parent, const std::string& name, const std
 
 CLI::Option* add_sizes(CLI::App* command, const std::string& flag, std::vector<int64_t>& sizes,
                        const std::string& description) {
-    return command->add_option(flag, sizes, description)->delimiter(',')->check(CLI::Range(1, 1 << 20));
+    return command->add_option(flag, sizes, description)
+        ->delimiter(',')
+        ->type_name("N,…")
+        ->check(integer_in(1, 1 << 20));
 }
 
 }  // namespace
@@ -188,8 +187,11 @@ void add_bench(CLI::App& app, GlobalOptions& options, Action& action) {
     add_model_option(decode, o->model);
     add_sizes(decode, "--batch", o->sizes, "Requests side by side, a comma list (default 1,8,32)");
     decode->add_option("--context", o->context, "Tokens before the one that is decoded (default 256)")
-        ->check(CLI::Range(1, 1 << 20));
-    decode->add_option("--steps", o->steps, "Timed steps of each case (default 20)")->check(CLI::Range(1, 100'000));
+        ->type_name("N")
+        ->check(integer_in(1, 1 << 20));
+    decode->add_option("--steps", o->steps, "Timed steps of each case (default 20)")
+        ->type_name("N")
+        ->check(integer_in(1, 100'000));
     decode->parse_complete_callback([o] {
         if (o->sizes.empty()) o->sizes = {1, 8, 32};
     });
@@ -198,7 +200,7 @@ void add_bench(CLI::App& app, GlobalOptions& options, Action& action) {
                                           action, o, bench_prefill);
     add_model_option(prefill, o->model);
     add_sizes(prefill, "--prompt-tokens", o->sizes, "Lengths, a comma list (default 128,512)");
-    prefill->add_option("--repeats", o->repeats, "Rounds (default 3)")->check(CLI::Range(1, 1000));
+    prefill->add_option("--repeats", o->repeats, "Rounds (default 3)")->type_name("N")->check(integer_in(1, 1000));
     prefill->parse_complete_callback([o] {
         if (o->sizes.empty()) o->sizes = {128, 512};
     });
@@ -207,7 +209,7 @@ void add_bench(CLI::App& app, GlobalOptions& options, Action& action) {
                                        options, action, o, bench_load);
     add_model_option(load, o->model);
     add_adapter_option(load, o->model);
-    load->add_option("--repeats", o->repeats, "Rounds (default 3)")->check(CLI::Range(1, 1000));
+    load->add_option("--repeats", o->repeats, "Rounds (default 3)")->type_name("N")->check(integer_in(1, 1000));
 
     CLI::App* serve = bench->add_subcommand("serve", "not in this version")->group("")->prefix_command();
     serve->callback([&action] { action = [] { return bad_arguments("bench serve: not in this version"); }; });

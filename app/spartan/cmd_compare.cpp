@@ -8,8 +8,8 @@
 namespace spartan {
 namespace {
 
-Result<void> compare(bool json, const std::vector<std::string>& dirs, const std::string& html) {
-    TRY_ASSIGN(comparison, compare_runs(dirs));
+Result<void> compare(bool json, const std::vector<std::string>& dirs, const std::string& html, Progress& progress) {
+    TRY_ASSIGN(comparison, compare_runs(dirs, &progress));
     if (json) print_json(comparison);
     if (!html.empty()) {
         TRY_ASSIGN(file, OutputFile::create(html));
@@ -29,16 +29,19 @@ void add_compare(CLI::App& app, GlobalOptions& options, Action& action) {
     auto dirs = std::make_shared<std::vector<std::string>>();
     auto html = std::make_shared<std::string>();
     command->add_option("RUN_DIR", *dirs, "Folders that spartan run --out or the window recorded")
+        ->type_name("")
+        ->check(not_empty("a folder"))
         ->required()
         ->expected(2, 1000);
-    CLI::Option* page = command->add_option("--html", *html, "Write a self-contained page instead of a table");
+    CLI::Option* page = command->add_option("--html", *html, "Write a self-contained page instead of a table")
+                            ->type_name("FILE")
+                            ->check(not_empty("the path of a file"));
     CLI::Option* json =
         command->add_flag("--json", options.json, "Print one JSON document on standard output and nothing else");
     page->excludes(json);
     command->callback([&options, &action, dirs, html] {
         action = [&options, dirs, html] {
-            const auto done = compare(options.json, *dirs, *html);
-            return done ? kDone : report(done.error());
+            return perform([&](Progress& progress) { return compare(options.json, *dirs, *html, progress); });
         };
     });
 }

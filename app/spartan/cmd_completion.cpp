@@ -3,6 +3,7 @@
 #include "app/spartan/console.h"
 #include "core/base/text.h"
 
+#include <algorithm>
 #include <memory>
 
 namespace spartan {
@@ -10,24 +11,39 @@ namespace {
 
 struct Completion {
     std::string command, description;
-    std::vector<std::pair<std::string, std::string>> options;  // flag, description
+    std::vector<std::pair<std::string, std::string>> options;  // flag, description; of inner commands as well
     std::vector<std::string> words;                            // of its positional argument
 };
 
-std::vector<std::pair<std::string, std::string>> options_of(const CLI::App& app) {
-    std::vector<std::pair<std::string, std::string>> all;
+using Options = std::vector<std::pair<std::string, std::string>>;
+
+std::vector<const CLI::App*> visible_commands(const CLI::App& app) {
+    return app.get_subcommands([](const CLI::App* c) { return !c->get_group().empty(); });
+}
+
+void add_new(Options& all, const Options& more) {
+    for (const auto& option : more)
+        if (std::none_of(all.begin(), all.end(), [&](const auto& o) { return o.first == option.first; }))
+            all.push_back(option);
+}
+
+// The command's own, and those of the commands below it.
+Options options_of(const CLI::App& app) {
+    Options all;
     for (const CLI::Option* option : app.get_options())
         for (const std::string& name : option->get_lnames()) all.emplace_back("--" + name, option->get_description());
+    if (app.get_parent())
+        for (const CLI::App* command : visible_commands(app)) add_new(all, options_of(*command));
     return all;
 }
 
 std::vector<Completion> describe(const CLI::App& app) {
     std::vector<Completion> all;
     const auto global = options_of(app);
-    for (const CLI::App* command : app.get_subcommands([](const CLI::App* c) { return !c->get_group().empty(); })) {
+    for (const CLI::App* command : visible_commands(app)) {
         Completion c{command->get_name(), command->get_description(), options_of(*command), {}};
-        c.options.insert(c.options.end(), global.begin(), global.end());
-        if (c.command == "bench") c.words = {"kernels", "decode", "prefill", "load"};
+        add_new(c.options, global);
+        for (const CLI::App* inner : visible_commands(*command)) c.words.push_back(inner->get_name());
         if (c.command == "completion") c.words = {"bash", "zsh", "fish"};
         all.push_back(std::move(c));
     }
@@ -113,11 +129,15 @@ std::string fish_script(const std::vector<Completion>& all) {
 
 void add_completion(CLI::App& app, GlobalOptions&, Action& action) {
     CLI::App* command = add_command(app, "completion", "A completion script for bash, zsh or fish",
-                                    {"source <(spartan completion bash)", "spartan completion fish | source"});
+                                    {"source <(spartan completion bash)          for this shell",
+                                     "spartan completion bash > ~/.local/share/bash-completion/completions/spartan",
+                                     "spartan completion zsh > ~/.zfunc/_spartan  with ~/.zfunc in fpath",
+                                     "spartan completion fish > ~/.config/fish/completions/spartan.fish"});
     auto shell = std::make_shared<std::string>();
     command->add_option("SHELL", *shell, "bash, zsh or fish")
+        ->type_name("")
         ->required()
-        ->check(CLI::IsMember({"bash", "zsh", "fish"}));
+        ->check(one_of({"bash", "zsh", "fish"}));
     command->callback([&app, &action, shell] {
         action = [&app, shell] {
             const auto all = describe(app);

@@ -6,10 +6,10 @@
 #include "core/tokenizer/tokenizer.h"
 
 #include <algorithm>
-#include <cmath>
 #include <condition_variable>
 #include <iostream>
 #include <iterator>
+#include <limits>
 #include <memory>
 #include <mutex>
 
@@ -85,7 +85,8 @@ public:
             if (!id) {
                 session_.engine->cancel_all();
                 Error e = id.error();
-                e.field = prompts_[i].place + (e.field.empty() ? "" : ", " + e.field);
+                e.file = o_.has_prompt ? "--prompt" : o_.prompts;
+                e.field = o_.has_prompt ? "" : prompts_[i].place;
                 return e;
             }
             index_.push_back(*id);
@@ -113,8 +114,7 @@ public:
             if (answers_[i].over() && answers_[i].record().finish == FinishReason::error)
                 failures.push_back(prompts_[i].place + ": " + answers_[i].record().error);
         if (failures.empty()) return kDone;
-        warn(failures);
-        return kFailed;
+        return report(make_error(first_of(failures)));
     }
 
 private:
@@ -206,6 +206,9 @@ Result<std::vector<PromptEntry>> typed_prompt(const Session& session, const Gene
     TRY_ASSIGN(adapter, session.find_adapter(entry.adapter_name, "--use", ""));
     entry.adapter = adapter;
     const std::string text = o.prompt == "-" ? standard_input() : o.prompt;
+    TRY_VOID(check_utf8(text, o.prompt == "-" ? "standard input" : "--prompt"));
+    TRY_VOID(check_utf8(o.system, "--system"));
+    for (const std::string& stop : o.stop) TRY_VOID(check_utf8(stop, "--stop"));
     if (o.chat) {
         std::vector<ChatMessage> messages;
         if (o.has_system) messages.push_back({"system", o.system});
@@ -233,29 +236,29 @@ Result<int> generate(const GlobalOptions& options, const GenerateOptions& o, Pro
         if (session.engine->status().state == EngineState::failed) break;
     }
     session.recorder->flush();
-    const int code = generation->finish();
-    return progress.cancelled() ? kInterrupted : code;
+    return generation->finish();
 }
 
 void check(const GenerateOptions& o) {
-    if (!std::isfinite(o.temperature) || o.temperature < 0 || o.temperature > 100)
-        throw CLI::ValidationError("--temperature", "a number from 0 to 100 is expected");
-    if (!(o.top_p > 0 && o.top_p <= 1))
-        throw CLI::ValidationError("--top-p", "a number above 0, at most 1 is expected");
-    for (const std::string& s : o.stop)
-        if (s.empty()) throw CLI::ValidationError("--stop", "text is expected, not an empty string");
     if (o.has_system && !o.chat) throw CLI::ValidationError("--system", "--chat is expected with it");
     if (o.chat && !o.has_prompt) throw CLI::ValidationError("--chat", "--prompt is expected with it");
     if (!o.use.empty() && !o.has_prompt) throw CLI::ValidationError("--use", "--prompt is expected with it");
 }
 
 void add_sampling_options(CLI::App* command, GenerateOptions& o) {
-    add_repeatable(command, "--stop", o.stop, "End before this text; may be repeated");
+    add_repeatable(command, "--stop", o.stop, "End before this text; may be repeated")->check(not_empty("some text"));
     command->add_option("--max-tokens", o.max_tokens, "Most tokens of an answer (default 200)")
-        ->check(CLI::Range(0, 1 << 20));
-    command->add_option("--temperature", o.temperature, "0 (default) takes the most likely token");
-    command->add_option("--top-p", o.top_p, "Among the most probable tokens that sum to this");
-    command->add_option("--top-k", o.top_k, "Among this many tokens (0: all)")->check(CLI::Range(0, 1 << 30));
+        ->type_name("N")
+        ->check(integer_in(0, 1 << 20));
+    command->add_option("--temperature", o.temperature, "0 (the default) takes the most likely token; at most 100")
+        ->type_name("T")
+        ->check(number_in(0, 100, "a number from 0 to 100"));
+    command->add_option("--top-p", o.top_p, "Among the most probable tokens that sum to P, above 0 (default 1: all)")
+        ->type_name("P")
+        ->check(number_in(std::numeric_limits<float>::min(), 1, "a number above 0, at most 1"));
+    command->add_option("--top-k", o.top_k, "Among the K most probable tokens (default 0: all)")
+        ->type_name("K")
+        ->check(integer_in(0, 1 << 30));
     command->add_flag("--ignore-eos", o.ignore_eos, "Go on after the end-of-text token");
 }
 
@@ -271,9 +274,13 @@ void add_generate(CLI::App& app, GlobalOptions& options, Action& action) {
     add_model_option(command, o->model);
     add_adapter_option(command, o->model);
     CLI::Option* prompt = command->add_option("--prompt", o->prompt, "The text; - reads standard input");
-    CLI::Option* prompts = command->add_option("--prompts", o->prompts, "A file of prompts, run together");
+    CLI::Option* prompts = command->add_option("--prompts", o->prompts, "A file of prompts, run together")
+                               ->type_name("FILE")
+                               ->check(not_empty("the path of a file"));
     prompt->excludes(prompts);
-    command->add_option("--use", o->use, "The adapter that answers --prompt");
+    command->add_option("--use", o->use, "The adapter that answers --prompt")
+        ->type_name("NAME")
+        ->check(not_empty("an adapter's name"));
     command->add_flag("--chat", o->chat, "Through the model's chat template");
     CLI::Option* system = command->add_option("--system", o->system, "System prompt of the chat");
     add_sampling_options(command, *o);
@@ -284,12 +291,7 @@ void add_generate(CLI::App& app, GlobalOptions& options, Action& action) {
         o->has_system = system->count() > 0;
         check(*o);
         check_adapter_arguments("--adapter", o->model.adapters, "--use", o->use);
-        action = [&options, o] {
-            Progress progress;
-            const InterruptGuard guard(progress);
-            const auto code = generate(options, *o, progress);
-            return code ? *code : report(code.error());
-        };
+        action = [&options, o] { return perform([&](Progress& progress) { return generate(options, *o, progress); }); };
     });
 }
 

@@ -40,6 +40,11 @@ void print_adapter(const std::string& path, const AdapterInfo& info) {
     for (const std::string& p : info.problems) print("  problem   " + escape_control(p) + "\n");
 }
 
+// Problems stand in the output; the line beside it is for whoever looks at the exit code.
+int conclude(const std::vector<std::string>& problems) {
+    return problems.empty() ? kDone : report(make_error(first_of(problems)));
+}
+
 int inspect_adapter_folder(const std::string& path, bool json) {
     const auto info = inspect_adapter(path);
     if (!info) return report(info.error());
@@ -47,7 +52,7 @@ int inspect_adapter_folder(const std::string& path, bool json) {
         print_json(inspect_adapter_json(*info));
     else
         print_adapter(path, *info);
-    return info->problems.empty() ? kDone : kFailed;
+    return conclude(info->problems);
 }
 
 int inspect_model(const GlobalOptions& options, const std::string& path) {
@@ -58,7 +63,7 @@ int inspect_model(const GlobalOptions& options, const std::string& path) {
     } else {
         for (const std::string& line : inspect_model_text(*opened)) print(line + "\n");
     }
-    return opened->problems.empty() ? kDone : kFailed;
+    return conclude(opened->problems);
 }
 
 }  // namespace
@@ -69,7 +74,10 @@ void add_inspect(CLI::App& app, GlobalOptions& options, Action& action) {
                     {"spartan inspect ~/models/Llama-3.2-1B", "spartan inspect resources/demo/pirate --json",
                      "spartan inspect synthetic:llama-2-7b"});
     auto path = std::make_shared<std::string>();
-    command->add_option("PATH", *path, "A model or an adapter folder")->required();
+    command->add_option("PATH", *path, "A model or an adapter folder")
+        ->type_name("")
+        ->check(not_empty("a model or an adapter folder"))
+        ->required();
     add_json_flag(command, options);
     command->callback([&options, &action, path] {
         action = [&options, path] {

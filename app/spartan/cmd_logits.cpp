@@ -74,6 +74,8 @@ Result<void> check_output(const std::string& path) {
     std::error_code error;
     const std::filesystem::path p(path), parent = p.has_parent_path() ? p.parent_path() : ".";
     if (std::filesystem::is_directory(p, error)) return Error{path, "", "a folder", "a file name"};
+    if (std::filesystem::exists(p, error) && !std::filesystem::is_regular_file(p, error))
+        return Error{path, "", "something that is no file", "a regular file or a new one"};
     if (!std::filesystem::is_directory(parent, error) || ::access(parent.c_str(), W_OK) != 0)
         return Error{path, "", "no folder " + parent.string() + " that can be written to", "an existing folder"};
     return {};
@@ -139,10 +141,10 @@ Result<void> logits(const GlobalOptions& options, const LogitsOptions& o, Progre
                                      [&](RequestId id, int64_t first, int64_t count, const float* values) {
                                          collector->take_logits(id, first, count, values);
                                      }));
-    warn(session.warnings);
     TRY_ASSIGN(prompts, read_prompts_file(o.prompts, session));
     const int64_t vocab_size = session.model->config().vocab_size;
     TRY_VOID(check_room(prompts, vocab_size));
+    warn(session.warnings);  // a failure is explained in one line, without them
     collector = std::make_unique<Collector>(vocab_size);
     collector->expect(prompts.size());
     session.recorder->add_listener([&](const auto& records) { collector->take_records(records); });
@@ -166,19 +168,20 @@ void add_logits(CLI::App& app, GlobalOptions& options, Action& action) {
     auto o = std::make_shared<LogitsOptions>();
     add_model_option(command, o->model);
     add_adapter_option(command, o->model);
-    command->add_option("--prompts", o->prompts, "{\"prompts\": [{\"ids\": […] | \"text\": …, \"adapter\": NAME}, …]}")
-        ->required();
-    command->add_option("--out", o->out, "logits.I f32 [len, vocab], and greedy.I i64 [N]")->required();
+    const auto add_file = [&](const char* flag, std::string& path, const char* description) {
+        command->add_option(flag, path, description)
+            ->type_name("FILE")
+            ->check(not_empty("the path of a file"))
+            ->required();
+    };
+    add_file("--prompts", o->prompts, "{\"prompts\": [{\"ids\": […] | \"text\": …, \"adapter\": NAME}, …]}");
+    add_file("--out", o->out, "A safetensors file: logits.I f32 [len, vocab], and greedy.I i64 [N]");
     command->add_option("--greedy", o->greedy, "Also the N most likely next tokens, one after the other")
-        ->check(CLI::Range(0, 1 << 20));
+        ->type_name("N")
+        ->check(integer_in(0, 1 << 20));
     command->callback([&options, &action, o] {
         check_adapter_arguments("--adapter", o->model.adapters);
-        action = [&options, o] {
-            Progress progress;
-            const InterruptGuard guard(progress);
-            const auto done = logits(options, *o, progress);
-            return done ? kDone : report(done.error());
-        };
+        action = [&options, o] { return perform([&](Progress& progress) { return logits(options, *o, progress); }); };
     });
 }
 

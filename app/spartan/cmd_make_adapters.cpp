@@ -1,9 +1,6 @@
 #include "app/spartan/session.h"
 #include "core/base/text.h"
 
-#include <cerrno>
-#include <cstdio>
-#include <cstring>
 #include <filesystem>
 #include <memory>
 
@@ -14,18 +11,22 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// A folder that is filled under another name and appears whole or not at all.
+// A folder that is filled under another name and appears whole or not at all. One that is there already, and empty, may
+// be somebody's working directory: it stays, and receives what was made.
 class NewFolder {
 public:
     static Result<NewFolder> create(const std::string& path) {
         std::error_code error;
-        if (fs::exists(path, error) && !(fs::is_directory(path, error) && fs::is_empty(path, error)))
+        const bool exists = fs::exists(path, error);
+        if (exists && !(fs::is_directory(path, error) && fs::is_empty(path, error)))
             return Error{path, "", fs::is_directory(path, error) ? "a folder that is not empty" : "a file",
                          "a new or empty folder"};
         NewFolder folder;
+        folder.exists_ = exists;
         folder.path_ = fs::path(path).lexically_normal();
         if (!folder.path_.has_filename()) folder.path_ = folder.path_.parent_path();
-        folder.temporary_ = folder.path_.string() + ".tmp" + std::to_string(::getpid());
+        const std::string name = ".tmp" + std::to_string(::getpid());
+        folder.temporary_ = exists ? folder.path_ / name : fs::path(folder.path_.string() + name);
         if (!fs::create_directory(folder.temporary_, error)) {
             const std::string reason = error ? error.message() : "a file of the temporary name";
             folder.temporary_.clear();
@@ -33,7 +34,8 @@ public:
         }
         return folder;
     }
-    NewFolder(NewFolder&& o) noexcept : path_(std::move(o.path_)), temporary_(std::move(o.temporary_)) {
+    NewFolder(NewFolder&& o) noexcept
+        : path_(std::move(o.path_)), temporary_(std::move(o.temporary_)), exists_(o.exists_) {
         o.temporary_.clear();
     }
     NewFolder& operator=(NewFolder&&) = delete;
@@ -44,15 +46,22 @@ public:
 
     std::string inside(const std::string& name) const { return (temporary_ / name).string(); }
     Result<void> commit() {
-        if (std::rename(temporary_.c_str(), path_.c_str()) != 0)  // also over an empty folder
-            return Error{path_.string(), "", std::strerror(errno), "a folder that can be made"};
-        temporary_.clear();
+        std::error_code error;
+        if (!exists_) {
+            fs::rename(temporary_, path_, error);
+            if (!error) temporary_.clear();
+        } else {
+            for (const fs::directory_entry& entry : fs::directory_iterator(temporary_, error))
+                if (!error) fs::rename(entry.path(), path_ / entry.path().filename(), error);
+        }
+        if (error) return Error{path_.string(), "", error.message(), "a folder that can be written"};
         return {};
     }
 
 private:
     NewFolder() = default;
     fs::path path_, temporary_;
+    bool exists_ = false;
 };
 
 Result<void> make_adapters(const GlobalOptions& options, const std::string& model,
@@ -87,19 +96,21 @@ void add_make_adapters(CLI::App& app, GlobalOptions& options, Action& action) {
     auto out = std::make_shared<std::string>();
     add_model_option(command, *model);
     add_repeatable(command, "--spec", *specs, "synthetic:KIND:COUNT:SIZES (boft, oft, lora); may be repeated")
+        ->type_name("SPEC")
         ->required();
-    command->add_option("--out", *out, "A new or empty folder; gets one folder per adapter")->required();
+    command->add_option("--out", *out, "A new or empty folder; gets one folder per adapter")
+        ->type_name("FOLDER")
+        ->check(not_empty("a new or empty folder"))
+        ->required();
     command->callback([&options, &action, model, specs, out] {
         for (const std::string& spec : *specs)
             if (spec.rfind("synthetic:", 0) != 0)
                 throw CLI::ValidationError("--spec",
-                                           "synthetic:KIND:COUNT:SIZES is expected, found " + shorten(spec, 100));
+                                           "found " + shorten(spec, 100) + ", expected synthetic:KIND:COUNT:SIZES");
         check_adapter_arguments("--spec", *specs);
         action = [&options, model, specs, out] {
-            Progress progress;
-            const InterruptGuard guard(progress);
-            const auto done = make_adapters(options, model->model, *specs, *out, progress);
-            return done ? kDone : report(done.error());
+            return perform(
+                [&](Progress& progress) { return make_adapters(options, model->model, *specs, *out, progress); });
         };
     });
 }

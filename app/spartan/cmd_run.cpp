@@ -65,16 +65,19 @@ std::vector<std::string> failures_of(const RunOutcome& outcome) {
     return all;
 }
 
-int conclude(const GlobalOptions& options, const RunOutcome& outcome) {
+int conclude(const GlobalOptions& options, const RunOutcome& outcome, const std::vector<std::string>& warnings) {
     if (options.json)
         print_json(outcome.document);
     else
         print(for_output(summary_text(outcome.document)));
-    warn(failures_of(outcome));
+    std::vector<std::string> all = failures_of(outcome);
+    // A failure is explained in one line, whatever else there was to say.
     if (!outcome.failure.empty()) return report(make_error("the engine failed: " + outcome.failure));
-    if (outcome.cancelled) return kInterrupted;
-    if (outcome.completed == 0) return report(make_error("no request completed"));
-    return kDone;
+    if (outcome.completed == 0 && !outcome.cancelled)
+        return report(make_error("no request completed" + (all.empty() ? "" : ": " + first_of(all))));
+    all.insert(all.end(), warnings.begin(), warnings.end());
+    warn(all);
+    return outcome.cancelled ? kInterrupted : kDone;
 }
 
 Result<int> run(const GlobalOptions& options, const RunOptions& o, Progress& progress) {
@@ -84,7 +87,6 @@ Result<int> run(const GlobalOptions& options, const RunOptions& o, Progress& pro
     TRY_VOID(check_out(o.out));
     const ModelOptions model{model_path_of(workload), workload.adapters};
     TRY_ASSIGN(session, open_session(options, model, workload.seed, workload.engine, progress));
-    warn(session.warnings);
     const RunSetup setup{*session.engine, *session.recorder,
                          workload,        session.adapters,
                          o.out,           make_run_header(*session.engine, options.program, &workload)};
@@ -92,7 +94,7 @@ Result<int> run(const GlobalOptions& options, const RunOptions& o, Progress& pro
     progress.done = 0;
     TRY_ASSIGN(outcome, run_workload(setup, progress, [&](const RunProgress& p) { line.show(progress_text(p)); }));
     line.clear();
-    return conclude(options, outcome);
+    return conclude(options, outcome, session.warnings);
 }
 
 }  // namespace
@@ -104,20 +106,21 @@ void add_run(CLI::App& app, GlobalOptions& options, Action& action) {
                      "spartan run W.json --set requests=64 --set arrival.kind=poisson --json",
                      "spartan run W.json --out first.wbrun   (records; open it in the window, compare it, export it)"});
     auto o = std::make_shared<RunOptions>();
-    command->add_option("WORKLOAD", o->workload, "A workload file")->required();
-    add_repeatable(command, "--set", o->set, "key=value or key.key=value in place of the file's; may be repeated");
-    command->add_option("--out", o->out, "Record into this folder, new or empty");
+    command->add_option("WORKLOAD", o->workload, "A workload file")
+        ->type_name("")
+        ->check(not_empty("the path of a file"))
+        ->required();
+    add_repeatable(command, "--set", o->set, "key=value or key.key=value in place of the file's; may be repeated")
+        ->type_name("KEY=VALUE");
+    command->add_option("--out", o->out, "Record into this folder, new or empty")
+        ->type_name("FOLDER")
+        ->check(not_empty("a new or empty folder"));
     add_json_flag(command, options);
     command->callback([&options, &action, o] {
         for (const std::string& set : o->set)
             if (set.find('=') == std::string::npos || set[0] == '=')
-                throw CLI::ValidationError("--set", "key=value is expected, found " + shorten(set, 100));
-        action = [&options, o] {
-            Progress progress;
-            const InterruptGuard guard(progress);
-            const auto code = run(options, *o, progress);
-            return code ? *code : report(code.error());
-        };
+                throw CLI::ValidationError("--set", "found " + shorten(set, 100) + ", expected key=value");
+        action = [&options, o] { return perform([&](Progress& progress) { return run(options, *o, progress); }); };
     });
 }
 

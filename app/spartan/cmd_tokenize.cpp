@@ -24,13 +24,15 @@ Result<std::shared_ptr<const Tokenizer>> open_tokenizer(const std::string& path,
     return opened.tokenizer;
 }
 
-Result<std::vector<Token>> parse_ids(const std::string& text, const std::string& source) {
+// Beyond the vocabulary there is no text.
+Result<std::vector<Token>> parse_ids(const std::string& text, const std::string& source, int64_t vocab_size) {
     TRY_ASSIGN(json, parse_json(text, source));
     if (!json.is_array()) return Error{source, "", describe(json), "a JSON list of ids"};
     std::vector<Token> ids;
     for (const Json& id : json) {
-        if (!id.is_number_unsigned() || id.get<uint64_t>() > uint64_t(INT32_MAX))
-            return Error{source, "[" + std::to_string(ids.size()) + "]", describe(id), "an id from 0 to 2147483647"};
+        if (!id.is_number_unsigned() || id.get<uint64_t>() >= uint64_t(vocab_size))
+            return Error{source, "[" + std::to_string(ids.size()) + "]", describe(id),
+                         "an id from 0 to " + std::to_string(vocab_size - 1)};
         ids.push_back(id.get<Token>());
     }
     return ids;
@@ -38,13 +40,14 @@ Result<std::vector<Token>> parse_ids(const std::string& text, const std::string&
 
 Result<void> tokenize(const GlobalOptions& options, const TokenizeOptions& o) {
     TRY_ASSIGN(tokenizer, open_tokenizer(resolve_model_path(o.model.model), options.seed_or()));
+    const std::string source = o.has_text ? "--text" : o.file;
     std::string text = o.text;
     if (!o.has_text) {
         TRY_ASSIGN(content, read_text_file(o.file));
         text = std::move(content);
     }
     if (o.decode) {
-        TRY_ASSIGN(ids, parse_ids(text, o.has_text ? "--text" : o.file));
+        TRY_ASSIGN(ids, parse_ids(text, source, tokenizer->vocab_size()));
         const std::string decoded = tokenizer->decode(ids, true);
         if (options.json)
             print_json({{"text", decoded}});
@@ -52,6 +55,7 @@ Result<void> tokenize(const GlobalOptions& options, const TokenizeOptions& o) {
             print(for_output(decoded) + "\n");
         return {};
     }
+    TRY_VOID(check_utf8(text, source));
     const Json ids = tokenizer->encode(text, !o.no_special, SpecialTokens::parse);
     if (options.json)
         print(Json{{"ids", ids}}.dump() + "\n");
@@ -70,7 +74,9 @@ void add_tokenize(CLI::App& app, GlobalOptions& options, Action& action) {
     auto o = std::make_shared<TokenizeOptions>();
     add_model_option(command, o->model);
     CLI::Option* text = command->add_option("--text", o->text, "The text, or with --decode a JSON list of ids");
-    CLI::Option* file = command->add_option("--file", o->file, "A file of it, byte for byte");
+    CLI::Option* file = command->add_option("--file", o->file, "A file of it, byte for byte")
+                            ->type_name("FILE")
+                            ->check(not_empty("the path of a file"));
     text->excludes(file);
     command->add_flag("--no-special", o->no_special, "Leave out the tokens that the tokenizer adds itself");
     command->add_flag("--decode", o->decode, "Ids to text; special tokens are skipped");

@@ -47,4 +47,10 @@ CLI::Option* add_repeatable(CLI::App* command, const std::string& flag, std::vec
                             const std::string& description);
 void add_json_flag(CLI::App* command, GlobalOptions& options);
 
+// Checks of an argument; what they refuse is said with what was found and what was expected.
+CLI::Validator integer_in(int64_t min, int64_t max);
+CLI::Validator number_in(double min, double max, std::string expected);
+CLI::Validator one_of(std::vector<std::string> words);
+CLI::Validator not_empty(std::string expected);
+
 }  // namespace spartan

@@ -66,6 +66,11 @@ int bad_arguments(const std::string& sentence) {
     return kBadArguments;
 }
 
+std::string first_of(const std::vector<std::string>& reasons) {
+    const size_t more = reasons.size() - 1;
+    return reasons[0] + (more > 0 ? " (and " + std::to_string(more) + " more)" : "");
+}
+
 void warn(const std::vector<std::string>& warnings) {
     constexpr size_t kLines = 3;
     for (size_t i = 0; i < warnings.size() && i < kLines; ++i) {
@@ -75,19 +80,15 @@ void warn(const std::vector<std::string>& warnings) {
     }
 }
 
-InterruptGuard::InterruptGuard(Progress& progress) {
-    interruptible = &progress;
+void handle_interrupts() {
     struct sigaction action {};
     action.sa_handler = on_interrupt;
     ::sigaction(SIGINT, &action, nullptr);
     ::sigaction(SIGTERM, &action, nullptr);
 }
 
-InterruptGuard::~InterruptGuard() {
-    interruptible = nullptr;
-    ::signal(SIGINT, SIG_DFL);
-    ::signal(SIGTERM, SIG_DFL);
-}
+InterruptGuard::InterruptGuard(Progress& progress) { interruptible = &progress; }
+InterruptGuard::~InterruptGuard() { interruptible = nullptr; }
 
 bool ProgressLine::visible() { return on_terminal(STDERR_FILENO); }
 

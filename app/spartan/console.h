@@ -24,8 +24,13 @@ int finish_output(int code);
 
 int report(const Error& error);  // one line on standard error; kFailed, or kInterrupted for a cancellation
 int bad_arguments(const std::string& sentence);
+// "the first (and 2 more)"; for several reasons of one failure, of which there must be one.
+std::string first_of(const std::vector<std::string>& reasons);
 // At most three lines on standard error; the third says how many more there are.
 void warn(const std::vector<std::string>& warnings);
+
+// For the whole program: Ctrl-C ends it with kInterrupted wherever no InterruptGuard lives.
+void handle_interrupts();
 
 // While it lives, Ctrl-C cancels `progress` (a second one ends the program at once).
 class InterruptGuard {
@@ -35,6 +40,21 @@ public:
     InterruptGuard(const InterruptGuard&) = delete;
     InterruptGuard& operator=(const InterruptGuard&) = delete;
 };
+
+// Runs a command's work, a Result<int> or Result<void> of (Progress&), under an InterruptGuard, and reports its error;
+// the exit code.
+template <class Work>
+int perform(const Work& work) {
+    Progress progress;
+    const InterruptGuard guard(progress);
+    const auto done = work(progress);
+    if (!done) return report(done.error());
+    if (progress.cancelled()) return kInterrupted;
+    if constexpr (requires { int(*done); })
+        return *done;
+    else
+        return kDone;
+}
 
 // One line that is written over itself, on standard error and only on a terminal.
 class ProgressLine {

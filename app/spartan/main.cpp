@@ -2,6 +2,7 @@
 // explains, 2 bad arguments, 130 interrupted.
 #include "app/spartan/command.h"
 #include "app/spartan/console.h"
+#include "core/base/text.h"
 
 #include <csignal>
 #include <limits>
@@ -9,26 +10,62 @@
 namespace spartan {
 namespace {
 
-void add_global_options(CLI::App& app, GlobalOptions& o) {
-    const auto device = [](std::string& text) {
-        const bool numbered = text.size() > 5 && text.rfind("cuda:", 0) == 0 &&
-                              text.find_first_not_of("0123456789", 5) == std::string::npos;
-        return text == "auto" || text == "cpu" || text == "cuda" || numbered ? "" : "cpu, cuda, cuda:N or auto";
-    };
-    app.add_option("--device", o.device, "cpu, cuda, cuda:N or auto")->check(CLI::Validator(device, "DEVICE"));
-    app.add_option("--dtype", o.dtype, "f32, bf16, f16 or auto")->check(CLI::IsMember({"f32", "bf16", "f16", "auto"}));
-    app.add_option("--threads", o.threads, "Threads (default: the CPUs this process may use)")
-        ->check(CLI::Range(1, 1024));
-    // Through a signed number: the parser would wrap -1 around to the largest unsigned one.
-    app.add_option_function<int64_t>(
-           "--seed", [&o](int64_t seed) { o.seed = uint64_t(seed); },
-           "Seed of sampling, workloads and synthetic weights (default 42)")
-        ->check(CLI::Range(int64_t(0), std::numeric_limits<int64_t>::max()));
+std::vector<std::string> command_names(const CLI::App& app) {
+    std::vector<std::string> names;
+    for (const CLI::App* command : app.get_subcommands([](const CLI::App* c) { return !c->get_group().empty(); }))
+        names.push_back(command->get_name());
+    return names;
 }
 
-std::string usage_line(const CLI::App& app) {
-    for (const CLI::App* command : app.get_subcommands()) return "Usage: spartan " + command->get_name() + " --help";
-    return "Usage: spartan --help";
+void add_global_options(CLI::App& app, GlobalOptions& o) {
+    const auto device = [](std::string& text) {
+        const bool numbered = text.size() > 5 && text.size() < 10 && text.rfind("cuda:", 0) == 0 &&
+                              text.find_first_not_of("0123456789", 5) == std::string::npos;
+        if (text == "auto" || text == "cpu" || text == "cuda" || numbered) return std::string();
+        return "found " + shorten(text, 100) + ", expected cpu, cuda, cuda:N or auto";
+    };
+    app.add_option("--device", o.device, "cpu, cuda, cuda:N or auto (the default)")
+        ->type_name("DEVICE")
+        ->check(CLI::Validator(device, ""));
+    app.add_option("--dtype", o.dtype, "f32, bf16, f16 or auto (the default: bf16 where the CPU has it, else f32)")
+        ->type_name("DTYPE")
+        ->check(one_of({"f32", "bf16", "f16", "auto"}));
+    app.add_option("--threads", o.threads, "Threads (default: the CPUs this process may use)")
+        ->type_name("N")
+        ->check(integer_in(1, 1024));
+    app.add_option("--seed", o.seed, "Seed of sampling, workloads and synthetic weights (default 42)")
+        ->type_name("N")
+        ->check(integer_in(0, std::numeric_limits<int64_t>::max()));
+}
+
+// The innermost command that was recognised; `app` itself if none was.
+const CLI::App& parsed_command(const CLI::App& app) {
+    for (const CLI::App* command : app.get_subcommands()) return parsed_command(*command);
+    return app;
+}
+
+// CLI11 only says that a command is missing; the first word after the last one that it knew is what was meant.
+std::string missing_command(const CLI::App& parent, int argc, char** argv) {
+    bool inside = parent.get_parent() == nullptr;
+    for (int i = 1; i < argc; ++i) {
+        const std::string argument = argv[i];
+        const bool takes_value =
+            argument == "--device" || argument == "--dtype" || argument == "--threads" || argument == "--seed";
+        if (takes_value) {
+            ++i;
+        } else if (argument.rfind('-', 0) != 0) {
+            if (inside)
+                return "found " + shorten(argument, 100) + ", expected a command: " + join(command_names(parent), ", ");
+            inside = argument == parent.get_name();
+        }
+    }
+    return "no command; expected one of " + join(command_names(parent), ", ");
+}
+
+std::string usage_line(const CLI::App& command) {
+    std::string path;
+    for (const CLI::App* at = &command; at->get_parent(); at = at->get_parent()) path = at->get_name() + " " + path;
+    return "Usage: spartan " + path + "--help";
 }
 
 int run(int argc, char** argv) {
@@ -43,7 +80,7 @@ int run(int argc, char** argv) {
         "  spartan inspect resources/demo/pirate\n"
         "  spartan generate --model demo --adapter pirate=resources/demo/pirate --chat --prompt \"What is rain?\"\n"
         "  spartan run resources/workloads/demo.json --out demo.wbrun\n\n"
-        "Shell completion: source <(spartan completion bash), likewise zsh; spartan completion fish | source");
+        "Global options may also follow the command. Shell completion: see spartan completion --help");
     app.require_subcommand(1);
     add_global_options(app, options);
     add_inspect(app, options, action);
@@ -65,10 +102,13 @@ int run(int argc, char** argv) {
         return kDone;
     } catch (const CLI::ParseError& e) {
         std::string what = e.what();
+        const CLI::App& command = parsed_command(app);
+        if (command.get_require_subcommand_min() > 0 && dynamic_cast<const CLI::RequiredError*>(&e))
+            what = missing_command(command, argc, argv);
         for (char& c : what)
             if (c == '\n') c = ' ';
         bad_arguments(what);
-        return bad_arguments(usage_line(app));
+        return bad_arguments(usage_line(command));
     }
     return action();
 }
@@ -80,6 +120,7 @@ int main(int argc, char** argv) {
     // A full disk and a reader that went away are errors to report, not reasons to die.
     std::signal(SIGXFSZ, SIG_IGN);
     std::signal(SIGPIPE, SIG_IGN);
+    spartan::handle_interrupts();
     try {
         return spartan::finish_output(spartan::run(argc, argv));
     } catch (const std::bad_alloc&) {

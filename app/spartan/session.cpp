@@ -46,12 +46,14 @@ void add_model_option(CLI::App* command, ModelOptions& options) {
     command
         ->add_option("--model", options.model,
                      "A Hugging Face folder, a .gguf file, synthetic:SHAPE, or demo for the demo model in the cache")
+        ->type_name("MODEL")
+        ->check(not_empty("a folder, a .gguf file or synthetic:SHAPE"))
         ->required();
 }
 
 void add_adapter_option(CLI::App* command, ModelOptions& options) {
-    add_repeatable(command, "--adapter", options.adapters,
-                   "NAME=FOLDER or synthetic:KIND:COUNT:SIZES; may be repeated");
+    add_repeatable(command, "--adapter", options.adapters, "NAME=FOLDER or synthetic:KIND:COUNT:SIZES; may be repeated")
+        ->type_name("ADAPTERS");
 }
 
 void check_adapter_arguments(const std::string& flag, const std::vector<std::string>& arguments,
@@ -73,9 +75,24 @@ Result<void> check_device(const GlobalOptions& options) {
     return Error{"--device " + options.device, "", "no such device", "one of spartan devices"};
 }
 
+Result<DType> chosen_dtype(const GlobalOptions& options) {
+    auto dtype = choose_dtype(options.dtype);
+    if (dtype) return dtype;
+    Error error = dtype.error();
+    error.file = "--dtype";
+    error.field.clear();
+    return error;
+}
+
 std::string resolve_model_path(const std::string& model) {
     std::error_code ignored;
     return model == kDemoModel && !std::filesystem::exists(model, ignored) ? demo_model_path() : model;
+}
+
+Result<void> check_utf8(const std::string& text, const std::string& source) {
+    const size_t valid = valid_utf8_bytes(text);
+    if (valid == text.size()) return {};
+    return Error{source, "byte " + std::to_string(valid), escape_control(text.substr(valid, 1)), "UTF-8 text"};
 }
 
 Result<AdapterId> Session::find_adapter(const std::string& name, const std::string& file,
@@ -92,7 +109,7 @@ Result<std::shared_ptr<const Model>> load_session_model(const GlobalOptions& opt
                                                         uint64_t seed, Progress& progress, ProgressLine& line,
                                                         std::vector<std::string>& warnings) {
     TRY_VOID(check_device(options));
-    TRY_ASSIGN(dtype, choose_dtype(options.dtype));
+    TRY_ASSIGN(dtype, chosen_dtype(options));
     TRY_ASSIGN(opened, open_model(resolve_model_path(path), seed));
     warnings.insert(warnings.end(), opened.warnings.begin(), opened.warnings.end());
     const std::string what = "Loading " + opened.name;

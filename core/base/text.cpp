@@ -143,14 +143,16 @@ std::string shorten(std::string_view s, size_t max_bytes) {
     return std::string(s.substr(0, end)) + "…";
 }
 
-bool is_valid_utf8(std::string_view s) {
+bool is_valid_utf8(std::string_view s) { return valid_utf8_bytes(s) == s.size(); }
+
+size_t valid_utf8_bytes(std::string_view s) {
     for (size_t i = 0; i < s.size();) {
         uint32_t code = 0;
         const size_t length = decode_utf8(s, i, code);
-        if (length == 0) return false;
+        if (length == 0) return i;
         i += length;
     }
-    return true;
+    return s.size();
 }
 
 }  // namespace spartan

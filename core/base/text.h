@@ -28,5 +28,6 @@ std::string join(const auto& parts, std::string_view separator) {
 // Cuts at a character boundary and appends "…" when longer than `max_bytes`.
 std::string shorten(std::string_view s, size_t max_bytes);
 bool is_valid_utf8(std::string_view s);
+size_t valid_utf8_bytes(std::string_view s);  // how many bytes come before the first that are not UTF-8
 
 }  // namespace spartan

@@ -5,8 +5,10 @@
 #include "core/run/run_dir.h"
 #include "core/run/table.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <filesystem>
 #include <map>
 
 namespace spartan {
@@ -129,10 +131,28 @@ std::string percent(const Json& metric, size_t run) {
     return out;
 }
 
+bool all_differ(std::vector<std::string> texts) {
+    std::sort(texts.begin(), texts.end());
+    return std::adjacent_find(texts.begin(), texts.end()) == texts.end();
+}
+
+// Recordings of one workload have one name: then their folders tell them apart.
+std::vector<std::string> labels_of(const Json& comparison) {
+    std::vector<std::string> names, folders, paths;
+    for (const Json& run : comparison["runs"]) {
+        paths.push_back(run["dir"].get<std::string>());
+        names.push_back(run["name"].get<std::string>());
+        const std::filesystem::path folder = std::filesystem::path(paths.back()).lexically_normal();
+        folders.push_back((folder.has_filename() ? folder : folder.parent_path()).filename().string());
+    }
+    return all_differ(names) ? names : all_differ(folders) ? folders : paths;
+}
+
 std::vector<std::string> header_of(const Json& comparison) {
     std::vector<std::string> header{"metric"};
-    for (const Json& run : comparison["runs"]) {
-        header.push_back(run["name"].get<std::string>() + (run["complete"].get<bool>() ? "" : " (incomplete)"));
+    const std::vector<std::string> labels = labels_of(comparison);
+    for (size_t i = 0; i < labels.size(); ++i) {
+        header.push_back(labels[i] + (comparison["runs"][i]["complete"].get<bool>() ? "" : " (incomplete)"));
         if (header.size() > 2) header.push_back("against the first");
     }
     return header;
@@ -166,18 +186,18 @@ std::vector<std::vector<std::string>> setting_rows(const Json& comparison) {
 
 std::vector<std::string> setting_header(const Json& comparison) {
     std::vector<std::string> header{"setting that differs"};
-    for (const Json& run : comparison["runs"]) header.push_back(run["name"].get<std::string>());
+    for (std::string& label : labels_of(comparison)) header.push_back(std::move(label));
     return header;
 }
 
 }  // namespace
 
-Result<Json> compare_runs(const std::vector<std::string>& dirs) {
+Result<Json> compare_runs(const std::vector<std::string>& dirs, Progress* progress) {
     Json runs = Json::array();
     std::vector<std::map<std::string, Json>> settings;
     for (const std::string& dir : dirs) {
         TRY_ASSIGN(run, open_run(dir));
-        TRY_ASSIGN(summary, summarise_run(run));
+        TRY_ASSIGN(summary, summarise_run(run, progress));
         const Json model = run.json.contains("model") ? run.json["model"] : Json(nullptr);
         const Json started = run.json.contains("started") ? run.json["started"] : Json(nullptr);
         runs.push_back({{"dir", dir},

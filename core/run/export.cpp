@@ -43,9 +43,10 @@ std::string csv_row(const RunInfo& run, const RequestRecord& r, int64_t first_ar
            "\n";
 }
 
-Result<void> each_request(const RunInfo& run, const std::function<void(const RequestRecord&)>& each) {
-    Progress progress;
-    return read_steps(run, progress, [&](StepRecordPtr step) {
+Result<void> each_request(const RunInfo& run, Progress* progress,
+                          const std::function<void(const RequestRecord&)>& each) {
+    Progress none;
+    return read_steps(run, progress ? *progress : none, [&](StepRecordPtr step) {
         for (const RequestRecord& r : step->finished)
             if (!r.warmup) each(r);
     });
@@ -136,12 +137,12 @@ std::vector<std::pair<double, double>> histogram(const MicrosCounts& counts) {
     return out;
 }
 
-Result<std::string> report(const RunInfo& run) {
-    TRY_ASSIGN(document, summarise_run(run));
+Result<std::string> report(const RunInfo& run, Progress* progress) {
+    TRY_ASSIGN(document, summarise_run(run, progress));
     Throughput throughput;
     MicrosCounts ttft;
-    Progress progress;
-    TRY_VOID(read_steps(run, progress, [&](StepRecordPtr step) {
+    Progress none;
+    TRY_VOID(read_steps(run, progress ? *progress : none, [&](StepRecordPtr step) {
         throughput.add(*step);
         for (const RequestRecord& r : step->finished)
             if (!r.warmup && r.ttft_us() >= 0) ttft.add(r.ttft_us());
@@ -174,9 +175,9 @@ Result<void> write_whole(const std::string& path, const std::string& text) {
 
 }  // namespace
 
-Result<void> export_csv(const RunInfo& run, const std::string& path) {
+Result<void> export_csv(const RunInfo& run, const std::string& path, Progress* progress) {
     std::map<int32_t, int64_t> first_arrival;  // of each repeat
-    TRY_VOID(each_request(run, [&](const RequestRecord& r) {
+    TRY_VOID(each_request(run, progress, [&](const RequestRecord& r) {
         auto [it, added] = first_arrival.try_emplace(r.origin.repeat, r.arrival_us);
         it->second = std::min(it->second, r.arrival_us);
     }));
@@ -184,17 +185,17 @@ Result<void> export_csv(const RunInfo& run, const std::string& path) {
     file.write(
         "request_id,adapter,arrival_s,queue_ms,ttft_ms,tpot_ms,e2e_ms,prompt_tokens,output_tokens,finish,error\n");
     TRY_VOID(each_request(
-        run, [&](const RequestRecord& r) { file.write(csv_row(run, r, first_arrival[r.origin.repeat])); }));
+        run, progress, [&](const RequestRecord& r) { file.write(csv_row(run, r, first_arrival[r.origin.repeat])); }));
     return file.commit();
 }
 
-Result<void> export_json(const RunInfo& run, const std::string& path) {
-    TRY_ASSIGN(document, summarise_run(run));
+Result<void> export_json(const RunInfo& run, const std::string& path, Progress* progress) {
+    TRY_ASSIGN(document, summarise_run(run, progress));
     return write_whole(path, document.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
 }
 
-Result<void> export_html(const RunInfo& run, const std::string& path) {
-    TRY_ASSIGN(page, report(run));
+Result<void> export_html(const RunInfo& run, const std::string& path, Progress* progress) {
+    TRY_ASSIGN(page, report(run, progress));
     return write_whole(path, page);
 }
 

@@ -33,6 +33,6 @@ Result<void> read_steps(const RunInfo&, Progress&, const std::function<void(Step
 Result<std::vector<RequestRecord>> read_requests(const RunInfo&);
 
 // `run --json` and `export --json`: the document of cli.md, from the recorded run.
-Result<Json> summarise_run(const RunInfo&);
+Result<Json> summarise_run(const RunInfo&, Progress* progress = nullptr);  // progress may be null
 
 }  // namespace spartan

@@ -207,7 +207,7 @@ Json RunSummary::document(const Json& run, const std::vector<std::string>& adapt
     return j;
 }
 
-Result<Json> summarise_run(const RunInfo& run) {
+Result<Json> summarise_run(const RunInfo& run, Progress* progress) {
     SloLimits slo;
     if (run.json.contains("workload") && run.json["workload"].contains("slo")) {
         Fields f(run.json["workload"]["slo"], run.dir + "/run.json", "workload.slo");
@@ -218,8 +218,8 @@ Result<Json> summarise_run(const RunInfo& run) {
         TRY_VOID(f.finish());
     }
     RunSummary summary(slo);
-    Progress progress;
-    TRY_VOID(read_steps(run, progress, [&](StepRecordPtr step) { summary.add(*step); }));
+    Progress none;
+    TRY_VOID(read_steps(run, progress ? *progress : none, [&](StepRecordPtr step) { summary.add(*step); }));
     return summary.document(run.json, run.adapter_names);
 }
 

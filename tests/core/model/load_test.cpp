@@ -238,6 +238,18 @@ private slots:
                         other + ": found the file was changed while it was read");
     }
 
+    void gguf_that_shrinks_while_it_is_read() {  // K72, K73
+        const std::string file = at("shrinks.gguf");
+        put(file, tiny_gguf().bytes());
+        const auto opened = open_model(file);
+        VERIFY_OK(opened);
+        QVERIFY(::truncate(file.c_str(), 2000) == 0);
+        Progress progress;
+        const auto model = load_model(*opened, DType::f32, 1, progress);
+        QVERIFY(!model);
+        VERIFY_CONTAINS(model.error().message(), file + ": ");
+    }
+
     void synthetic_weights() {
         const auto load = [](const char* path, int threads, uint64_t seed) {
             Progress progress;
