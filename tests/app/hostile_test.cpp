@@ -315,7 +315,7 @@ private slots:
         fill(dir);
         for (const auto& [name, command] : files) {
             const QByteArray sound = read(dir.filePath(name));
-            for (int round = 0; round < 12; ++round) {
+            for (int round = 0; round < 8; ++round) {
                 QByteArray bytes = sound;
                 const auto reach = uint32_t(std::min<qsizetype>(bytes.size(), 3000));
                 for (auto k = 1 + random() % 3; k > 0; --k) {
