@@ -84,23 +84,24 @@ void RunWriter::fail(File file, const std::string& reason) {
 void RunWriter::write_out(File file) {
     std::string& buffer = buffer_[file];
     size_t done = 0;
-    while (error_.empty() && done < buffer.size()) {
+    while (done < buffer.size()) {
         const ssize_t n = ::write(fd_[file], buffer.data() + done, buffer.size() - done);
         if (n < 0 && errno == EINTR) continue;
         if (n < 0) {
             fail(file, std::strerror(errno));
-        } else {
-            done += size_t(n);
-            bytes_ += n;
+            break;
         }
+        done += size_t(n);
+        bytes_ += n;
     }
     buffer.clear();
 }
 
 void RunWriter::flush() {
-    for (const File file : {requests, tokens, steps}) {
+    if (!error_.empty()) return;
+    for (const File file : {requests, tokens, steps}) {  // all three, whichever fails: each keeps what still fits
         struct stat s {};
-        if (error_.empty() && ::fstat(fd_[file], &s) == 0 && s.st_nlink == 0) fail(file, "the file was removed");
+        if (::fstat(fd_[file], &s) == 0 && s.st_nlink == 0) fail(file, "the file was removed");
         write_out(file);
     }
 }

@@ -93,7 +93,7 @@ private slots:
         row(R"({"n": 11})", "w.json: top.n: found 11, expected an integer from 1 to 10");
         row(R"({"n": 18446744073709551615})",
             "w.json: top.n: found 18446744073709551615, expected an integer from 1 to 10");
-        row(R"({"n": 4.0})", "w.json: top.n: found 4, expected an integer from 1 to 10");
+        row(R"({"n": 4.0})", "w.json: top.n: found 4.0, expected an integer from 1 to 10");
         row(R"({"n": true})", "w.json: top.n: found true, expected an integer from 1 to 10");
         row(R"({"x": "a"})", R"(w.json: top.x: found "a" (string), expected a number from 0 to 1)");
         row(R"({"x": 1.5})", "w.json: top.x: found 1.5, expected a number from 0 to 1");
