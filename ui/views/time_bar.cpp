@@ -23,7 +23,7 @@ TimeTrack::TimeTrack(const ViewContext& context, QWidget* parent) : QWidget(pare
     setAccessibleName(tr("Time of the run"));
     setAccessibleDescription(tr("Press or drag to move the cursor, Left and Right to step, the wheel to zoom."));
     setToolTip(
-        plainTooltip(tr("The whole run: generated tokens a second, the range in view framed, the cursor.\n"
+        plainTooltip(tr("The whole run: generated tokens over time, the range in view framed, the cursor.\n"
                         "Drag to scrub, wheel to zoom at the pointer, double click for the whole run.")));
 }
 
@@ -52,12 +52,13 @@ void TimeTrack::paintEvent(QPaintEvent*) {
     const double from = xAt(time.rangeStartUs()), to = xAt(time.rangeEndUs());
     p.fillRect(QRectF(from, track.top(), std::max(1.0, to - from), track.height()), c.selection);
     const auto bins = model.stepBins(model.startUs(), model.endUs(), size_t(std::max(20, width() / 4)));
+    // Tokens a bin, not a second: the newest bin is a sliver, whose rate would press all others flat.
     double most = 0;
-    for (const StepBin& bin : bins) most = std::max(most, bin.generatedPerSecond());
+    for (const StepBin& bin : bins) most = std::max(most, double(bin.emitted_tokens));
     for (const StepBin& bin : bins) {
         if (!(most > 0)) break;
         const double x = xAt(bin.t0_us), wide = std::max(1.0, xAt(bin.t1_us) - x),
-                     high = track.height() * bin.generatedPerSecond() / most;
+                     high = track.height() * double(bin.emitted_tokens) / most;
         p.fillRect(QRectF(x, track.bottom() - high, wide, high), blend(c.field, c.decode, 0.55));
     }
     p.setPen(QPen(c.border, 1));

@@ -11,7 +11,7 @@ class QToolButton;
 
 namespace spartan {
 
-// The whole run as a track: tokens a second as a quiet profile, the range in view brighter, the cursor as a line.
+// The whole run as a track: generated tokens as a quiet profile, the range in view brighter, the cursor as a line.
 // Press or drag scrubs; Left and Right step; the wheel zooms at the pointer.
 class TimeTrack : public QWidget {
     Q_OBJECT
