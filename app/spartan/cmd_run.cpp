@@ -87,6 +87,7 @@ Result<int> run(const GlobalOptions& options, const RunOptions& o, Progress& pro
     TRY_VOID(check_out(o.out));
     const ModelOptions model{model_path_of(workload), workload.adapters};
     TRY_ASSIGN(session, open_session(options, model, workload.seed, workload.engine, progress));
+    for (std::string& idle : idle_settings(workload)) session.warnings.push_back(std::move(idle));
     const RunSetup setup{*session.engine, *session.recorder,
                          workload,        session.adapters,
                          o.out,           make_run_header(*session.engine, options.program, &workload)};

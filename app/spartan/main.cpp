@@ -5,6 +5,7 @@
 #include "core/base/text.h"
 
 #include <csignal>
+#include <exception>
 #include <limits>
 
 namespace spartan {
@@ -125,5 +126,7 @@ int main(int argc, char** argv) {
         return spartan::finish_output(spartan::run(argc, argv));
     } catch (const std::bad_alloc&) {
         return spartan::report(spartan::make_error("out of memory"));
+    } catch (const std::exception& e) {  // such as a system call that failed where nobody expects it to
+        return spartan::report(spartan::make_error(e.what()));
     }
 }

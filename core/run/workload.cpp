@@ -3,6 +3,7 @@
 #include "core/base/file.h"
 #include "core/base/text.h"
 
+#include <algorithm>
 #include <array>
 #include <filesystem>
 
@@ -129,7 +130,8 @@ Result<void> put(Json& json, const std::string& path, Json value, const std::str
 
 // Paths on the command line are taken from the working directory, not from the workload's folder.
 void resolve_set_paths(const std::string& path, Json& value) {
-    const std::string here = fs::current_path().string();
+    std::error_code gone;  // a relative path then fails where it is opened, with its name
+    const std::string here = fs::current_path(gone).string();
     if (path == "model" && value.is_string()) value = resolve_model(value.get<std::string>(), here);
     if (path == "trace" && value.is_string()) value = resolve(value.get<std::string>(), here);
     if (path != "adapters" || !value.is_array()) return;
@@ -292,6 +294,23 @@ Result<Workload> read_workload(const std::string& path, const std::vector<std::s
     for (const std::string& p : set_paths)
         if (error.field == p || is_inside(error.field, p) || is_inside(p, error.field)) error.file = "--set";
     return error;
+}
+
+std::vector<std::string> idle_settings(const Workload& w) {
+    const Workload standard;
+    std::vector<std::string> idle;
+    const auto check = [&](bool changed, std::initializer_list<const char*> users, const std::string& kind,
+                           const std::string& group, const char* key) {
+        if (!changed || std::find(users.begin(), users.end(), kind) != users.end()) return;
+        idle.push_back(group + "." + key + " has no effect with " + group + ".kind " + kind);
+    };
+    if (!w.trace.empty()) return idle;  // which has neither
+    const auto& a = w.arrival;
+    check(a.rate != standard.arrival.rate, {"constant", "poisson", "gamma"}, a.kind, "arrival", "rate");
+    check(a.cv != standard.arrival.cv, {"gamma"}, a.kind, "arrival", "cv");
+    check(a.concurrency != standard.arrival.concurrency, {"closed"}, a.kind, "arrival", "concurrency");
+    check(w.assignment.alpha != standard.assignment.alpha, {"power", "zipf"}, w.assignment.kind, "assignment", "alpha");
+    return idle;
 }
 
 Json workload_to_json(const Workload& w) {

@@ -55,6 +55,8 @@ struct Workload {
 // of. Errors name --set where it brought the value in.
 Result<Workload> parse_workload(const Json& json, const std::string& file, const std::string& base_dir);
 Result<Workload> read_workload(const std::string& path, const std::vector<std::string>& set = {});
+// Keys that were changed but that the chosen kinds of arrival and assignment do not use, in words.
+std::vector<std::string> idle_settings(const Workload&);
 Json workload_to_json(
     const Workload&);  // all keys that count, paths as resolved; parse_workload() gives the same workload
 // SHA-256 of the canonical JSON, with file names for paths and, for a trace, the digest of its content.

@@ -192,6 +192,20 @@ private slots:
             QVERIFY2(bool(w), w ? "" : w.error().message().c_str());
         }
     }
+
+    void settings_without_effect_are_named() {
+        const auto idle = [](const std::string& more) {
+            const auto w = parse(R"({"schema":1,"model":"m")" + more + "}");
+            if (!w) throw std::runtime_error(w.error().message());
+            return idle_settings(*w);
+        };
+        QVERIFY(idle("").empty());
+        QVERIFY(idle(R"(,"arrival":{"kind":"gamma","rate":3,"cv":2},"assignment":{"kind":"zipf","alpha":2})").empty());
+        const auto named = idle(R"(,"arrival":{"rate":3,"cv":2,"concurrency":4},"assignment":{"alpha":2})");
+        QCOMPARE(named.size(), size_t(4));
+        QCOMPARE(named[0], std::string("arrival.rate has no effect with arrival.kind burst"));
+        QCOMPARE(named[3], std::string("assignment.alpha has no effect with assignment.kind round_robin"));
+    }
 };
 
 QTEST_GUILESS_MAIN(WorkloadTest)
