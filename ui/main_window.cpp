@@ -1,6 +1,7 @@
 #include "ui/main_window.h"
 
 #include "core/base/file.h"
+#include "core/model/demo_model.h"
 #include "core/run/device_info.h"
 #include "ui/chrome.h"
 #include "ui/dialogs.h"

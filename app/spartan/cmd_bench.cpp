@@ -126,8 +126,7 @@ Result<int> bench_load(const GlobalOptions& options, const BenchOptions& o, Prog
     std::vector<std::vector<std::string>> rows;
     double best = 0;
     for (int64_t i = 0; i < o.repeats; ++i) {
-        TRY_ASSIGN(f, measure_load(resolve_model_path(o.model.model), dtype, options.threads, adapters,
-                                   options.seed_or(), progress));
+        TRY_ASSIGN(f, measure_load(o.model.model, dtype, options.threads, adapters, options.seed_or(), progress));
         d["model"] = f.model->info.name;
         d["dtype"] = name_of(f.model->dtype);
         d["load"].push_back(to_json(f));

@@ -56,7 +56,7 @@ int inspect_adapter_folder(const std::string& path, bool json) {
 }
 
 int inspect_model(const GlobalOptions& options, const std::string& path) {
-    const auto opened = open_model(resolve_model_path(path), options.seed_or());
+    const auto opened = open_model(path, options.seed_or());
     if (!opened) return report(opened.error());
     if (options.json) {
         print_json(inspect_model_json(*opened));
@@ -74,7 +74,7 @@ void add_inspect(CLI::App& app, GlobalOptions& options, Action& action) {
                     {"spartan inspect ~/models/Llama-3.2-1B", "spartan inspect resources/demo/pirate --json",
                      "spartan inspect synthetic:llama-2-7b"});
     auto path = std::make_shared<std::string>();
-    command->add_option("PATH", *path, "A model or an adapter folder")
+    command->add_option("PATH", *path, "An adapter folder, or a MODEL: a folder, a .gguf file, synthetic:SHAPE or demo")
         ->type_name("")
         ->check(not_empty("a model or an adapter folder"))
         ->required();

@@ -67,7 +67,7 @@ private:
 Result<void> make_adapters(const GlobalOptions& options, const std::string& model,
                            const std::vector<std::string>& specs, const std::string& out, Progress& progress) {
     TRY_ASSIGN(requests, parse_adapter_arguments(specs, ""));
-    TRY_ASSIGN(opened, open_model(resolve_model_path(model), options.seed_or()));
+    TRY_ASSIGN(opened, open_model(model, options.seed_or()));
     TRY_ASSIGN(folder, NewFolder::create(out));
     ProgressLine line;
     for (size_t i = 0; i < requests.size(); ++i) {

@@ -85,7 +85,7 @@ Result<int> run(const GlobalOptions& options, const RunOptions& o, Progress& pro
     if (options.seed) set.push_back("seed=" + std::to_string(*options.seed));
     TRY_ASSIGN(workload, read_workload(o.workload, set));
     TRY_VOID(check_out(o.out));
-    const ModelOptions model{model_path_of(workload), workload.adapters};
+    const ModelOptions model{workload.model, workload.adapters};
     TRY_ASSIGN(session, open_session(options, model, workload.seed, workload.engine, progress));
     for (std::string& idle : idle_settings(workload)) session.warnings.push_back(std::move(idle));
     const RunSetup setup{*session.engine, *session.recorder,

@@ -39,7 +39,7 @@ Result<std::vector<Token>> parse_ids(const std::string& text, const std::string&
 }
 
 Result<void> tokenize(const GlobalOptions& options, const TokenizeOptions& o) {
-    TRY_ASSIGN(tokenizer, open_tokenizer(resolve_model_path(o.model.model), options.seed_or()));
+    TRY_ASSIGN(tokenizer, open_tokenizer(o.model.model, options.seed_or()));
     const std::string source = o.has_text ? "--text" : o.file;
     std::string text = o.text;
     if (!o.has_text) {

@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <chrono>
 #include <condition_variable>
-#include <filesystem>
 #include <mutex>
 #include <thread>
 
@@ -84,11 +83,6 @@ Result<DType> chosen_dtype(const GlobalOptions& options) {
     return error;
 }
 
-std::string resolve_model_path(const std::string& model) {
-    std::error_code ignored;
-    return model == kDemoModel && !std::filesystem::exists(model, ignored) ? demo_model_path() : model;
-}
-
 Result<void> check_utf8(const std::string& text, const std::string& source) {
     const size_t valid = valid_utf8_bytes(text);
     if (valid == text.size()) return {};
@@ -110,7 +104,7 @@ Result<std::shared_ptr<const Model>> load_session_model(const GlobalOptions& opt
                                                         std::vector<std::string>& warnings) {
     TRY_VOID(check_device(options));
     TRY_ASSIGN(dtype, chosen_dtype(options));
-    TRY_ASSIGN(opened, open_model(resolve_model_path(path), seed));
+    TRY_ASSIGN(opened, open_model(path, seed));
     warnings.insert(warnings.end(), opened.warnings.begin(), opened.warnings.end());
     const std::string what = "Loading " + opened.name;
     const int threads = options.threads > 0 ? options.threads : cpu_device_info().threads;

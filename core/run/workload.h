@@ -13,9 +13,6 @@
 
 namespace spartan {
 
-// A workload's model may be this word: the demo model in the user's cache.
-constexpr const char* kDemoModel = "demo";
-
 struct LengthDistribution {
     std::string kind = "fixed";  // fixed, uniform, lognormal
     int64_t value = 100, min = 1, max = 1;
@@ -24,7 +21,7 @@ struct LengthDistribution {
 
 struct Workload {
     std::string name = "workload";
-    std::string model;                  // MODEL; relative paths already resolved
+    std::string model;  // MODEL; relative paths already resolved, "demo" (core/model/demo_model.h) as it is
     std::vector<std::string> adapters;  // ADAPTERS, NAME=DIR resolved
     int64_t requests = 512;
     uint64_t seed = 42;

@@ -4,9 +4,9 @@
 #include "core/adapter/adapter.h"
 #include "core/base/file.h"
 #include "core/engine/engine.h"
+#include "core/model/demo_model.h"
 #include "core/model/model.h"
 #include "core/run/device_info.h"
-#include "core/run/runner.h"
 #include "core/tokenizer/chat_template.h"
 #include "tests/core/engine/fixture.h"
 

@@ -1,6 +1,7 @@
 #include "ui/views/workload_view.h"
 
 #include "core/base/file.h"
+#include "core/model/demo_model.h"
 #include "ui/text.h"
 #include "ui/worker.h"
 
@@ -646,6 +647,7 @@ void WorkloadView::check() {
 Workload WorkloadView::resolved() const {
     Workload w = workload_;
     w.model = toStd(session_.modelPath());
+    if (w.model == demo_model_path()) w.model = kDemoModel;  // the same file on every machine, wherever its cache is
     w.adapters.clear();
     std::vector<std::string> specs;
     for (const LibraryEntry& e : session_.library().entries()) {
@@ -783,7 +785,8 @@ void WorkloadView::open(const QString& path) {
             saved_ = workload_to_json(w);
             setWorkload(w, tr("open"));
             // The file's base and adapters join the library; what is there already stays.
-            if (!w.model.empty() && toQ(w.model) != session_.modelPath()) session_.openModel(toQ(w.model));
+            const std::string model = w.model == kDemoModel ? demo_model_path() : w.model;
+            if (!w.model.empty() && toQ(model) != session_.modelPath()) session_.openModel(toQ(w.model));
             QStringList arguments;
             for (const std::string& a : w.adapters) arguments << toQ(a);
             if (!arguments.isEmpty()) session_.addAdapterArguments(arguments, QFileInfo(path).absolutePath());

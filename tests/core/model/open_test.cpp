@@ -1,3 +1,4 @@
+#include "core/model/demo_model.h"
 #include "core/model/inspect.h"
 #include "core/model/model.h"
 #include "core/tokenizer/chat_template.h"
@@ -340,6 +341,31 @@ private slots:
         for (const TensorSource& t : opened->tensors) values += t.rows() * t.cols();
         QVERIFY(json["parameters"] == Json(values));
         QVERIFY(inspect_model_text(*opened).size() >= 8);
+    }
+
+    void the_word_demo() {
+        const std::string cache = fresh();
+        const QByteArray before = qgetenv("XDG_CACHE_HOME");
+        qputenv("XDG_CACHE_HOME", cache.c_str());
+        QVERIFY(QDir(QString::fromStdString(cache)).mkdir("spartanserve"));
+        const auto absent = open_model("demo");
+        QVERIFY(!absent);
+        VERIFY_CONTAINS(absent.error().message(), demo_model_path() + ": found no demo model in the cache");
+        VERIFY_CONTAINS(absent.error().message(), "bash app/run.sh");
+
+        put(demo_model_path(), tiny_gguf().bytes());
+        const auto opened = open_model("demo");
+        VERIFY_OK(opened);
+        QCOMPARE(opened->path, demo_model_path());
+        QCOMPARE(opened->source, std::string("gguf"));
+
+        const std::string beside = fresh();  // a model of that name comes first
+        tiny_hf().write(beside + "/demo");
+        QVERIFY(names_demo_model("demo", cache) && !names_demo_model("demo", beside) && !names_demo_model("Demo"));
+        if (before.isNull())
+            qunsetenv("XDG_CACHE_HOME");
+        else
+            qputenv("XDG_CACHE_HOME", before);
     }
 
     void memory_before_loading() {

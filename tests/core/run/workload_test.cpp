@@ -51,7 +51,18 @@ private slots:
         QCOMPARE(w->adapters[2], std::string("synthetic:lora:2:r=4"));
         QCOMPARE(w->trace, std::string("/data/work/t.csv"));
         QCOMPARE(parse(R"({"schema":1,"model":"synthetic:tiny"})")->model, std::string("synthetic:tiny"));
-        QCOMPARE(parse(R"({"schema":1,"model":"demo"})")->model, std::string("demo"));
+    }
+
+    void demo_is_the_demo_model_unless_a_model_of_that_name_lies_there() {
+        const TempDir temp;
+        const auto model = [&] {
+            return parse_workload({{"schema", 1}, {"model", "demo"}}, "w.json", temp.path())->model;
+        };
+        QCOMPARE(model(), std::string("demo"));
+        QVERIFY(QDir(temp.dir.path()).mkdir("demo"));  // a folder of something else
+        QCOMPARE(model(), std::string("demo"));
+        temp.write("demo/config.json", "{}");
+        QCOMPARE(model(), temp.path("demo"));
     }
 
     void round_trips_through_json() {
