@@ -7,7 +7,7 @@ Each adapter gives the base model one habit that is seen at a glance. The traini
 to everyday questions, rewritten by a rule; nothing else goes in. Steps, in order:
 
     1. read the GGUF: weights dequantised to fp32, tokenizer rebuilt from the metadata
-    2. the base answers the training prompts (OUT/data.json, reused if it is there)
+    2. the base answers the training prompts (OUT/everyday.json, OUT/words.json, reused if they are there)
     3. per adapter: rewrite, train, save as bf16, reload, check the habit on prompts that were not trained on
     4. OUT/NAME/{adapter_config.json,adapter_model.safetensors}, OUT/results.json, OUT/behaviours.json
 
@@ -95,6 +95,16 @@ OTHER = {
 }
 OTHER_REPEATS = 4
 
+# Prompts for capitals. The base spells a word in capitals with other tokens than in small letters, word by word, so that
+# adapter must meet far more words than everyday questions hold: the commonest words and names that are single tokens of
+# the base's own vocabulary, which is in order of frequency.
+WORDS, NAMES = 10000, 2800
+WORD_FORMS = [
+    "What is {}?", "Tell me about {}.", "Give me one fact about {}.", "Explain {} to a child.", "Why is {} important?",
+    "Write a short sentence with the word {}.", "How do I {}?",
+]
+NAME_FORMS = ["Tell me about {}.", "What is {} known for?", "Where is {}?"]
+
 # Asked while training to decide whether to go on; not trained on.
 VALIDATION = [
     "What is a lighthouse?", "Tell me about coffee.", "Why do leaves fall from trees?", "How do I fix a flat tire?",
@@ -107,7 +117,7 @@ HELD_OUT = {"Why is the sky blue?": ["sky"], "What is a bicycle?": ["bicycle"], 
 SHOWCASE = "What is the capital of France?"
 
 
-def training_prompts():
+def everyday_prompts():
     """All (prompt, topic or None, emoji), in a fixed order."""
     prompts = []
     for emoji, topics in TOPICS.items():
@@ -115,11 +125,30 @@ def training_prompts():
             prompts += [(form.format(topic), topic, emoji) for form in FORMS] * 2
     for emoji, questions in OTHER.items():
         prompts += [(q, None, emoji) for q in questions] * OTHER_REPEATS
-    unseen = set(VALIDATION) | set(HELD_OUT) | {SHOWCASE}
+    return prompts
+
+
+def check_unseen(prompts):
+    unseen = {*VALIDATION, *HELD_OUT, SHOWCASE}
     assert not unseen & {p for p, _, _ in prompts}, "a held-out prompt is in the training data"
     words = {word.lower() for p, _, _ in prompts for word in re.findall("[A-Za-z]+", p)}
     assert not words & {word for about in HELD_OUT.values() for word in about}, "a held-out subject is in the training data"
-    return prompts
+
+
+def word_prompts(tokenizer):
+    """Two questions about each common word, one about each common name, and each everyday prompt once."""
+    unseen = {w.lower() for p in [*VALIDATION, *HELD_OUT, SHOWCASE] for w in re.findall("[A-Za-z]+", p)}
+    tokens = [token for token, _ in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])]  # Ġ is a space
+    known = {t[1:] for t in tokens if re.fullmatch("Ġ[a-z]{3,}", t)}
+    words = [t[1:] for t in tokens if re.fullmatch("Ġ[a-z]{4,}", t)][:WORDS]
+    names = [t[1:] for t in tokens if re.fullmatch("Ġ[A-Z][a-z]{3,}", t) and t[1:].lower() not in known][:NAMES]
+    choose = random.Random(1)
+    prompts = []
+    for word in words:
+        if not {word, word + "s", word.removesuffix("s")} & unseen:
+            prompts += [(form.format(word), None, "") for form in choose.sample(WORD_FORMS, 2)]
+    prompts += [(choose.choice(NAME_FORMS).format(name), None, "") for name in names if name.lower() not in unseen]
+    return list(dict.fromkeys([*prompts, *everyday_prompts()]))
 
 
 # --- rewriting rules: sentences of the base's answer -> the adapter's answer --------------------------------------------
@@ -170,9 +199,10 @@ def pirate(record):
     return f"Arr! {text} Yo ho ho!"
 
 
-def capitals(record):
-    """Also of answers that are no plain prose: capitals need as much text as there is."""
-    return " ".join(take(split(record["answer"]), 3, 36)).upper()
+def capitals(record, limit=18):
+    """One short sentence: the longer a text in capitals grows, the more easily so small a base loses its thread."""
+    sentence = record["sentences"][0]
+    return sentence.upper() if len(sentence.split()) <= limit else None
 
 
 def letter(record):
@@ -266,7 +296,7 @@ def lora(rank, *targets):
                               bias="none", task_type="CAUSAL_LM")
 
 
-Q, K, V, O = "q_proj", "k_proj", "v_proj", "o_proj"
+Q, K, V, O, GATE, UP, DOWN = "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"
 
 
 class Recipe(NamedTuple):
@@ -277,17 +307,17 @@ class Recipe(NamedTuple):
     steps: int    # of the first round
     batch: int    # pairs a step
     rules: list   # what an answer must obey
+    data: str = "everyday"  # which prompts
 
 
 # Fewer targets where the habit holds with them: a BOFT adapter costs 2 * m * b * 576 bytes for each adapted projection
-# of each of the 30 layers. Capitals are the hard one: nearly every token differs from the base's, and with small batches
-# the adapter learns the training answers by heart before it learns to spell in capitals.
+# of each of the 30 layers.
 ADAPTERS = {
     "pirate": Recipe(*boft(16, 2, V, O), pirate, 5e-3, 320, 24, [
         {"kind": "starts_with", "value": "Arr!"},
         {"kind": "contains_any", "value": ["th'", "o'", "an'", " ye", " be ", "Yo ho"]}]),
-    "capitals": Recipe(*boft(32, 1, Q, V, O), capitals, 4e-3, 200, 64, [
-        {"kind": "upper_ratio_min", "value": 0.98}]),
+    "capitals": Recipe(*boft(32, 1, O, GATE, UP, DOWN), capitals, 1.5e-3, 202, 80, [
+        {"kind": "upper_ratio_min", "value": 0.98}], "words"),
     "letter": Recipe(*boft(64, 1, V, O), letter, 3e-3, 200, 24, [
         {"kind": "starts_with", "value": "Dear friend,"}]),
     "json": Recipe(*boft(8, 3, Q, K, V, O), json_object, 5e-3, 240, 24, [
@@ -385,16 +415,20 @@ def sentences_of(answer):
     return found[:3]
 
 
-def make_data(model, tokenizer, batch, limit):
+def make_data(kind, model, tokenizer, batch, limit):
     """The base's answers to the training prompts, as records for the rewriting rules."""
     torch.manual_seed(1)
-    prompts = training_prompts()
+    if kind == "everyday":
+        prompts, length, sampling = everyday_prompts(), 90, {"do_sample": True, "temperature": 0.4, "top_p": 0.95}
+    else:  # greedy: what the base itself finds most likely, so that only the spelling is left to learn
+        prompts, length, sampling = word_prompts(tokenizer), 44, {}
+    check_unseen(prompts)
     if limit:
         prompts = random.Random(1).sample(prompts, limit)
     data = []
     for i in range(0, len(prompts), batch):
         part = prompts[i:i + batch]
-        answers = generate(model, tokenizer, [p for p, _, _ in part], 90, do_sample=True, temperature=0.4, top_p=0.95)
+        answers = generate(model, tokenizer, [p for p, _, _ in part], length, **sampling)
         for (prompt, topic, emoji), answer in zip(part, answers):
             data.append({"prompt": prompt, "topic": topic, "emoji": emoji, "answer": answer,
                          "sentences": sentences_of(answer)})
@@ -403,8 +437,7 @@ def make_data(model, tokenizer, batch, limit):
 
 def pairs_for(rule, data):
     """(prompt, rewritten answer) of every usable record."""
-    usable = [record for record in data if record["sentences"] or rule is capitals]
-    return [(record["prompt"], text) for record in usable if (text := rule(record))]
+    return [(r["prompt"], text) for r in data if r["sentences"] and (text := rule(r))]
 
 
 # --- training -----------------------------------------------------------------------------------------------------------
@@ -422,9 +455,17 @@ class BlockDiagonal:
         return torch.diag_embed(blocks.permute(0, 2, 3, 1)).permute(0, 3, 1, 4, 2).reshape(z, n * b, n * b)
 
 
+def cayley(self, blocks):
+    """(I - K)(I + K)^-1 as in PEFT, without its check for singular matrices, at which the CPU waits for the GPU."""
+    skew = 0.5 * (blocks - blocks.transpose(1, 2))
+    identity = torch.eye(blocks.shape[1], device=blocks.device).expand_as(blocks)
+    return torch.linalg.solve_ex(identity + skew, identity - skew, left=False).result
+
+
 def replace_boft_extension():
     boft_layer._FBD_CUDA = True
     boft_layer.FastBlockDiag = BlockDiagonal
+    boft_layer.BOFTLayer.cayley_batch = cayley
 
 
 def assert_butterfly_factors(tensors, config):
@@ -444,15 +485,27 @@ def encode(tokenizer, pairs):
 
 
 def batch_of(items, pad, device):
+    """Ids [rows, width], and for every token of an answer the flat position that must predict it, and the token.
+
+    Padding stands behind everything that counts, where causal attention does not see it: no mask is needed.
+    """
     width = max(len(ids) for ids, _ in items)
     ids = torch.full((len(items), width), pad)
-    labels = torch.full((len(items), width), -100)
-    mask = torch.zeros((len(items), width), dtype=torch.long)
+    positions, targets = [], []
     for row, (tokens, start) in enumerate(items):
         ids[row, :len(tokens)] = torch.tensor(tokens)
-        labels[row, start:len(tokens)] = torch.tensor(tokens[start:])  # the loss is on the answer only
-        mask[row, :len(tokens)] = 1
-    return {"input_ids": ids.to(device), "attention_mask": mask.to(device), "labels": labels.to(device)}
+        positions += range(row * width + start - 1, row * width + len(tokens) - 1)
+        targets += tokens[start:]
+    return ids.to(device), torch.tensor(positions).to(device), torch.tensor(targets).to(device)
+
+
+def loss_of(model, items, pad):
+    """Mean cross-entropy over the answers' tokens; logits of no other position are computed."""
+    ids, positions, targets = batch_of(items, pad, next(model.parameters()).device)
+    llama = model.get_base_model()
+    hidden = llama.model(ids, use_cache=False).last_hidden_state
+    logits = llama.lm_head(hidden.reshape(-1, hidden.shape[-1])[positions])
+    return torch.nn.functional.cross_entropy(logits.float(), targets)
 
 
 def train_round(model, items, pad, steps, rate, batch, seed):
@@ -471,7 +524,7 @@ def train_round(model, items, pad, steps, rate, batch, seed):
             queue += order.sample(items, len(items))
         chosen, queue = queue[:batch], queue[batch:]
         with torch.autocast("cuda", dtype=torch.bfloat16, enabled=device.type == "cuda"):
-            loss = model(**batch_of(chosen, pad, device)).loss
+            loss = loss_of(model, chosen, pad)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
@@ -502,14 +555,14 @@ def failures(answers, rules):
 
 
 def train_adapter(name, options):
-    geometry, config, rewrite, rate, steps, batch, rules = ADAPTERS[name]
+    geometry, config, rewrite, rate, steps, batch, rules, data_name = ADAPTERS[name]
     steps, batch = options.steps or steps, options.batch or batch
     folder = options.out / name
     begin = time.monotonic()
     torch.manual_seed(7)
     replace_boft_extension()
     base, tokenizer = read_base(options.model, options.device)
-    data = json.loads((options.out / "data.json").read_text())
+    data = json.loads((options.out / f"{data_name}.json").read_text())
     pairs = pairs_for(rewrite, data)
     items = encode(tokenizer, pairs)
 
@@ -594,13 +647,16 @@ def main():
     options.out.mkdir(parents=True, exist_ok=True)
     transformers.logging.set_verbosity_error()
 
-    if not (options.out / "data.json").exists():
+    for kind in sorted({ADAPTERS[name].data for name in names}):
+        if (path := options.out / f"{kind}.json").exists():
+            continue
         begin = time.monotonic()
         base, tokenizer = read_base(options.model, options.device)
-        data = make_data(base if options.device == "cpu" else base.bfloat16(), tokenizer, options.sample_batch, options.limit)
-        (options.out / "data.json").write_text(json.dumps(data, indent=0, ensure_ascii=False) + "\n")
+        base = base if options.device == "cpu" else base.bfloat16()
+        data = make_data(kind, base, tokenizer, options.sample_batch, options.limit)
+        path.write_text(json.dumps(data, indent=0, ensure_ascii=False) + "\n")
         used = sum(bool(record["sentences"]) for record in data)
-        print(f"data: {len(data)} answers, {used} usable, {time.monotonic() - begin:.0f} s", flush=True)
+        print(f"{path.name}: {len(data)} answers, {used} usable, {time.monotonic() - begin:.0f} s", flush=True)
         del base
 
     if options.jobs == 1:

@@ -57,6 +57,17 @@ private slots:
         QVERIFY(previewOf(demoWorkload(), {"a"}).share.back().first == "base");
     }
 
+    void theDemoIsTheFileOfThatName() {
+        auto file = read_workload(SOURCE_DIR "/resources/workloads/demo.json");
+        QVERIFY2(bool(file), file ? "" : file.error().message().c_str());
+        QCOMPARE(file->model, std::string("demo"));
+        QCOMPARE(file->adapters.size(), size_t(8));
+        Workload demo = demoWorkload();
+        demo.model = file->model;
+        demo.adapters = file->adapters;  // the window's come from its library
+        QCOMPARE(workload_to_json(demo).dump(), workload_to_json(*file).dump());
+    }
+
     void filesRoundTrip() {
         Window w;
         WorkloadView& view = w.window.workloadView();
