@@ -1,5 +1,6 @@
+// labels: slow,alone
 // The window's budgets on a run of 96 adapters and 100,000 tokens: no event-loop stall over 100 ms, a tick under 8 ms
-// on average, memory flat while it streams. labels: slow
+// on average, memory flat while it streams.
 #include "fake_records.h"
 #include "ui/time_controller.h"
 #include "window_fixture.h"

@@ -1,3 +1,4 @@
+// labels: alone
 // Runs through the window's session with a real engine on a tiny model: records, recording, hold, stop, playground,
 // reopening.
 #include "core/run/run_dir.h"

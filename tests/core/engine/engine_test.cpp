@@ -1,3 +1,4 @@
+// labels: alone
 #include "core/engine/engine.h"
 
 #include "fixture.h"
