@@ -277,7 +277,7 @@ Result<Workload> parse_workload(const Json& json, const std::string& file, const
             status = options.error();
     }
     TRY_VOID(f.finish());
-    TRY_VOID(status);
+    if (!status) return status.error();
     return w;
 }
 
