@@ -123,8 +123,7 @@ QVariant LibraryModel::headerData(int section, Qt::Orientation orientation, int 
         "Projections that it changes",
         "Bytes in memory, folded",
         "Requests of the run that is shown, warm-up left out",
-        "Time from arrival to the first token: 99 % of this adapter's requests in the run that is shown were at most "
-        "so long",
+        "Arrival to first token: 99 % of this adapter's requests in the run that is shown took at most so long",
         "Where it is now: on disk, in host memory, moving, in the pool, in the running batch"};
     if (role == Qt::DisplayRole) return tr(names[section]);
     if (role == Qt::ToolTipRole) return plainTooltip(tr(tips[section]));
