@@ -110,7 +110,8 @@ void MemoryLegend::paintEvent(QPaintEvent*) {
     const double step = double(width()) / columns();
     for (size_t i = 0; i < entries_.size(); ++i) {
         const Entry& e = entries_[i];
-        const double x = double(int(i) % columns()) * step, y = double(int(i) / columns() * px(34));
+        const int row = int(i) / columns(), column = int(i) % columns();
+        const double x = column * step, y = row * px(34);
         const QRectF box(x, y + px(3), px(10), px(10));
         painter.fillRect(box, e.hatched ? c.field : e.color);
         if (e.hatched) {
