@@ -9,6 +9,7 @@
 #include <atomic>
 #include <ctime>
 #include <mutex>
+#include <utility>
 
 namespace spartan {
 namespace {
@@ -54,7 +55,7 @@ Json adapters_json(const Engine& engine) {
 // Hears the records of a run while it goes on.
 class Listening {
 public:
-    Listening(Recorder& recorder, SloLimits slo) : recorder_(recorder), summary_(std::move(slo)) {
+    Listening(Recorder& recorder, SloLimits slo) : recorder_(recorder), summary_(slo) {
         handle_ = recorder_.add_listener([this](const std::vector<StepRecordPtr>& records) { hear(records); });
     }
     ~Listening() { recorder_.remove_listener(handle_); }
@@ -118,7 +119,7 @@ public:
         started_us_ = s_.engine.now_us();
         for (int64_t repeat = 0; repeat < w.repeats && !stopped(); ++repeat) {
             repeat_ = repeat;
-            auto plan = repeat == 0 ? Result<Plan>(std::move(first)) : make_plan(w, names_, repeat);
+            auto plan = repeat == 0 ? Result<Plan>(std::exchange(first, {})) : make_plan(w, names_, repeat);
             if (!plan) {
                 outcome_.failure = plan.error().message();  // the trace changed between two repeats
                 break;

@@ -49,7 +49,7 @@ private:
 class RunSummary {
 public:
     // `slo` as in the workload; a trace's own limits count as soon as one request carries one.
-    explicit RunSummary(SloLimits slo = {}) : slo_(std::move(slo)) {}
+    explicit RunSummary(SloLimits slo = {}) : slo_(slo) {}
 
     // Requests outside a workload (origin.repeat < 0) and warm-up requests are left out.
     void add(const StepRecord&);
