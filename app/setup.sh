@@ -1,13 +1,13 @@
 # Sourced by app/run.sh and tests/run.sh: what both need before they can start. Defines
 #   say TEXT                     one line on what is being done
 #   install_packages NAME...     Debian packages, only those that are missing
-#   build PRESET [CMAKE ARGS]    configure and build build/PRESET
+#   build PRESET [BUILD ARGS]    configure build/PRESET and build it; BUILD ARGS as --target NAME go to cmake --build
 #   fetch_demo_model             SmolLM2-135M-Instruct into the user's cache, checked; returns 1 if it cannot be had
 # Everything is safe to repeat: what is there already is left alone.
 
 say() { printf '\033[1m==>\033[0m %s\n' "$*"; }
 
-build_packages=(g++ cmake ninja-build pkg-config git ca-certificates qt6-base-dev libqt6svg6-dev libgl-dev libvulkan-dev
+build_packages=(g++ cmake ninja-build pkg-config git ca-certificates qt6-base-dev qt6-svg-dev libgl-dev libvulkan-dev
   libqcustomplot-dev nlohmann-json3-dev libcli11-dev libpcre2-dev libutf8proc-dev libssl-dev)
 window_packages=(qt6-qpa-plugins libqt6svg6 fonts-inter fonts-dejavu-core)
 model_packages=(python3 python3-pip)
@@ -37,9 +37,9 @@ build() {
   local preset=$1
   shift
   say "Building ($preset)"
-  cmake --preset "$preset" "$@" >"build-$preset.log" 2>&1 || { cat "build-$preset.log" >&2; rm -f "build-$preset.log"; exit 1; }
+  cmake --preset "$preset" >"build-$preset.log" 2>&1 || { cat "build-$preset.log" >&2; rm -f "build-$preset.log"; exit 1; }
   rm -f "build-$preset.log"
-  cmake --build --preset "$preset"
+  cmake --build --preset "$preset" "$@"
 }
 
 demo_model_dir=${XDG_CACHE_HOME:-$HOME/.cache}/spartanserve
