@@ -100,13 +100,16 @@ private slots:
         QSignalSpy ended(&w_->session, &Session::runFinished);
         // Held as soon as the first records are there: the tiny model is quick.
         const auto holder = connect(&w_->session, &Session::recordsArrived, this, [this] { w_->session.hold(); });
+        QElapsedTimer wall;
+        wall.start();
         w_->session.run(workload(kRequests));
         QTRY_COMPARE_WITH_TIMEOUT(w_->session.runState(), Session::RunState::held, 30'000);
         disconnect(holder);
-        QTest::qWait(200);
+        QTest::qWait(400);
         QVERIFY(model().counts().finished() < kRequests);
         w_->session.release();
         QTRY_COMPARE_WITH_TIMEOUT(ended.size(), 1, 60'000);
+        wall_us_ = wall.nsecsElapsed() / 1000;
         QVERIFY(ended[0][1].toBool());
         dir_ = ended[0][0].toString();
         const auto info = open_run(toStd(dir_));
@@ -385,15 +388,14 @@ private slots:
         time().fit(model());
         w_->window.tick();
         QCOMPARE(model().heldSpans().size(), size_t(1));
-        QVERIFY(model().heldUs() > 140'000);
+        QVERIFY(model().heldUs() > 350'000);
         const QString words = QStringLiteral("held ") + msText(double(model().heldSpans()[0].held_us) / 1000);
         LatencyView& latency = shown<LatencyView>();
         for (MetricPlot* plot : latency.plots()) QCOMPARE(plot->heldMarks(), QStringList{words});
         QCOMPARE(shown<MemoryView>().timeline().heldMarks(), QStringList{words});
         QVERIFY(latency.accessibleDescription().contains(QStringLiteral("left out")));
-        // A gap between two tokens that spanned the hold is not as long as it.
-        const QuantilePoint gaps = model().overall(Metric::itl, 0, model().endUs());
-        QVERIFY2(gaps.max < 140, qPrintable(QString::number(gaps.max)));
+        // The run's clock stood still meanwhile: its end and the hold together fit into the time that passed.
+        QVERIFY2(model().endUs() + model().heldUs() <= wall_us_, qPrintable(QString::number(model().endUs())));
         time().goLive();
     }
 
@@ -536,6 +538,7 @@ private:
     std::vector<RequestRecord> requests_;
     Json summary_;
     QString dir_;
+    int64_t wall_us_ = 0;
 };
 
 SPARTAN_UI_TEST_MAIN(ViewsTest)
