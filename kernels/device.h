@@ -11,10 +11,11 @@ namespace spartan {
 
 // Instruction sets the CPU kernels are built for, in rising order. The value picks code, never the order of additions
 // inside one result within a run: one device keeps one level for its life.
-enum class CpuIsa : uint8_t { generic, avx2, avx512, avx512_bf16 };
+enum class CpuIsa : uint8_t { generic, avx2, avx512, avx512_bf16, avx512_amx };
+constexpr CpuIsa kCpuIsas[] = {CpuIsa::generic, CpuIsa::avx2, CpuIsa::avx512, CpuIsa::avx512_bf16, CpuIsa::avx512_amx};
 
 const char* name_of(CpuIsa isa);
-CpuIsa best_cpu_isa();  // of this processor; SPARTAN_MAX_CPU_ISA (generic|avx2|avx512|avx512_bf16) caps it, for tests
+CpuIsa best_cpu_isa();  // of this processor; SPARTAN_MAX_CPU_ISA (a name) caps it, for tests
 
 // CPUs this process may use: the smaller of its affinity mask and its cgroup's quota, at least 1.
 int usable_cpus();

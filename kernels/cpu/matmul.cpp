@@ -55,7 +55,7 @@ PreparedRows prepare(CpuDevice& device, View<const float, 2> x, const PackedMatr
 
 PreparedRows prepare(CpuDevice& device, View<const float, 2> x, const PackedMatrix<float>&, const CpuKernels& kernels) {
     const int64_t rows = x.shape[0], bytes = x.shape[1] * 4, stride = spread_stride(bytes);
-    if (rows <= kernels.stream_rows || bytes % 2048 != 0) return {x.data, bytes};
+    if (rows <= kernels.stream_rows_f32 || bytes % 2048 != 0) return {x.data, bytes};
     auto* data = static_cast<char*>(device.shared_scratch(rows * stride));
     device.parallel_for(rows, kPrepareGrain / (x.shape[1] + 1) + 1, [&](int64_t begin, int64_t end, int) {
         for (int64_t i = begin; i < end; ++i) std::memcpy(data + i * stride, x.row(i), size_t(bytes));
@@ -92,7 +92,8 @@ void run_matmul(CpuDevice& device, View<float, 2> out, View<const float, 2> x, c
     const CpuKernels& kernels = kernels_for(device.isa());
     const auto block_kernel = std::is_same_v<T, float> ? kernels.matmul_f32 : kernels.matmul_bf16;
     const PreparedRows prepared = prepare(device, x, w, kernels);
-    const MatmulPlan plan = plan_matmul(rows, panels, steps, kernels.stream_rows, device.num_threads());
+    const int64_t stream_rows = std::is_same_v<T, float> ? kernels.stream_rows_f32 : kernels.stream_rows_bf16;
+    const MatmulPlan plan = plan_matmul(rows, panels, steps, stream_rows, device.num_threads());
     const auto run = [&](int64_t item, int) {
         const int64_t row = item % plan.row_blocks * plan.rows_per_block,
                       panel = item / plan.row_blocks * plan.panels_per_range;

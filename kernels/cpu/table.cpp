@@ -13,6 +13,8 @@ const CpuKernels& kernels_for([[maybe_unused]] CpuIsa isa) {
             return kAvx512Kernels;
         case CpuIsa::avx512_bf16:
             return kAvx512Bf16Kernels;
+        case CpuIsa::avx512_amx:
+            return kAvx512AmxKernels;
     }
 #endif
     return kGenericKernels;

@@ -41,7 +41,7 @@ std::vector<T> stored_as(const std::vector<float>& values) {
 
 inline std::vector<CpuIsa> isa_levels() {
     std::vector<CpuIsa> levels;
-    for (const CpuIsa isa : {CpuIsa::generic, CpuIsa::avx2, CpuIsa::avx512, CpuIsa::avx512_bf16})
+    for (const CpuIsa isa : kCpuIsas)
         if (isa <= best_cpu_isa()) levels.push_back(isa);
     return levels;
 }

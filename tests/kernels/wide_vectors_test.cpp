@@ -26,6 +26,8 @@ struct Vec : GenericVec {
 
 #include "kernel_testing.h"
 #include "kernels/cpu/simd/kernels.h"
+//
+#include "kernels/cpu/simd/tiles.h"
 #include "kernels/matmul.h"
 
 using namespace spartan;
@@ -70,6 +72,76 @@ void compare_matmul() {
     }
 }
 
+// The tile registers as plain memory. Rows and columns beyond the configured ones are neither read nor written.
+struct PlainTiles {
+    static inline float sums[4][16][16];
+    static inline bf16 operands[8][16][32];
+    static inline int64_t rows[8];
+
+    static void configure(int64_t low, int64_t high) {
+        const int64_t all[8] = {low, low, high, high, low, high, 16, 16};
+        std::copy(all, all + 8, rows);
+    }
+    static void release() { std::fill(rows, rows + 8, 0); }
+    template <int N>
+    static void load(const void* from, int64_t stride) {
+        for (int64_t r = 0; r < rows[N]; ++r)
+            std::memcpy(operands[N][r], static_cast<const char*>(from) + r * stride, 64);
+    }
+    template <int N>
+    static void store(void* to, int64_t stride) {
+        for (int64_t r = 0; r < rows[N]; ++r) std::memcpy(static_cast<char*>(to) + r * stride, sums[N][r], 64);
+    }
+    template <int N>
+    static void zero() {
+        for (auto& row : sums[N]) std::fill(row, row + 16, 0.f);
+    }
+    template <int Sum, int X, int W>
+    static void dot() {
+        for (int64_t r = 0; r < rows[X]; ++r)
+            for (int64_t n = 0; n < 16; ++n)
+                for (int64_t k = 0; k < 32; ++k)
+                    sums[Sum][r][n] += to_float(operands[X][r][k]) * to_float(operands[W][k / 2][2 * n + k % 2]);
+    }
+};
+
+void compare_tiles() {
+    Random random(5);
+    for (int round = 0; round < 60; ++round) {
+        const int64_t m = random.between(0, 70), n = random.between(1, 150),
+                      k = round % 4 ? random.between(1, 200) : 64;
+        const auto x = random.normals(m * k), values = random.normals(n * k);
+        PackedMatrix<bf16> w(n, k);
+        w.set_rows(0, n, values.data());
+        std::vector<double> want;
+        for (int64_t i = 0; i < m * n; ++i) {
+            double sum = 0;
+            for (int64_t j = 0; j < k; ++j)
+                sum += double(to_float(from_float<bf16>(x[size_t(i / n * k + j)]))) *
+                       double(to_float(from_float<bf16>(values[size_t(i % n * k + j)])));
+            want.push_back(sum);
+        }
+        const int64_t stride = (k + 31) / 32 * 32;
+        std::vector<bf16> lines(size_t(m * stride), from_float<bf16>(NAN));
+        for (int64_t i = 0; i < m; ++i) prepare_bf16_lines(lines.data() + i * stride, x.data() + i * k, k);
+        std::vector<float> got(size_t(m * n), NAN);
+        const int64_t panels = (n + kPanel - 1) / kPanel, split = random.between(0, panels);
+        for (const auto& [begin, end] : {std::pair{int64_t(0), split}, std::pair{split, panels}})
+            matmul_tiles<PlainTiles>({.out = got.data(),
+                                      .out_stride = n,
+                                      .x = lines.data(),
+                                      .x_stride = stride * 2,
+                                      .rows = m,
+                                      .panels = w.data(),
+                                      .columns = n,
+                                      .steps = (k + 1) / 2,
+                                      .panel_begin = begin,
+                                      .panel_end = end});
+        const std::string wrong = mismatch(got, want, 2.5e-7 * double(k) + 1e-6);
+        VERIFY_CASE(wrong.empty(), text_of("M ", m, " N ", n, " K ", k, " ", wrong));
+    }
+}
+
 }  // namespace
 
 class WideVectorsTest : public QObject {
@@ -83,6 +155,7 @@ private slots:
     }
     void matmulF32() { compare_matmul<float>(); }
     void matmulBf16() { compare_matmul<bf16>(); }
+    void matmulByTiles() { compare_tiles(); }
 
     void rotation() {
         Random random(2);

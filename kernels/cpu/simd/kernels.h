@@ -15,7 +15,8 @@ namespace spartan {
 namespace {
 
 constexpr CpuKernels kKernels{
-    .stream_rows = kTileRows,
+    .stream_rows_f32 = kTileRows,
+    .stream_rows_bf16 = kTileRows,
     .prepared_bf16_size = Vec::kDotsPairs ? 2 : 4,
     .matmul_f32 = matmul_block<StepF32>,
     .matmul_bf16 = matmul_block<StepBf16>,

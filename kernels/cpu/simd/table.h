@@ -72,12 +72,13 @@ struct AttendBlock {
 };
 
 struct CpuKernels {
-    int64_t stream_rows;         // up to this many rows one pass over the weights does
-    int64_t prepared_bf16_size;  // bytes of one element of x as the bf16 product wants it
+    int64_t stream_rows_f32, stream_rows_bf16;  // up to this many rows one pass over the weights does
+    int64_t prepared_bf16_size;                 // bytes of one element of x as the bf16 product wants it
 
     void (*matmul_f32)(const MatmulBlock&);
     void (*matmul_bf16)(const MatmulBlock&);
-    void (*prepare_bf16)(void* out, const float* x, int64_t k);  // rounds one row; pads an odd k with a zero
+    // Rounds one row; pads an odd k with a zero, or to a whole line where the product reads lines.
+    void (*prepare_bf16)(void* out, const float* x, int64_t k);
 
     void (*rms_norm)(float* out, const float* x, const float* weight, int64_t dim, float eps);
     void (*silu_mul)(float* out, const float* gate, const float* up, int64_t n);
@@ -113,6 +114,7 @@ extern const CpuKernels kGenericKernels;
 extern const CpuKernels kAvx2Kernels;
 extern const CpuKernels kAvx512Kernels;
 extern const CpuKernels kAvx512Bf16Kernels;
+extern const CpuKernels kAvx512AmxKernels;
 #endif
 
 const CpuKernels& kernels_for(CpuIsa isa);
