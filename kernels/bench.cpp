@@ -173,7 +173,8 @@ private:
         }
     }
 
-    // One adapter blob of `count` elements after the other, enough of them to be cold.
+    // `per_call` adapters of `calls` pieces of `count` elements, in all enough to be cold: a call reads a piece of
+    // each, as a layer does.
     template <class T>
     static std::vector<T> blobs(int64_t count, int64_t per_call, int64_t& calls) {
         const std::vector<T> one = stored<T>(values(count, 3, 0.2f));
@@ -195,7 +196,7 @@ private:
             std::vector<RotateSegment<T>> segments;
             for (int64_t i = 0; i < adapters; ++i)
                 segments.push_back(
-                    {i * rows_each, (i + 1) * rows_each, all.data() + (call % calls * adapters + i) * size, group});
+                    {i * rows_each, (i + 1) * rows_each, all.data() + (i * calls + call % calls) * size, group});
             rotate<T>(device_, view(out, rows, kHidden), view(x, rows, kHidden), segments);
         };
         run(0);
@@ -221,7 +222,7 @@ private:
         const auto run = [&](int64_t call) {
             std::vector<LoraSegment<T>> segments;
             for (int64_t i = 0; i < adapters; ++i) {
-                const T* a = all.data() + (call % calls * adapters + i) * 2 * half;
+                const T* a = all.data() + (i * calls + call % calls) * 2 * half;
                 segments.push_back({i * rows_each, (i + 1) * rows_each, a, a + half, rank, 0.01f});
             }
             lora<T>(device_, view(out, rows, kHidden), view(x, rows, kHidden), segments);

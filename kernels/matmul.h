@@ -13,37 +13,43 @@
 #include "kernels/device.h"
 #include "kernels/view.h"
 
+#include <cstddef>
 #include <memory>
 #include <span>
 
 namespace spartan {
 
 // A weight [rows = N, cols = K] in panels of kPanel outputs, k-major inside a panel (bf16: k in pairs), zero-padded.
-// Owns its memory (64-byte aligned). Movable, not copyable: a copy of weights should be seen in the code.
+// Its memory (64-byte aligned) is its own or a part of what many share. Movable, not copyable: a copy of weights should
+// be seen in the code.
 template <class T>
 class PackedMatrix {
 public:
+    static int64_t bytes_of(int64_t rows, int64_t cols);  // of the packed storage, a multiple of 64
+
     PackedMatrix() = default;
-    PackedMatrix(int64_t rows, int64_t cols);  // zero-filled
+    PackedMatrix(int64_t rows, int64_t cols);  // zero-filled, in memory of its own
+    PackedMatrix(int64_t rows, int64_t cols,
+                 std::shared_ptr<std::byte[]> memory);  // the same in bytes_of() of `memory`
+    PackedMatrix(PackedMatrix&&) = default;
+    PackedMatrix& operator=(PackedMatrix&&) = default;
 
     int64_t rows() const { return rows_; }
     int64_t cols() const { return cols_; }
     bool empty() const { return rows_ == 0; }
-    int64_t bytes() const;  // of the packed storage
+    int64_t bytes() const { return bytes_of(rows_, cols_); }
 
     // Rounds `count` rows of `cols()` floats into place. Different rows may be set from different threads.
     void set_rows(int64_t first, int64_t count, const float* values);
     // Reads row n back as floats (for embeddings, norms of weights, tests).
     void get_row(int64_t n, float* values) const;
 
-    const T* data() const { return data_.get(); }
+    const T* data() const { return reinterpret_cast<const T*>(memory_.get()); }
 
 private:
-    struct Free {
-        void operator()(T* p) const;
-    };
+    T* begin() { return reinterpret_cast<T*>(memory_.get()); }
     int64_t rows_ = 0, cols_ = 0;
-    std::unique_ptr<T[], Free> data_;
+    std::shared_ptr<std::byte[]> memory_;
 };
 
 extern template class PackedMatrix<float>;

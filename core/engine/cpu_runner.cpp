@@ -1,19 +1,14 @@
 #include "core/base/text.h"
 #include "core/engine/model_runner.h"
 #include "core/engine/transformer.h"
+#include "kernels/memory.h"
 
-#include <cstdlib>
 #include <map>
 #include <new>
 #include <numeric>
 
 namespace spartan {
 namespace {
-
-struct FreeMemory {
-    void operator()(void* p) const { std::free(p); }
-};
-using PoolMemory = std::unique_ptr<std::byte[], FreeMemory>;
 
 std::vector<int32_t> index_parts(const Adapter& adapter, int64_t num_layers) {
     std::vector<int32_t> index(size_t(num_layers * kNumProjections), -1);
@@ -28,7 +23,7 @@ std::vector<int32_t> index_parts(const Adapter& adapter, int64_t num_layers) {
 template <class T>
 class CpuRunner final : public ModelRunner {
 public:
-    CpuRunner(std::shared_ptr<const Model> model, const RunnerLimits& limits, PoolMemory pool)
+    CpuRunner(std::shared_ptr<const Model> model, const RunnerLimits& limits, Memory pool)
         : model_(std::move(model)),
           device_(limits.threads),
           pool_(std::move(pool)),
@@ -92,7 +87,7 @@ private:
 
     std::shared_ptr<const Model> model_;
     CpuDevice device_;
-    PoolMemory pool_;
+    Memory pool_;
     int64_t page_bytes_;
     Transformer<CpuDevice, T> transformer_;
     std::map<AdapterId, PlacedAdapter> placed_;
@@ -114,9 +109,8 @@ Result<std::unique_ptr<ModelRunner>> make_cpu_runner(std::shared_ptr<const Model
     // Adapter parts are 64-byte aligned within their blob, so pages have to be as well.
     const int64_t page_bytes = page_bytes_of(*model, limits.block_tokens);
     CHECK(page_bytes % 64 == 0);
-    constexpr int64_t kAlignment = 4096;
-    const int64_t bytes = (page_bytes * limits.total_pages + kAlignment - 1) / kAlignment * kAlignment;
-    PoolMemory pool(static_cast<std::byte*>(std::aligned_alloc(size_t(kAlignment), size_t(bytes))));
+    const int64_t bytes = page_bytes * limits.total_pages;
+    Memory pool = allocate_memory(bytes);
     if (!pool) return Error{"", "pool_bytes", format_bytes(bytes), "as much memory as the system grants"};
     try {
         if (model->dtype == DType::f32)

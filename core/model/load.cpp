@@ -7,6 +7,7 @@
 #include "core/model/layout.h"
 #include "core/model/model.h"
 #include "kernels/check.h"
+#include "kernels/memory.h"
 
 #include <algorithm>
 #include <bit>
@@ -128,12 +129,22 @@ private:
         }
     }
 
-    // Taking memory costs as much as filling it, so it is shared out as well.
+    // All matrices lie in one piece of memory. Touching it first costs as much as filling it, so it is shared out as
+    // well.
     Result<void> allocate() {
+        std::vector<int64_t> offsets = {0};
+        for (const WeightSlot& slot : slots_)
+            offsets.push_back(offsets.back() +
+                              (slot.is_matrix() ? PackedMatrix<T>::bytes_of(slot.shape[0], slot.shape[1]) : 0));
+        const std::shared_ptr<std::byte[]> memory = allocate_memory(offsets.back());
+        if (!memory && offsets.back() > 0)
+            return Error{opened_.path, "memory", format_bytes(offsets.back()) + " needed for the weights",
+                         "as much as the system grants"};
         return run_items(int64_t(slots_.size()), threads_, opened_.path, [&](int64_t i, int) -> Result<void> {
             if (progress_.cancelled()) return cancelled_error(opened_.path);
             const WeightSlot& slot = slots_[size_t(i)];
-            if (PackedMatrix<T>* m = matrix_of(slot)) *m = PackedMatrix<T>(slot.shape[0], slot.shape[1]);
+            if (PackedMatrix<T>* m = matrix_of(slot))
+                *m = PackedMatrix<T>(slot.shape[0], slot.shape[1], {memory, memory.get() + offsets[size_t(i)]});
             if (std::vector<float>* v = vector_of(slot)) v->resize(size_t(slot.shape[0]));
             return {};
         });

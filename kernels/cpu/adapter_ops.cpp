@@ -37,6 +37,12 @@ void run_items(CpuDevice& device, const std::vector<Item>& items, int64_t work, 
     device.parallel_items(int64_t(items.size()), [&](int64_t i, int thread) { run(items[size_t(i)], thread); });
 }
 
+// What the thread that runs `item` takes afterwards, most likely: the others take those between. Null at the end.
+const Item* item_after(const CpuDevice& device, const std::vector<Item>& items, const Item& item) {
+    const int64_t left = items.data() + items.size() - &item;
+    return device.num_threads() < left ? &item + device.num_threads() : nullptr;
+}
+
 // Cuts [0, parts) of a segment into pieces of about `work / pieces` each.
 void cut_parts(std::vector<Item>& items, Item whole, int64_t pieces) {
     const int64_t parts = whole.end;
@@ -87,7 +93,8 @@ int64_t lora_work(const LoraSegment<T>& s, int64_t in, int64_t out) {
 
 // The low-rank products of `item`'s ranks, into low [item.rows, rank].
 template <class T>
-void shrink(const CpuKernels& kernels, const LoraSegment<T>& s, const Item& item, View<const float, 2> x, float* low) {
+void shrink(const CpuKernels& kernels, const LoraSegment<T>& s, const Item& item, View<const float, 2> x, float* low,
+            const T* next) {
     shrink_kernel<T>(kernels)({.low = low + item.begin,
                                .low_stride = s.rank,
                                .x = x.row(item.row),
@@ -95,12 +102,13 @@ void shrink(const CpuKernels& kernels, const LoraSegment<T>& s, const Item& item
                                .in = x.shape[1],
                                .a = s.a + item.begin * x.shape[1],
                                .ranks = item.end - item.begin,
-                               .scale = s.scale});
+                               .scale = s.scale,
+                               .next = next});
 }
 
 template <class T>
-void expand(const CpuKernels& kernels, const LoraSegment<T>& s, const Item& item, View<float, 2> out,
-            const float* low) {
+void expand(const CpuKernels& kernels, const LoraSegment<T>& s, const Item& item, View<float, 2> out, const float* low,
+            const T* next) {
     expand_kernel<T>(kernels)({.out = out.row(item.row) + item.begin,
                                .out_stride = out.shape[1],
                                .low = low,
@@ -109,7 +117,8 @@ void expand(const CpuKernels& kernels, const LoraSegment<T>& s, const Item& item
                                .b_t = s.b_t + item.begin,
                                .b_stride = out.shape[1],
                                .columns = item.end - item.begin,
-                               .ranks = s.rank});
+                               .ranks = s.rank,
+                               .next = next});
 }
 
 // Enough segments, or rows in them, for every thread: each item does both products of some rows of one segment.
@@ -121,13 +130,15 @@ void lora_by_rows(CpuDevice& device, View<float, 2> out, View<const float, 2> x,
         for (int64_t row = segments[i].row_begin; row < segments[i].row_end; row += rows_per_item)
             items.push_back({int64_t(i), row, std::min(rows_per_item, segments[i].row_end - row), 0, 0});
     const CpuKernels& kernels = kernels_for(device.isa());
-    run_items(device, items, work, [&](Item item, int thread) {
+    run_items(device, items, work, [&](const Item& of_rows, int thread) {
+        Item item = of_rows;
         const LoraSegment<T>& s = segments[size_t(item.segment)];
         auto* low = static_cast<float*>(device.thread_scratch(thread, item.rows * s.rank * 4));
         item.end = s.rank;
-        shrink(kernels, s, item, x, low);
+        shrink(kernels, s, item, x, low, s.b_t);
         item.end = out.shape[1];
-        expand(kernels, s, item, out, low);
+        const Item* after = item_after(device, items, of_rows);
+        expand(kernels, s, item, out, low, after ? segments[size_t(after->segment)].a : nullptr);
     });
 }
 
@@ -151,10 +162,10 @@ void lora_by_parts(CpuDevice& device, View<float, 2> out, View<const float, 2> x
     auto* low = static_cast<float*>(device.shared_scratch(floats * 4));
     const CpuKernels& kernels = kernels_for(device.isa());
     run_items(device, shrinks, work, [&](const Item& item, int) {
-        shrink(kernels, segments[size_t(item.segment)], item, x, low + offsets[size_t(item.segment)]);
+        shrink<T>(kernels, segments[size_t(item.segment)], item, x, low + offsets[size_t(item.segment)], nullptr);
     });
     run_items(device, expands, work, [&](const Item& item, int) {
-        expand(kernels, segments[size_t(item.segment)], item, out, low + offsets[size_t(item.segment)]);
+        expand<T>(kernels, segments[size_t(item.segment)], item, out, low + offsets[size_t(item.segment)], nullptr);
     });
 }
 
@@ -185,17 +196,23 @@ void rotate(CpuDevice& device, View<float, 2> out, View<const float, 2> x, std::
     }
     copy_until(x.shape[0]);
     const auto kernel = rotate_kernel<T>(kernels_for(device.isa()));
+    const auto blocks_of = [&](const Item& item) {
+        const RotateSegment<T>& s = segments[size_t(item.segment)];
+        return s.blocks + item.begin * s.group * s.group;
+    };
     run_items(device, items, work, [&](const Item& item, int) {
         if (item.segment == kCopy) return copy_rows(out, x, item.row, item.rows);
         const RotateSegment<T>& s = segments[size_t(item.segment)];
         const int64_t at = item.begin * s.group;
+        const Item* after = item_after(device, items, item);
         kernel({.out = out.row(item.row) + at,
                 .x = x.row(item.row) + at,
                 .stride = dim,
                 .rows = item.rows,
-                .blocks = s.blocks + at * s.group,
+                .blocks = blocks_of(item),
                 .group = s.group,
-                .groups = item.end - item.begin});
+                .groups = item.end - item.begin,
+                .next = after && after->segment != kCopy ? blocks_of(*after) : nullptr});
     });
 }
 

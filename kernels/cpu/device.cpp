@@ -2,6 +2,7 @@
 
 #include "kernels/check.h"
 #include "kernels/cpu/cgroup.h"
+#include "kernels/memory.h"
 
 #include <sched.h>
 #include <sys/syscall.h>
@@ -206,18 +207,18 @@ private:
 
 struct CpuDevice::Scratch {
     struct Buffer {
-        ~Buffer() { std::free(data); }
         void* at_least(int64_t bytes) {
             if (bytes > size) {
-                std::free(data);
+                size = 0;
+                memory.reset();
                 const int64_t rounded = (bytes + bytes / 4 + 4095) / 4096 * 4096;
-                data = std::aligned_alloc(64, size_t(rounded));
-                size = data ? rounded : 0;
-                if (!data) throw std::bad_alloc();
+                memory = allocate_memory(rounded);
+                if (!memory) throw std::bad_alloc();
+                size = rounded;
             }
-            return data;
+            return memory.get();
         }
-        void* data = nullptr;
+        Memory memory;
         int64_t size = 0;
     };
     explicit Scratch(int num_threads) : per_thread(size_t(num_threads)) {}

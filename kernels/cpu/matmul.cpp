@@ -2,9 +2,9 @@
 
 #include "kernels/check.h"
 #include "kernels/cpu/simd/table.h"
+#include "kernels/memory.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
 #include <new>
 
@@ -123,22 +123,24 @@ void gather(CpuDevice& device, View<float, 2> out, const PackedMatrix<T>& w, std
 }  // namespace
 
 template <class T>
-void PackedMatrix<T>::Free::operator()(T* p) const {
-    std::free(p);
+int64_t PackedMatrix<T>::bytes_of(int64_t rows, int64_t cols) {
+    const int64_t bytes = panels_of(rows) * kPanel * padded_cols<T>(cols) * int64_t(sizeof(T));
+    static_assert(kPanel * kPair<T> * sizeof(T) == kLine);
+    return bytes;
 }
 
 template <class T>
-PackedMatrix<T>::PackedMatrix(int64_t rows, int64_t cols) : rows_(rows), cols_(cols) {
+PackedMatrix<T>::PackedMatrix(int64_t rows, int64_t cols)
+    : PackedMatrix(rows, cols, std::shared_ptr<std::byte[]>(allocate_memory(bytes_of(rows, cols)))) {}
+
+template <class T>
+PackedMatrix<T>::PackedMatrix(int64_t rows, int64_t cols, std::shared_ptr<std::byte[]> memory)
+    : rows_(rows), cols_(cols), memory_(std::move(memory)) {
     CHECK(rows >= 0 && cols >= 0);
     if (bytes() == 0) return;
-    data_.reset(static_cast<T*>(std::aligned_alloc(64, size_t(bytes()))));
-    if (!data_) throw std::bad_alloc();
-    std::fill_n(data_.get(), bytes() / int64_t(sizeof(T)), T{});
-}
-
-template <class T>
-int64_t PackedMatrix<T>::bytes() const {
-    return panels_of(rows_) * kPanel * padded_cols<T>(cols_) * int64_t(sizeof(T));
+    if (!memory_) throw std::bad_alloc();
+    CHECK(reinterpret_cast<uintptr_t>(memory_.get()) % 64 == 0);
+    std::fill_n(begin(), bytes() / int64_t(sizeof(T)), T{});
 }
 
 template <class T>
@@ -150,7 +152,7 @@ void PackedMatrix<T>::set_rows(int64_t first, int64_t count, const float* values
         for (int64_t k0 = 0; k0 < cols_; k0 += kPart)
             for (int64_t i = n; i < end; ++i) {
                 const float* from = values + (i - first) * cols_;
-                T* to = data_.get() + packed_index<T>(i, 0, cols_);
+                T* to = begin() + packed_index<T>(i, 0, cols_);
                 for (int64_t k = k0; k < std::min(k0 + kPart, cols_); ++k)
                     to[k / kPair<T> * kPair<T> * kPanel + k % kPair<T>] = from_float<T>(from[k]);
             }
@@ -161,7 +163,7 @@ void PackedMatrix<T>::set_rows(int64_t first, int64_t count, const float* values
 template <class T>
 void PackedMatrix<T>::get_row(int64_t n, float* values) const {
     CHECK(n >= 0 && n < rows_);
-    const T* from = data_.get() + packed_index<T>(n, 0, cols_);
+    const T* from = data() + packed_index<T>(n, 0, cols_);
     for (int64_t k = 0; k < cols_; ++k) values[k] = to_float(from[k / kPair<T> * kPair<T> * kPanel + k % kPair<T>]);
 }
 

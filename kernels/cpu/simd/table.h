@@ -27,6 +27,9 @@ struct MatmulBlock {
     int64_t panel_begin = 0, panel_end = 0;
 };
 
+// `next` of the adapters' blocks: what is read after this block, or null. It is fetched along the way, since adapters
+// are many short streams, each at its end before the processor's own prefetcher has found it.
+
 template <class T>
 struct RotateBlock {  // `groups` groups from the pointers on
     float* out = nullptr;
@@ -34,6 +37,7 @@ struct RotateBlock {  // `groups` groups from the pointers on
     int64_t stride = 0, rows = 0;
     const T* blocks = nullptr;
     int64_t group = 0, groups = 0;
+    const T* next = nullptr;
 };
 
 template <class T>
@@ -45,6 +49,7 @@ struct ShrinkBlock {  // low[row, r] = scale * sum over k of a[r, k] * x[row, k]
     const T* a = nullptr;
     int64_t ranks = 0;
     float scale = 1;
+    const T* next = nullptr;
 };
 
 template <class T>
@@ -55,6 +60,7 @@ struct ExpandBlock {  // out[row, n] += sum over r of low[row, r] * b_t[r, n], n
     int64_t low_stride = 0, rows = 0;
     const T* b_t = nullptr;
     int64_t b_stride = 0, columns = 0, ranks = 0;
+    const T* next = nullptr;
 };
 
 // `rows` consecutive tokens of one sequence, the query heads that share one kv head.
