@@ -1,6 +1,8 @@
 // Causal attention over paged keys and values, with grouped query heads (query head h reads kv head h / (H / KV)):
 //
-//     out[row, h] = softmax over j <= position(row) of (q[row, h] . K[j, kv(h)] * scale) applied to V[j, kv(h)]
+//     out[row, h] = softmax over j in keys(row) of (q[row, h] . K[j, kv(h)] * scale) applied to V[j, kv(h)]
+//     keys(row)   = 0..p for the row at position p; max(0, p - window + 1)..p with a sliding window (Beltagy et al.
+//                   2020; Jiang et al. 2023), `window` keys with its own. window 0: none
 //
 //     out, q  [num_rows, num_heads * head_dim]  f32, must not alias
 //     page    of T: K then V of `block_tokens` tokens of one layer. K is [kv_heads][head_dim][block_tokens] (so that
@@ -8,9 +10,10 @@
 //             vector holds one feature of neighbouring keys), V is [kv_heads][block_tokens][head_dim]
 //
 // A sequence's keys lie in pages block_table[0], [1], …; token j of it in page j / block_tokens, slot j % block_tokens.
-// The row at position p reads keys 0..p in rising order in fp32 (online softmax in blocks of block_tokens), so its
-// result is the same alone, in any batch and however the prompt was cut into chunks. store_kv() writes the rows' k and
-// v into their slots (rounded to T) and must run before attention() of the same rows.
+// A row reads its keys in rising order in fp32 (online softmax in blocks of block_tokens that begin at multiples of
+// it), so its result is the same alone, in any batch and however the prompt was cut into chunks; keys outside its
+// window are not read. store_kv() writes the rows' k and v into their slots (rounded to T) and must run before
+// attention() of the same rows.
 #pragma once
 
 #include "kernels/device.h"
@@ -38,16 +41,16 @@ void store_kv(CpuDevice&, T* pool, const KvLayout&, View<const float, 2> k, View
               std::span<const AttentionSegment> segments);
 template <class T>
 void attention(CpuDevice&, View<float, 2> out, View<const float, 2> q, const T* pool, const KvLayout&, float scale,
-               std::span<const AttentionSegment> segments);
+               std::span<const AttentionSegment> segments, int64_t window = 0);
 
 extern template void store_kv<float>(CpuDevice&, float*, const KvLayout&, View<const float, 2>, View<const float, 2>,
                                      std::span<const AttentionSegment>);
 extern template void store_kv<bf16>(CpuDevice&, bf16*, const KvLayout&, View<const float, 2>, View<const float, 2>,
                                     std::span<const AttentionSegment>);
 extern template void attention<float>(CpuDevice&, View<float, 2>, View<const float, 2>, const float*, const KvLayout&,
-                                      float, std::span<const AttentionSegment>);
+                                      float, std::span<const AttentionSegment>, int64_t);
 extern template void attention<bf16>(CpuDevice&, View<float, 2>, View<const float, 2>, const bf16*, const KvLayout&,
-                                     float, std::span<const AttentionSegment>);
+                                     float, std::span<const AttentionSegment>, int64_t);
 
 // `kv_tokens` keys and values are read once in all; each of `sequences` has `rows` rows, the last at position `tokens`
 // - 1.

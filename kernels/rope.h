@@ -6,6 +6,7 @@
 //     x          [num_tokens, num_heads * head_dim]  f32, in place
 //     positions  [num_tokens]
 //     inv_freq   [n/2], n <= head_dim (features from n on are left alone); angles in fp32 as the reference does
+//     scale      cos and sin are multiplied by it (YaRN's attention factor)
 #pragma once
 
 #include "kernels/device.h"
@@ -16,6 +17,6 @@
 namespace spartan {
 
 void rope(CpuDevice&, View<float, 2> x, std::span<const int32_t> positions, std::span<const float> inv_freq,
-          int64_t head_dim);
+          int64_t head_dim, float scale = 1);
 
 }  // namespace spartan

@@ -37,14 +37,15 @@ struct Item {
 // Query heads that share a kv head and rows that follow each other read the same keys, so both go into one item, as
 // many as keep their scores and sums in the L1 cache. Longest first, so that no thread is left with a long one at the
 // end.
-std::vector<Item> attention_items(std::span<const AttentionSegment> segments, const KvLayout& l) {
+std::vector<Item> attention_items(std::span<const AttentionSegment> segments, const KvLayout& l, int64_t window) {
     constexpr int64_t kQueries = 24;
     const int64_t rows_per_item = std::max(kQueries / (l.num_heads / l.kv_heads), int64_t(1));
     std::vector<Item> items;
     for (const AttentionSegment& s : segments)
         for (int64_t row = s.row_begin; row < s.row_end; row += rows_per_item) {
             const int64_t rows = std::min(rows_per_item, s.row_end - row);
-            const int64_t tokens = s.first_position + row - s.row_begin + rows;
+            const int64_t seen = s.first_position + row - s.row_begin + rows;
+            const int64_t tokens = window > 0 ? std::min(seen, window + rows) : seen;
             for (int64_t h = 0; h < l.kv_heads; ++h) items.push_back({&s, row, rows, h, (rows + 1) * tokens});
         }
     std::stable_sort(items.begin(), items.end(), [](const Item& a, const Item& b) { return a.cost > b.cost; });
@@ -88,11 +89,11 @@ void store_kv(CpuDevice& device, T* pool, const KvLayout& l, View<const float, 2
 
 template <class T>
 void attention(CpuDevice& device, View<float, 2> out, View<const float, 2> q, const T* pool, const KvLayout& l,
-               float scale, std::span<const AttentionSegment> segments) {
+               float scale, std::span<const AttentionSegment> segments, int64_t window) {
     check_segments(l, segments, q.shape[0]);
-    CHECK(out.shape == q.shape && q.shape[1] == l.num_heads * l.head_dim);
+    CHECK(out.shape == q.shape && q.shape[1] == l.num_heads * l.head_dim && window >= 0);
     const int64_t heads = l.num_heads / l.kv_heads, tile = l.block_tokens * l.head_dim;
-    const std::vector<Item> items = attention_items(segments, l);
+    const std::vector<Item> items = attention_items(segments, l, window);
     const auto kernel = attend_kernel<T>(kernels_for(device.isa()));
     const auto run = [&](const Item& item, int thread) {
         const int64_t at = item.kv_head * heads * l.head_dim;
@@ -111,6 +112,7 @@ void attention(CpuDevice& device, View<float, 2> out, View<const float, 2> q, co
                 .key_offset = item.kv_head * tile,
                 .value_offset = l.page_elements() / 2 + item.kv_head * tile,
                 .scale = scale,
+                .window = window,
                 .scratch = static_cast<float*>(device.thread_scratch(thread, scratch * 4))});
     };
     int64_t cost = 0;
@@ -127,8 +129,8 @@ template void store_kv<float>(CpuDevice&, float*, const KvLayout&, View<const fl
 template void store_kv<bf16>(CpuDevice&, bf16*, const KvLayout&, View<const float, 2>, View<const float, 2>,
                              std::span<const AttentionSegment>);
 template void attention<float>(CpuDevice&, View<float, 2>, View<const float, 2>, const float*, const KvLayout&, float,
-                               std::span<const AttentionSegment>);
+                               std::span<const AttentionSegment>, int64_t);
 template void attention<bf16>(CpuDevice&, View<float, 2>, View<const float, 2>, const bf16*, const KvLayout&, float,
-                              std::span<const AttentionSegment>);
+                              std::span<const AttentionSegment>, int64_t);
 
 }  // namespace spartan

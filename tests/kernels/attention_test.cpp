@@ -17,6 +17,7 @@ struct Cache {
     std::vector<int64_t> lengths;
     std::vector<std::vector<int32_t>> pages;
     std::vector<std::vector<float>> k, v, q;  // per sequence, one row a token
+    int64_t window = 0;
 
     Cache(Random& random, const KvLayout& l, const std::vector<int64_t>& token_counts)
         : layout(l), lengths(token_counts) {
@@ -56,7 +57,7 @@ struct Cache {
                         segments);
         std::vector<float> out(size_t(rows * q_dim()), NAN);
         attention<T>(device, view(out, rows, q_dim()), {bq.data(), {rows, q_dim()}}, pool.data(), layout, scale,
-                     segments);
+                     segments, window);
         return out;
     }
 
@@ -67,7 +68,8 @@ struct Cache {
         for (int64_t p = 0; p < lengths[s]; ++p)
             for (int64_t h = 0; h < layout.num_heads; ++h) {
                 std::vector<double> weights;
-                for (int64_t j = 0; j <= p; ++j) {
+                const int64_t first = window > 0 ? std::max(p + 1 - window, int64_t(0)) : 0;
+                for (int64_t j = first; j <= p; ++j) {
                     double dot = 0;
                     for (int64_t d = 0; d < hd; ++d)
                         dot += double(q[s][size_t(p * q_dim() + h * hd + d)]) *
@@ -79,8 +81,9 @@ struct Cache {
                 const double sum = std::accumulate(weights.begin(), weights.end(), 0.);
                 for (int64_t d = 0; d < hd; ++d) {
                     double value = 0;
-                    for (int64_t j = 0; j <= p; ++j)
-                        value += weights[size_t(j)] / sum * stored(v[s][size_t(j * kv_dim() + h / group * hd + d)]);
+                    for (int64_t j = first; j <= p; ++j)
+                        value +=
+                            weights[size_t(j - first)] / sum * stored(v[s][size_t(j * kv_dim() + h / group * hd + d)]);
                     out.push_back(value);
                 }
             }
@@ -98,12 +101,16 @@ std::string describe(CpuIsa isa, const KvLayout& l) {
                    l.block_tokens, " ");
 }
 
+// 0: none. One key; less than a page; a page and a bit; two pages of 16; more than any sequence.
+const std::vector<int64_t> kWindows{0, 1, 7, 17, 32, 1000};
+
 template <class T>
-void compare_with_oracle() {
+void compare_with_oracle(int64_t window) {
     for (const KvLayout& layout : kLayouts)
         for (const CpuIsa isa : isa_levels()) {
             Random random(1);
             Cache<T> cache(random, layout, {1, 50, 33});
+            cache.window = window;
             CpuDevice device(3, isa);
             const float scale = 1 / std::sqrt(float(layout.head_dim));
             std::vector<double> want;
@@ -113,17 +120,18 @@ void compare_with_oracle() {
             }
             const std::string wrong =
                 mismatch(cache.run(device, {{0, 0, 1}, {1, 0, 50}, {2, 0, 33}}, scale), want, 3e-6);
-            VERIFY_CASE(wrong.empty(), text_of(describe(isa, layout), wrong));
+            VERIFY_CASE(wrong.empty(), text_of(describe(isa, layout), "window ", window, " ", wrong));
         }
 }
 
 // Cutting the prompts into chunks at random and batching the chunks at random changes no bit of any row.
 template <class T>
-void check_invariance() {
+void check_invariance(int64_t window) {
     for (const KvLayout& layout : kLayouts)
         for (const CpuIsa isa : isa_levels()) {
             Random random(2);
             Cache<T> cache(random, layout, {70, 41, 5});
+            cache.window = window;
             CpuDevice one(1, isa), many(int(random.between(2, 4)), isa);
             const float scale = 1 / std::sqrt(float(layout.head_dim));
             std::vector<std::vector<float>> alone;
@@ -162,11 +170,47 @@ void check_invariance() {
 class AttentionTest : public QObject {
     Q_OBJECT
 
+    static void windows() {
+        QTest::addColumn<qint64>("window");
+        for (const int64_t window : kWindows)
+            QTest::addRow("window %lld", static_cast<long long>(window)) << qint64(window);
+    }
+
 private slots:
-    void f32AgreesWithTheOracle() { compare_with_oracle<float>(); }
-    void bf16AgreesWithTheOracle() { compare_with_oracle<bf16>(); }
-    void f32RowsDependOnTheirSequenceOnly() { check_invariance<float>(); }
-    void bf16RowsDependOnTheirSequenceOnly() { check_invariance<bf16>(); }
+    void f32AgreesWithTheOracle_data() { windows(); }
+    void f32AgreesWithTheOracle() {
+        QFETCH(qint64, window);
+        compare_with_oracle<float>(window);
+    }
+    void bf16AgreesWithTheOracle_data() { windows(); }
+    void bf16AgreesWithTheOracle() {
+        QFETCH(qint64, window);
+        compare_with_oracle<bf16>(window);
+    }
+    void f32RowsDependOnTheirSequenceOnly_data() { windows(); }
+    void f32RowsDependOnTheirSequenceOnly() {
+        QFETCH(qint64, window);
+        check_invariance<float>(window);
+    }
+    void bf16RowsDependOnTheirSequenceOnly_data() { windows(); }
+    void bf16RowsDependOnTheirSequenceOnly() {
+        QFETCH(qint64, window);
+        check_invariance<bf16>(window);
+    }
+
+    // A window as wide as the sequence is none, to the bit.
+    void aWideWindowChangesNothing() {
+        for (const CpuIsa isa : isa_levels()) {
+            Random random(5);
+            Cache<float> cache(random, {6, 2, 16, 16}, {70});
+            CpuDevice device(2, isa);
+            const auto full = cache.run(device, {{0, 0, 70}}, 0.25f);
+            for (cache.window = 70; cache.window < 100; cache.window += 29) {
+                const auto windowed = cache.run(device, {{0, 0, 70}}, 0.25f);
+                QVERIFY(same_bits(full.data(), windowed.data(), int64_t(full.size())));
+            }
+        }
+    }
 
     // Scores far apart: the softmax must not overflow, and takes the largest.
     void largeScores() {
@@ -188,6 +232,11 @@ private slots:
             CpuDevice device(2, isa);
             const auto out = cache.run(device, {{0, 0, 40}}, 0.25f);
             for (int64_t i = 0; i < 40 * 32; ++i) QCOMPARE(std::isnan(out[size_t(i)]), i / 32 >= 20);
+            cache.window = 6;  // and no further than the window: values outside it are not even multiplied by 0
+            cache.v[0][20 * 16 + 5] = NAN;
+            const auto windowed = cache.run(device, {{0, 0, 40}}, 0.25f);
+            for (int64_t i = 0; i < 40 * 32; ++i)
+                QCOMPARE(std::isnan(windowed[size_t(i)]), i / 32 >= 20 && i / 32 < 26);
         }
     }
 };

@@ -82,7 +82,14 @@ private slots:
                 CpuDevice device(2, isa);
                 auto out = x;
                 rope(device, view(out, rows, dim), positions, inv_freq, head_dim);
-                const std::string wrong = mismatch(out, want, 1e-6);
+                std::string wrong = mismatch(out, want, 1e-6);
+                VERIFY_CASE(wrong.empty(), text_of(describe(isa, rows, dim), wrong));
+                out = x;  // features that are not rotated are not scaled either
+                rope(device, view(out, rows, dim), positions, inv_freq, head_dim, 1.25f);
+                auto scaled = want;
+                for (size_t i = 0; i < scaled.size(); ++i)
+                    if (int64_t(i) % head_dim < 2 * half) scaled[i] *= 1.25;
+                wrong = mismatch(out, scaled, 1e-6);
                 VERIFY_CASE(wrong.empty(), text_of(describe(isa, rows, dim), wrong));
                 check_row_invariance(isa, rows, dim, [&](CpuDevice& d, View<float, 2> o, int64_t first) {
                     std::copy_n(x.data() + first * dim, o.shape[0] * dim, o.data);
@@ -120,6 +127,56 @@ private slots:
                 broken[0] = NAN;
                 silu_mul(device, view(out, rows, dim), view(std::as_const(broken), rows, dim), view(up, rows, dim));
                 QVERIFY(std::isnan(out[0]));
+            }
+        }
+    }
+
+    void gelu() {
+        Random random(6);
+        for (const auto& [rows, dim] : std::vector<std::pair<int64_t, int64_t>>{{0, 4}, {1, 1}, {3, 19}, {33, 1536}}) {
+            auto gate = random.normals(rows * dim, 4);
+            const auto up = random.normals(rows * dim);
+            const std::vector<float> corners{0, -0.f, 1e-20f, -1e-4f, 30, -30, 200, -200, 1e30f, -1e30f};
+            if (rows == 3) std::copy(corners.begin(), corners.end(), gate.begin());
+            std::vector<double> exact, tanh_form;
+            for (size_t i = 0; i < gate.size(); ++i) {
+                const double v = double(gate[i]), u = double(up[i]);
+                exact.push_back(v / 2 * std::erfc(-v / std::sqrt(2.)) * u);
+                tanh_form.push_back(v / 2 * (1 + std::tanh(std::sqrt(2 / M_PI) * (v + 0.044715 * v * v * v))) * u);
+            }
+            for (const CpuIsa isa : isa_levels())
+                for (const bool tanh : {false, true}) {
+                    const auto kernel = tanh ? gelu_tanh_mul : gelu_mul;
+                    CpuDevice device(2, isa);
+                    std::vector<float> out = gate;  // in place
+                    kernel(device, view(out, rows, dim), view(std::as_const(out), rows, dim), view(up, rows, dim));
+                    const std::string wrong = mismatch(out, tanh ? tanh_form : exact, 2e-6);
+                    VERIFY_CASE(wrong.empty(), text_of(describe(isa, rows, dim), tanh ? "tanh " : "erf ", wrong));
+                    check_row_invariance(isa, rows, dim, [&](CpuDevice& d, View<float, 2> o, int64_t first) {
+                        kernel(d, o, {gate.data() + first * dim, o.shape}, {up.data() + first * dim, o.shape});
+                    });
+                    if (rows == 0) continue;
+                    auto broken = gate;
+                    broken[0] = NAN;
+                    kernel(device, view(out, rows, dim), view(std::as_const(broken), rows, dim), view(up, rows, dim));
+                    QVERIFY(std::isnan(out[0]));
+                }
+        }
+    }
+
+    void scaling() {
+        Random random(7);
+        for (const int64_t dim : {1, 7, 16, 576, 50000}) {
+            const auto a = random.normals(3 * dim), b = random.normals(3 * dim);
+            for (const CpuIsa isa : isa_levels()) {
+                CpuDevice device(2, isa);
+                auto sum = a, product = a;
+                add_scaled(device, view(sum, 3, dim), view(std::as_const(sum), 3, dim), view(b, 3, dim), 0.22f);
+                scale(device, view(product, 3, dim), view(std::as_const(product), 3, dim), 0.22f);
+                std::vector<double> want;
+                for (size_t i = 0; i < a.size(); ++i) want.push_back(double(a[i]) + double(0.22f * b[i]));
+                QVERIFY(mismatch(sum, want, 1e-7).empty());
+                for (size_t i = 0; i < a.size(); ++i) QCOMPARE(product[i], a[i] * 0.22f);
             }
         }
     }

@@ -243,6 +243,11 @@ private slots:
             kGenericKernels.silu_mul(want.data(), x.data(), w.data(), n);
             kKernels.silu_mul(got.data(), x.data(), w.data(), n);
             QVERIFY(same_bits(got.data(), want.data(), n));
+            for (const auto gate : {&CpuKernels::gelu_mul, &CpuKernels::gelu_tanh_mul}) {
+                (kGenericKernels.*gate)(want.data(), x.data(), w.data(), n);
+                (kKernels.*gate)(got.data(), x.data(), w.data(), n);
+                QVERIFY(same_bits(got.data(), want.data(), n));
+            }
             std::vector<int32_t> a(x.size()), b(x.size());
             kGenericKernels.weigh_logits(a.data(), x.data(), n, 4.f, 0.7f);
             kKernels.weigh_logits(b.data(), x.data(), n, 4.f, 0.7f);

@@ -1,5 +1,6 @@
 // Attention of a few consecutive rows, the query heads of one kv head, over the pages of their sequence: online
-// softmax, one page at a time. Page borders are absolute positions, so a row meets the same sums in any chunk.
+// softmax, one page at a time. Page borders are absolute positions, so a row meets the same sums in any chunk. In a
+// page a row sees slots [first_slot, end_slot), a window moving the first.
 #pragma once
 
 namespace spartan {
@@ -27,7 +28,7 @@ struct Attend {
             totals[i] = 0;
         }
         const int64_t last = b.first_position + b.rows - 1;
-        for (int64_t page = 0; page * b.block_tokens <= last; ++page) attend_page(page);
+        for (int64_t page = first_key(0) / b.block_tokens; page * b.block_tokens <= last; ++page) attend_page(page);
         for (int64_t i = 0; i < queries; ++i) {
             float* to = b.out + i / b.heads * b.stride + i % b.heads * b.head_dim;
             const F inverse = Vec::set1(1.f / totals[i]);
@@ -41,44 +42,60 @@ struct Attend {
     void attend_page(int64_t page) const {
         const int64_t begin = page * b.block_tokens;
         const int64_t first_row = begin > b.first_position ? begin - b.first_position : 0;  // the first that sees it
+        const int64_t end_row = rows_before_window_passes(begin + b.block_tokens);
         const T* keys = b.pool + b.pages[page] * b.page_elements + b.key_offset;
         const T* values = b.pool + b.pages[page] * b.page_elements + b.value_offset;
-        const int64_t first = first_row * b.heads, count = queries - first;
-        // Slots past a row's position are multiplied too (their lanes hold anything), and masked below.
+        const int64_t first = first_row * b.heads, count = end_row * b.heads - first;
+        // Slots that a row does not see are multiplied too (their lanes hold anything), and masked below.
         product<T>({scores + first * score_stride, score_stride, q + first * b.head_dim, b.head_dim, keys,
                     b.block_tokens, count, b.block_tokens, b.head_dim, false});
-        for (int64_t row = first_row; row < b.rows; ++row)
-            for (int64_t h = 0; h < b.heads; ++h) softmax(row * b.heads + h, visible(row, begin));
-        if (visible(first_row, begin) == b.block_tokens) {
-            add_values(values, first, count, b.block_tokens);
+        for (int64_t row = first_row; row < end_row; ++row)
+            for (int64_t h = 0; h < b.heads; ++h)
+                softmax(row * b.heads + h, first_slot(row, begin), end_slot(row, begin));
+        if (end_slot(first_row, begin) == b.block_tokens && first_slot(end_row - 1, begin) == 0) {
+            add_values(values, first, count, 0, b.block_tokens);
         } else {
-            for (int64_t row = first_row; row < b.rows; ++row)
-                add_values(values, row * b.heads, b.heads, visible(row, begin));
+            for (int64_t row = first_row; row < end_row; ++row)
+                add_values(values, row * b.heads, b.heads, first_slot(row, begin), end_slot(row, begin));
         }
     }
 
-    int64_t visible(int64_t row, int64_t begin) const {
+    // The first key that a row sees.
+    int64_t first_key(int64_t row) const {
+        const int64_t behind = b.first_position + row + 1 - b.window;
+        return b.window > 0 && behind > 0 ? behind : 0;
+    }
+    // How many rows still see a key before `end`; at least one does.
+    int64_t rows_before_window_passes(int64_t end) const {
+        return b.window > 0 ? smaller64(b.rows, end + b.window - 1 - b.first_position) : b.rows;
+    }
+    int64_t first_slot(int64_t row, int64_t begin) const {
+        const int64_t key = first_key(row);
+        return key > begin ? key - begin : 0;
+    }
+    int64_t end_slot(int64_t row, int64_t begin) const {
         return smaller64(b.block_tokens, b.first_position + row - begin + 1);
     }
 
-    void add_values(const T* values, int64_t first, int64_t count, int64_t tokens) const {
-        product<T>({sums + first * b.head_dim, b.head_dim, scores + first * score_stride, score_stride, values,
-                    b.head_dim, count, b.head_dim, tokens, true});
+    void add_values(const T* values, int64_t first, int64_t count, int64_t begin, int64_t end) const {
+        product<T>({sums + first * b.head_dim, b.head_dim, scores + first * score_stride + begin, score_stride,
+                    values + begin * b.head_dim, b.head_dim, count, b.head_dim, end - begin, true});
     }
 
-    // Turns a query's scores into weights relative to its largest score so far, and rescales what it has summed.
-    void softmax(int64_t i, int64_t tokens) const {
+    // Turns a query's scores of slots [first, tokens) into weights relative to its largest score so far, and rescales
+    // what it has summed.
+    void softmax(int64_t i, int64_t first, int64_t tokens) const {
         constexpr int L = Vec::kLanes;
         float* s = scores + i * score_stride;
         const F lowest = Vec::set1(-__builtin_inff());
         F highest = lowest;
-        for (int64_t j = 0; j < tokens; j += L) highest = Vec::max(highest, masked(s + j, tokens - j, lowest));
+        for (int64_t j = 0; j < tokens; j += L)
+            highest = Vec::max(highest, masked(Vec::load(s + j), first - j, tokens - j, lowest));
         const float block_max = Vec::maximum(highest);
         const float max = block_max > maxima[i] ? block_max : maxima[i];
         F total = Vec::zero();
         for (int64_t j = 0; j < tokens; j += L) {
-            F p = exp(Vec::sub(Vec::load(s + j), Vec::set1(max)));
-            if (tokens - j < L) p = Vec::keep_first(p, int(tokens - j), Vec::zero());
+            const F p = masked(exp(Vec::sub(Vec::load(s + j), Vec::set1(max))), first - j, tokens - j, Vec::zero());
             Vec::store(s + j, p);
             total = Vec::add(total, p);
         }
@@ -94,9 +111,10 @@ struct Attend {
         totals[i] += Vec::sum(total);
     }
 
-    SIMD F masked(const float* p, int64_t count, F fill) {
-        const F v = Vec::load(p);
-        return count >= Vec::kLanes ? v : Vec::keep_first(v, int(count), fill);
+    // v in lanes [first, end), else `fill`.
+    SIMD F masked(F v, int64_t first, int64_t end, F fill) {
+        if (end < Vec::kLanes) v = Vec::keep_first(v, int(end), fill);
+        return first <= 0 ? v : Vec::keep_first(fill, int(smaller64(first, Vec::kLanes)), v);
     }
 };
 

@@ -70,10 +70,51 @@ void silu_mul_row(float* out, const float* gate, const float* up, int64_t n) {
         });
 }
 
+// gelu(v) = max(v, 0) - |v| / 2 * erfc(|v| / sqrt 2), erfc as in Abramowitz and Stegun 7.1.26 (error below 1.5e-7).
+void gelu_mul_row(float* out, const float* gate, const float* up, int64_t n) {
+    for_vectors(
+        n, [&](auto load, auto store, int64_t at) __attribute__((always_inline)) {
+            const F g = load(gate + at), size = Vec::max(Vec::sub(Vec::zero(), g), g);
+            const F t = Vec::div(Vec::set1(1.f), Vec::fma(size, Vec::set1(0.3275911f * 0.70710678f), Vec::set1(1.f)));
+            F p = Vec::set1(1.061405429f);
+            p = Vec::fma(p, t, Vec::set1(-1.453152027f));
+            p = Vec::fma(p, t, Vec::set1(1.421413741f));
+            p = Vec::fma(p, t, Vec::set1(-0.284496736f));
+            p = Vec::fma(p, t, Vec::set1(0.254829592f));
+            const F tail = Vec::mul(Vec::mul(p, t), exp(Vec::mul(Vec::mul(g, g), Vec::set1(-0.5f))));
+            const F value = Vec::fnma(Vec::mul(size, Vec::set1(0.5f)), tail, Vec::max(Vec::zero(), g));
+            store(out + at, Vec::mul(value, load(up + at)));
+        });
+}
+
+// gelu(v) in its tanh form = v / (1 + exp(-2 sqrt(2 / pi) (v + 0.044715 v^3))).
+void gelu_tanh_mul_row(float* out, const float* gate, const float* up, int64_t n) {
+    for_vectors(
+        n, [&](auto load, auto store, int64_t at) __attribute__((always_inline)) {
+            const F g = load(gate + at);
+            const F cubic = Vec::fma(Vec::mul(g, g), Vec::set1(0.044715f), Vec::set1(1.f));
+            const F inverse = Vec::add(Vec::set1(1.f), exp(Vec::mul(Vec::mul(g, cubic), Vec::set1(-1.5957691216f))));
+            store(out + at, Vec::mul(Vec::div(g, inverse), load(up + at)));
+        });
+}
+
 void add_row(float* out, const float* a, const float* b, int64_t n) {
     for_vectors(
         n, [&](auto load, auto store, int64_t at)
                __attribute__((always_inline)) { store(out + at, Vec::add(load(a + at), load(b + at))); });
+}
+
+void add_scaled_row(float* out, const float* a, const float* b, float scale, int64_t n) {
+    for_vectors(
+        n, [&](auto load, auto store, int64_t at) __attribute__((always_inline)) {
+            store(out + at, Vec::add(load(a + at), Vec::mul(load(b + at), Vec::set1(scale))));
+        });
+}
+
+void scale_row(float* out, const float* x, float scale, int64_t n) {
+    for_vectors(
+        n, [&](auto load, auto store, int64_t at)
+               __attribute__((always_inline)) { store(out + at, Vec::mul(load(x + at), Vec::set1(scale))); });
 }
 
 void scale_bias_row(float* out, const float* gain, const float* bias, int64_t n) {

@@ -74,6 +74,7 @@ struct AttendBlock {
     const T* pool = nullptr;
     int64_t page_elements = 0, key_offset = 0, value_offset = 0;  // of this kv head inside a page
     float scale = 1;
+    int64_t window = 0;        // keys a row sees at the most; 0: all up to its own
     float* scratch = nullptr;  // attend_scratch_floats()
 };
 
@@ -88,7 +89,11 @@ struct CpuKernels {
 
     void (*rms_norm)(float* out, const float* x, const float* weight, int64_t dim, float eps);
     void (*silu_mul)(float* out, const float* gate, const float* up, int64_t n);
+    void (*gelu_mul)(float* out, const float* gate, const float* up, int64_t n);
+    void (*gelu_tanh_mul)(float* out, const float* gate, const float* up, int64_t n);
     void (*add)(float* out, const float* a, const float* b, int64_t n);
+    void (*add_scaled)(float* out, const float* a, const float* b, float scale, int64_t n);
+    void (*scale)(float* out, const float* x, float scale, int64_t n);
     void (*scale_bias)(float* out, const float* gain, const float* bias, int64_t n);
     void (*cos_sin)(float* cos, float* sin, float position, const float* inv_freq, int64_t half);
     void (*rope_head)(float* head, const float* cos, const float* sin, int64_t half);
