@@ -5,6 +5,7 @@
 // rotate():      rot(x): per group g of G features, out[g·G + v] = sum over u of x[g·G + u] * R[g][u][v]
 // lora():        out[n] += scale * sum over r of b_t[r][n] * (sum over k of a[r][k] * x[k])
 // scale_bias():  out[n] = out[n] * gain[n] + bias[n]
+// embedding_lora(): out[n] += scale * sum over r of b_t[r][n] * a_t[id of the row][r], the lookup's low-rank part
 //
 // Segments are disjoint, in rising row order; rows outside every segment are left alone by lora() and scale_bias() and
 // copied by rotate(). Accumulates in fp32; a row's result depends on its own row and adapter only (bitwise).
@@ -35,6 +36,15 @@ struct LoraSegment {
     float scale = 1;
 };
 
+template <class T>
+struct EmbeddingLoraSegment {
+    int64_t row_begin = 0, row_end = 0;
+    const T* a_t = nullptr;  // [vocab, rank]
+    const T* b_t = nullptr;  // [rank, out]
+    int64_t vocab = 0, rank = 0;
+    float scale = 1;
+};
+
 struct ScaleBiasSegment {
     int64_t row_begin = 0, row_end = 0;
     const float* gain = nullptr;  // [dim]; null: 1
@@ -49,6 +59,15 @@ template <class T>
 void lora(CpuDevice&, View<float, 2> out, View<const float, 2> x, std::span<const LoraSegment<T>> segments);
 void scale_bias(CpuDevice&, View<float, 2> out, std::span<const ScaleBiasSegment> segments);
 
+// out [num_rows, dim] is added to; ids [num_rows], each below its segment's vocab.
+template <class T>
+void embedding_lora(CpuDevice&, View<float, 2> out, std::span<const int32_t> ids,
+                    std::span<const EmbeddingLoraSegment<T>> segments);
+
+extern template void embedding_lora<float>(CpuDevice&, View<float, 2>, std::span<const int32_t>,
+                                           std::span<const EmbeddingLoraSegment<float>>);
+extern template void embedding_lora<bf16>(CpuDevice&, View<float, 2>, std::span<const int32_t>,
+                                          std::span<const EmbeddingLoraSegment<bf16>>);
 extern template void rotate<float>(CpuDevice&, View<float, 2>, View<const float, 2>,
                                    std::span<const RotateSegment<float>>);
 extern template void rotate<bf16>(CpuDevice&, View<float, 2>, View<const float, 2>,

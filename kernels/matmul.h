@@ -31,6 +31,8 @@ public:
     PackedMatrix(int64_t rows, int64_t cols);  // zero-filled, in memory of its own
     PackedMatrix(int64_t rows, int64_t cols,
                  std::shared_ptr<std::byte[]> memory);  // the same in bytes_of() of `memory`
+    // What lies packed at `data` (64-byte aligned bytes_of() bytes that someone else keeps), without a copy; read only.
+    static PackedMatrix view(int64_t rows, int64_t cols, const T* data);
     PackedMatrix(PackedMatrix&&) = default;
     PackedMatrix& operator=(PackedMatrix&&) = default;
 

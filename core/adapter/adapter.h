@@ -1,6 +1,8 @@
 // One adapter, folded at load into the one formula that serves all kinds (see kernels/adapter_ops.h):
 //
 //     y = gain * ( W · rot(x) + scale · B (A x) ) + bias        per layer and projection
+//
+// and, where it was trained, what it brings to the embedding, the output head and the norms.
 #pragma once
 
 #include "core/base/ids.h"
@@ -10,6 +12,7 @@
 
 #include <cstddef>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -37,6 +40,28 @@ struct AdapterPart {
     int64_t block_size = 0, num_factors = 0;
 };
 
+// What an adapter brings to the embedding or to the output head, both [vocab, hidden]; absent parts leave them alone.
+//
+//     embedding:  x = gain * ( rot(row of the token) + scale · B A[:, token] )
+//     head:       logits = gain * ( W · rot(x) + scale · B (A x) ) + bias
+struct TablePart {
+    AdapterPart part;             // the embedding's A lies as T [vocab, rank], so that a token's ranks are one run
+    int64_t copy = -1;            // T, packed [vocab, hidden]: replaces the base's rows (modules_to_save)
+    std::vector<int32_t> tokens;  // rising: whose rows (of the head: logits) come from …
+    int64_t token_rows = -1;      // … T, packed [tokens, hidden] (trainable_token_indices)
+    bool has_linear() const { return part.rotation >= 0 || part.a >= 0 || part.gain >= 0 || part.bias >= 0; }
+};
+
+// A norm's weight that replaces the base's (modules_to_save).
+enum class NormRole : uint8_t { attention, mlp, q, k, final };
+constexpr int kNumNormRoles = 5;
+struct NormPart {
+    NormRole role{};
+    int layer = 0;  // 0 for final
+    int64_t dim = 0;
+    int64_t weight = -1;  // f32 [dim], in Adapter::blob
+};
+
 struct Adapter {
     std::string name;  // a label, unique in a library
     std::string path;  // folder or synthetic spec
@@ -45,6 +70,8 @@ struct Adapter {
     DType dtype = DType::f32;  // of the blob's T parts
     std::vector<std::byte> blob;
     std::vector<AdapterPart> parts;  // by layer, then projection
+    std::optional<TablePart> embedding, head;
+    std::vector<NormPart> norms;
     int64_t file_bytes = 0;
     double orthogonality_error = 0;  // largest |QᵀQ - I| over all factors' blocks (infinity norm); 0 without rotations
     std::vector<std::string> warnings;

@@ -105,18 +105,45 @@ Result<void> check_request(const Request& request, const Model& model, const Poo
     return {};
 }
 
-Result<void> check_adapter(const Adapter& adapter, const Model& model) {
-    const ModelConfig& c = model.config();
-    const auto wrong = [&](const std::string& what, std::string found, std::string expected) {
-        return Error{adapter.path, "adapter " + adapter.name + (what.empty() ? "" : ", " + what), std::move(found),
+namespace {
+
+// That everything of an adapter lies within its blob and fits the model: what the runner relies on.
+class AdapterCheck {
+public:
+    AdapterCheck(const Adapter& adapter, const ModelConfig& config) : adapter_(adapter), config_(config) {}
+
+    Result<void> run() const {
+        for (const AdapterPart& part : adapter_.parts) {
+            TRY_VOID(check_layer(part.layer));
+            TRY_VOID(check_part(part, "layer " + std::to_string(part.layer) + " " + name_of(part.projection),
+                                in_features(config_, part.projection), out_features(config_, part.projection),
+                                part.rank * part.in));
+        }
+        if (adapter_.embedding) TRY_VOID(check_table(*adapter_.embedding, "embed_tokens", config_.hidden_size));
+        if (adapter_.head) TRY_VOID(check_table(*adapter_.head, "lm_head", config_.vocab_size));
+        for (const NormPart& norm : adapter_.norms) TRY_VOID(check_norm(norm));
+        return {};
+    }
+
+    Error wrong(const std::string& what, std::string found, std::string expected) const {
+        return Error{adapter_.path, "adapter " + adapter_.name + (what.empty() ? "" : ", " + what), std::move(found),
                      std::move(expected)};
-    };
-    if (adapter.dtype != model.dtype) return wrong("dtype", name_of(adapter.dtype), name_of(model.dtype));
-    for (const AdapterPart& part : adapter.parts) {
-        if (part.layer < 0 || part.layer >= c.num_layers)
-            return wrong("layer", std::to_string(part.layer), "below " + std::to_string(c.num_layers));
-        const std::string where = "layer " + std::to_string(part.layer) + " " + name_of(part.projection);
-        const int64_t in = in_features(c, part.projection), out = out_features(c, part.projection);
+    }
+
+private:
+    Result<void> check_layer(int64_t layer) const {
+        if (layer >= 0 && layer < config_.num_layers) return {};
+        return wrong("layer", std::to_string(layer), "below " + std::to_string(config_.num_layers));
+    }
+
+    Result<void> check_span(const std::string& where, int64_t offset, int64_t bytes) const {
+        if (offset < 0 || (offset % 64 == 0 && offset + bytes <= int64_t(adapter_.blob.size()))) return {};
+        return wrong(where, "bytes from " + std::to_string(offset),
+                     "64-byte aligned within the blob's " + std::to_string(adapter_.blob.size()));
+    }
+
+    Result<void> check_part(const AdapterPart& part, const std::string& where, int64_t in, int64_t out,
+                            int64_t a_values) const {
         if (part.in != in || part.out != out)
             return wrong(where, std::to_string(part.in) + " -> " + std::to_string(part.out),
                          std::to_string(in) + " -> " + std::to_string(out));
@@ -124,18 +151,53 @@ Result<void> check_adapter(const Adapter& adapter, const Model& model) {
             return wrong(where, "group " + std::to_string(part.group), "a divisor of " + std::to_string(in));
         if ((part.a >= 0) != (part.b_t >= 0) || (part.a >= 0 && part.rank <= 0))
             return wrong(where, "half a low-rank pair", "A and B of rank 1 or more");
-        const int64_t t = size_of(adapter.dtype), f = int64_t(sizeof(float));
-        const std::pair<int64_t, int64_t> spans[] = {{part.rotation, in * part.group * t},
-                                                     {part.a, part.rank * in * t},
-                                                     {part.b_t, part.rank * out * t},
-                                                     {part.gain, out * f},
-                                                     {part.bias, out * f}};
-        for (const auto& [offset, bytes] : spans)
-            if (offset >= 0 && (offset % 64 != 0 || offset + bytes > int64_t(adapter.blob.size())))
-                return wrong(where, "bytes from " + std::to_string(offset),
-                             "64-byte aligned within the blob's " + std::to_string(adapter.blob.size()));
+        const int64_t t = size_of(adapter_.dtype), f = int64_t(sizeof(float));
+        TRY_VOID(check_span(where, part.rotation, in * part.group * t));
+        TRY_VOID(check_span(where, part.a, a_values * t));
+        TRY_VOID(check_span(where, part.b_t, part.rank * out * t));
+        TRY_VOID(check_span(where, part.gain, out * f));
+        return check_span(where, part.bias, out * f);
     }
-    return {};
+
+    Result<void> check_table(const TablePart& table, const std::string& where, int64_t out) const {
+        const int64_t vocab = config_.vocab_size, hidden = config_.hidden_size;
+        const bool is_head = out == vocab && where == "lm_head";
+        TRY_VOID(check_part(table.part, where, hidden, out, table.part.rank * (is_head ? hidden : vocab)));
+        TRY_VOID(check_span(where, table.copy, packed_bytes(vocab)));
+        TRY_VOID(check_span(where, table.token_rows, packed_bytes(int64_t(table.tokens.size()))));
+        if (table.token_rows >= 0 && table.tokens.empty()) return wrong(where, "rows of no tokens", "tokens");
+        for (size_t i = 0; i < table.tokens.size(); ++i)
+            if (table.tokens[i] < 0 || table.tokens[i] >= vocab || (i > 0 && table.tokens[i] <= table.tokens[i - 1]))
+                return wrong(where, "token " + std::to_string(table.tokens[i]),
+                             "rising ids below " + std::to_string(vocab));
+        return {};
+    }
+
+    int64_t packed_bytes(int64_t rows) const {
+        return adapter_.dtype == DType::f32 ? PackedMatrix<float>::bytes_of(rows, config_.hidden_size)
+                                            : PackedMatrix<bf16>::bytes_of(rows, config_.hidden_size);
+    }
+
+    Result<void> check_norm(const NormPart& norm) const {
+        TRY_VOID(check_layer(norm.layer));
+        const bool per_head = norm.role == NormRole::q || norm.role == NormRole::k;
+        const int64_t dim = per_head ? config_.head_dim : config_.hidden_size;
+        if (norm.dim != dim || norm.weight < 0)
+            return wrong("a norm of layer " + std::to_string(norm.layer), std::to_string(norm.dim) + " values",
+                         std::to_string(dim));
+        return check_span("a norm", norm.weight, dim * int64_t(sizeof(float)));
+    }
+
+    const Adapter& adapter_;
+    const ModelConfig& config_;
+};
+
+}  // namespace
+
+Result<void> check_adapter(const Adapter& adapter, const Model& model) {
+    const AdapterCheck check(adapter, model.config());
+    if (adapter.dtype != model.dtype) return check.wrong("dtype", name_of(adapter.dtype), name_of(model.dtype));
+    return check.run();
 }
 
 }  // namespace spartan

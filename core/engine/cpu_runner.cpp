@@ -20,6 +20,16 @@ std::vector<int32_t> index_parts(const Adapter& adapter, int64_t num_layers) {
     return index;
 }
 
+std::vector<const float*> index_norms(const Adapter& adapter, const std::byte* data, int64_t num_layers) {
+    if (adapter.norms.empty()) return {};
+    std::vector<const float*> index(size_t(num_layers * kNumNormRoles), nullptr);
+    for (const NormPart& norm : adapter.norms) {
+        CHECK(norm.layer >= 0 && norm.layer < num_layers);
+        index[size_t(norm.layer * kNumNormRoles + int(norm.role))] = reinterpret_cast<const float*>(data + norm.weight);
+    }
+    return index;
+}
+
 template <class T>
 class CpuRunner final : public ModelRunner {
 public:
@@ -53,7 +63,8 @@ public:
         std::byte* data = pool_.get() + run.first * page_bytes_;
         std::memcpy(data, adapter->blob.data(), adapter->blob.size());
         std::vector<int32_t> index = index_parts(*adapter, model_->config().num_layers);
-        placed_[id] = {data, std::move(adapter), std::move(index)};
+        std::vector<const float*> norms = index_norms(*adapter, data, model_->config().num_layers);
+        placed_[id] = {data, std::move(adapter), std::move(index), std::move(norms)};
     }
 
     void drop_adapter(AdapterId id) override { placed_.erase(id); }

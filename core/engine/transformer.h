@@ -6,7 +6,8 @@
 //     logits = norm(x)[rows that need them] · output^T
 //
 // project() is the one formula of all adapters: gain * (W · rot(x) + scale · B(A x)) + bias, with each segment's parts
-// read from the pool. q, k and v may each see their own rotated input.
+// read from the pool. q, k and v may each see their own rotated input. Where a segment's adapter changes the embedding,
+// a norm or the output head, its rows alone take another way; a batch without such adapters takes none.
 #pragma once
 
 #include "core/adapter/adapter.h"
@@ -35,16 +36,26 @@ namespace spartan {
 struct PlacedAdapter {
     const std::byte* data = nullptr;
     std::shared_ptr<const Adapter> adapter;
-    std::vector<int32_t> part_index;  // [layer * kNumProjections + projection]; -1: not adapted
+    std::vector<int32_t> part_index;        // [layer * kNumProjections + projection]; -1: not adapted
+    std::vector<const float*> norm_weight;  // [layer * kNumNormRoles + role]; null: the base's. Empty: all the base's
 
     const AdapterPart* part(int64_t layer, Projection p) const {
         const int32_t i = part_index[size_t(layer * kNumProjections + int64_t(p))];
         return i < 0 ? nullptr : &adapter->parts[size_t(i)];
     }
+    const float* norm(NormRole role, int64_t layer) const {
+        return norm_weight.empty() ? nullptr : norm_weight[size_t(layer * kNumNormRoles + int64_t(role))];
+    }
     template <class T>
     const T* at(int64_t offset) const {
         return offset < 0 ? nullptr : reinterpret_cast<const T*>(data + offset);
     }
+};
+
+// Rows [begin, end) of the rows at hand use one adapter; null: the base.
+struct SegmentRows {
+    const PlacedAdapter* placed = nullptr;
+    int64_t begin = 0, end = 0;
 };
 
 // Splits wall time among phases: each mark() books the time since the last one.
@@ -93,12 +104,25 @@ private:
     using Activation = typename Device::template Activation<T>;
     using Rows = View<Activation, 2>;
 
+    using Segments = std::span<const SegmentRows>;
+
+    void embed(const Batch& batch);
+    void embed_own_rows(const TablePart& table, const SegmentRows& s, Rows x, std::span<const Token> ids);
     void decoder_layer(int64_t layer, const Batch& batch, T* pool);
+    // rms_norm with the weight that each segment's adapter has for this norm. `vectors` of weight.size() values lie in
+    // a row one after another.
+    void norm(Segments segments, NormRole role, int64_t layer, const std::vector<float>& weight, Rows out, Rows in,
+              int64_t vectors = 1);
     void project(int64_t layer, Projection p, Rows in, Rows out);
     void attend(int64_t layer, const Batch& batch, T* pool, Rows out, Rows q, Rows k, Rows v);
     void product(Rows out, Rows x, const PackedMatrix<T>& w, int64_t& phase_ns);
-    void collect_segments(int64_t layer, Projection p, int64_t out_dim);
+    template <class PartOf>
+    void collect_parts(Segments segments, const PartOf& part_of, const float* base_bias);
     void heads(const Batch& batch, const HeadLogits& logits);
+    void collect_head_segments(const Batch& batch, size_t first_head, size_t count);
+    void project_head(Rows out, Rows in);
+    void project_head_tables(Rows out, Rows x);
+    void replace_token_logits(const TablePart& table, const SegmentRows& s, Rows out, Rows in);
     void hand_out_logits(const Batch& batch, size_t first_head, size_t count, const HeadLogits& logits);
     void pick_tokens(const Batch& batch, size_t first_head, size_t count);
 
@@ -118,12 +142,15 @@ private:
     std::vector<RotateSegment<T>> rotations_;
     std::vector<LoraSegment<T>> loras_;
     std::vector<ScaleBiasSegment> scales_;
+    std::vector<EmbeddingLoraSegment<T>> embedding_loras_;
     std::vector<AttentionSegment> attention_;
+    std::vector<SegmentRows> segments_, head_segments_;
+    std::vector<Activation> token_logits_;
 
     // Of the step in progress.
     int64_t rows_ = 0;
     const Batch* batch_ = nullptr;
-    std::span<const PlacedAdapter* const> placed_;
+    bool own_norms_ = false, own_embeddings_ = false, own_heads_ = false;  // of any segment's adapter
     const KeepGoing* keep_going_ = nullptr;
     ForwardResult* result_ = nullptr;
     PhaseClock clock_;
@@ -163,7 +190,15 @@ void Transformer<Device, T>::forward(const Batch& batch, std::span<const PlacedA
     CHECK(batch.num_rows() * config_.hidden_size <= int64_t(x_.size()));
     rows_ = batch.num_rows();
     batch_ = &batch;
-    placed_ = placed;
+    segments_.clear();
+    own_norms_ = own_embeddings_ = own_heads_ = false;
+    for (size_t i = 0; i < placed.size(); ++i) {
+        segments_.push_back({placed[i], batch.segments[i].row_begin, batch.segments[i].row_end});
+        if (!placed[i]) continue;
+        own_norms_ |= !placed[i]->norm_weight.empty();
+        own_embeddings_ |= placed[i]->adapter->embedding.has_value();
+        own_heads_ |= placed[i]->adapter->head.has_value();
+    }
     keep_going_ = &keep_going;
     result_ = &result;
     stopped_ = false;
@@ -171,11 +206,77 @@ void Transformer<Device, T>::forward(const Batch& batch, std::span<const PlacedA
     result.not_finite.assign(batch.sequences.size(), 0);
 
     clock_.start();
-    gather_rows(device_, rows_of(x_, config_.hidden_size), weights_.embedding, batch.ids);
+    embed(batch);
     clock_.mark(result.times.other);
     for (int64_t layer = 0; layer < config_.num_layers && go_on(); ++layer) decoder_layer(layer, batch, pool);
     if (go_on()) heads(batch, logits);
     result.completed = !stopped_;
+}
+
+template <class Device, class T>
+void Transformer<Device, T>::embed(const Batch& batch) {
+    const Rows x = rows_of(x_, config_.hidden_size), h = rows_of(h_, config_.hidden_size);
+    if (!own_embeddings_) return gather_rows(device_, x, weights_.embedding, batch.ids);
+    const auto part_of = [](const PlacedAdapter& placed) {
+        return placed.adapter->embedding ? &placed.adapter->embedding->part : nullptr;
+    };
+    collect_parts(segments_, part_of, nullptr);
+    const Rows looked_up = rotations_.empty() ? x : h;
+    gather_rows(device_, looked_up, weights_.embedding, batch.ids);
+    embedding_loras_.clear();
+    for (const SegmentRows& s : segments_) {
+        if (!s.placed || !s.placed->adapter->embedding) continue;
+        const TablePart& table = *s.placed->adapter->embedding;
+        embed_own_rows(table, s, looked_up, batch.ids);
+        if (table.part.a >= 0)
+            embedding_loras_.push_back({s.begin, s.end, s.placed->template at<T>(table.part.a),
+                                        s.placed->template at<T>(table.part.b_t), config_.vocab_size, table.part.rank,
+                                        table.part.scale});
+    }
+    if (!rotations_.empty()) rotate<T>(device_, x, looked_up, rotations_);
+    if (!embedding_loras_.empty()) embedding_lora<T>(device_, x, batch.ids, embedding_loras_);
+    if (!scales_.empty()) scale_bias(device_, x, scales_);
+}
+
+// The rows of tokens that the adapter has rows of its own for.
+template <class Device, class T>
+void Transformer<Device, T>::embed_own_rows(const TablePart& table, const SegmentRows& s, Rows x,
+                                            std::span<const Token> ids) {
+    const int64_t hidden = config_.hidden_size;
+    if (table.copy >= 0)
+        gather_rows(device_, Rows{x.row(s.begin), {s.end - s.begin, hidden}},
+                    PackedMatrix<T>::view(config_.vocab_size, hidden, s.placed->template at<T>(table.copy)),
+                    ids.subspan(size_t(s.begin), size_t(s.end - s.begin)));
+    if (table.token_rows < 0) return;
+    const auto own =
+        PackedMatrix<T>::view(int64_t(table.tokens.size()), hidden, s.placed->template at<T>(table.token_rows));
+    for (int64_t row = s.begin; row < s.end; ++row) {
+        const auto at = std::lower_bound(table.tokens.begin(), table.tokens.end(), ids[size_t(row)]);
+        if (at == table.tokens.end() || *at != ids[size_t(row)]) continue;
+        const auto index = int32_t(at - table.tokens.begin());
+        gather_rows(device_, Rows{x.row(row), {1, hidden}}, own, {&index, 1});
+    }
+}
+
+template <class Device, class T>
+void Transformer<Device, T>::norm(Segments segments, NormRole role, int64_t layer, const std::vector<float>& weight,
+                                  Rows out, Rows in, int64_t vectors) {
+    const auto dim = int64_t(weight.size());
+    CHECK(in.shape[1] == vectors * dim && out.shape == in.shape);
+    const auto run = [&](int64_t begin, int64_t end, const float* own) {
+        const int64_t count = (end - begin) * vectors;
+        rms_norm(device_, Rows{out.row(begin), {count, dim}}, Rows{in.row(begin), {count, dim}},
+                 {own ? own : weight.data(), {dim}}, config_.rms_norm_eps);
+    };
+    if (!own_norms_) return run(0, in.shape[0], nullptr);
+    for (size_t i = 0; i < segments.size();) {
+        const auto own_of = [&](size_t k) {
+            return segments[k].placed ? segments[k].placed->norm(role, layer) : nullptr;
+        };
+        const size_t first = i;
+        while (i < segments.size() && own_of(i) == own_of(first)) ++i;
+        run(segments[first].begin, segments[i - 1].end, own_of(first));
+    }
 }
 
 template <class Device, class T>
@@ -188,7 +289,7 @@ void Transformer<Device, T>::decoder_layer(int64_t layer, const Batch& batch, T*
     const Rows out = rows_of(out_, config_.hidden_size);
     StepTimes& t = result_->times;
 
-    rms_norm(device_, h, x, {w.attention_norm.data(), {config_.hidden_size}}, config_.rms_norm_eps);
+    norm(segments_, NormRole::attention, layer, w.attention_norm, h, x);
     clock_.mark(t.other);
     project(layer, Projection::q, h, q);
     project(layer, Projection::k, h, k);
@@ -203,7 +304,7 @@ void Transformer<Device, T>::decoder_layer(int64_t layer, const Batch& batch, T*
     project(layer, Projection::o, attended, out);
     if (stopped_) return;
     add(device_, x, x, out);
-    rms_norm(device_, h, x, {w.mlp_norm.data(), {config_.hidden_size}}, config_.rms_norm_eps);
+    norm(segments_, NormRole::mlp, layer, w.mlp_norm, h, x);
     clock_.mark(t.other);
     project(layer, Projection::gate, h, gate);
     project(layer, Projection::up, h, up);
@@ -216,34 +317,34 @@ void Transformer<Device, T>::decoder_layer(int64_t layer, const Batch& batch, T*
     clock_.mark(t.other);
 }
 
-// Which parts the batch's segments bring to this projection.
+// Which parts the segments bring to one linear layer.
 template <class Device, class T>
-void Transformer<Device, T>::collect_segments(int64_t layer, Projection p, int64_t out_dim) {
+template <class PartOf>
+void Transformer<Device, T>::collect_parts(Segments segments, const PartOf& part_of, const float* base_bias) {
     rotations_.clear();
     loras_.clear();
     scales_.clear();
-    const std::vector<float>& base_bias = weights_.layers[size_t(layer)].bias[size_t(p)];
-    const float* bias = base_bias.empty() ? nullptr : base_bias.data();
-    CHECK(!bias || int64_t(base_bias.size()) == out_dim);
-    for (size_t i = 0; i < placed_.size(); ++i) {
-        const AdapterSegment& segment = batch_->segments[i];
-        const int64_t begin = segment.row_begin, end = segment.row_end;
-        const AdapterPart* part = placed_[i] ? placed_[i]->part(layer, p) : nullptr;
+    for (const SegmentRows& s : segments) {
+        const AdapterPart* part = s.placed ? part_of(*s.placed) : nullptr;
         if (part && part->rotation >= 0)
-            rotations_.push_back({begin, end, placed_[i]->template at<T>(part->rotation), part->group});
+            rotations_.push_back({s.begin, s.end, s.placed->template at<T>(part->rotation), part->group});
         if (part && part->a >= 0)
-            loras_.push_back({begin, end, placed_[i]->template at<T>(part->a), placed_[i]->template at<T>(part->b_t),
+            loras_.push_back({s.begin, s.end, s.placed->template at<T>(part->a), s.placed->template at<T>(part->b_t),
                               part->rank, part->scale});
-        const float* gain = part ? placed_[i]->template at<float>(part->gain) : nullptr;
-        const float* own_bias = part ? placed_[i]->template at<float>(part->bias) : nullptr;
-        if (gain || own_bias || bias) scales_.push_back({begin, end, gain, own_bias ? own_bias : bias});
+        const float* gain = part ? s.placed->template at<float>(part->gain) : nullptr;
+        const float* own_bias = part ? s.placed->template at<float>(part->bias) : nullptr;
+        if (gain || own_bias || base_bias) scales_.push_back({s.begin, s.end, gain, own_bias ? own_bias : base_bias});
     }
 }
 
 template <class Device, class T>
 void Transformer<Device, T>::project(int64_t layer, Projection p, Rows in, Rows out) {
     if (stopped_) return;
-    collect_segments(layer, p, out.shape[1]);
+    const std::vector<float>& bias = weights_.layers[size_t(layer)].bias[size_t(p)];
+    CHECK(bias.empty() || int64_t(bias.size()) == out.shape[1]);
+    collect_parts(
+        segments_, [&](const PlacedAdapter& placed) { return placed.part(layer, p); },
+        bias.empty() ? nullptr : bias.data());
     StepTimes& t = result_->times;
     Rows x = in;
     if (!rotations_.empty()) {
@@ -317,14 +418,88 @@ void Transformer<Device, T>::heads(const Batch& batch, const HeadLogits& logits)
             std::memcpy(head_in_.data() + int64_t(i) * hidden, x_.data() + batch.heads[first + i].row * hidden,
                         size_t(hidden) * sizeof(Activation));
         const Rows in{head_in_.data(), {int64_t(count), hidden}};
-        rms_norm(device_, in, in, {weights_.final_norm.data(), {hidden}}, config_.rms_norm_eps);
-        product({logits_.data(), {int64_t(count), config_.vocab_size}}, in, weights_.output(), t.head);
+        collect_head_segments(batch, first, count);
+        norm(head_segments_, NormRole::final, 0, weights_.final_norm, in, in);
+        project_head({logits_.data(), {int64_t(count), config_.vocab_size}}, in);
         if (stopped_) return;
         hand_out_logits(batch, first, count, logits);
         clock_.mark(t.other);
         pick_tokens(batch, first, count);
         clock_.mark(t.sample);
     }
+}
+
+// Heads lie in the order of their rows, and segments as well.
+template <class Device, class T>
+void Transformer<Device, T>::collect_head_segments(const Batch& batch, size_t first_head, size_t count) {
+    head_segments_.clear();
+    if (!own_norms_ && !own_heads_) return;
+    const auto heads = std::span(batch.heads).subspan(first_head, count);
+    const auto before = [&](int64_t row) {
+        return std::lower_bound(heads.begin(), heads.end(), row,
+                                [](const HeadRow& h, int64_t r) { return h.row < r; }) -
+               heads.begin();
+    };
+    for (const SegmentRows& s : segments_) {
+        const int64_t begin = before(s.begin), end = before(s.end);
+        if (begin < end) head_segments_.push_back({s.placed, begin, end});
+    }
+}
+
+template <class Device, class T>
+void Transformer<Device, T>::project_head(Rows out, Rows in) {
+    StepTimes& t = result_->times;
+    if (!own_heads_) return product(out, in, weights_.output(), t.head);
+    const auto part_of = [](const PlacedAdapter& placed) {
+        return placed.adapter->head ? &placed.adapter->head->part : nullptr;
+    };
+    collect_parts(head_segments_, part_of, nullptr);
+    Rows x = in;
+    if (!rotations_.empty()) {
+        x = Rows{rotated_.data(), in.shape};
+        rotate<T>(device_, x, in, rotations_);
+    }
+    clock_.mark(t.rotate);
+    project_head_tables(out, x);
+    if (stopped_) return;
+    if (!loras_.empty()) lora<T>(device_, out, in, loras_);
+    if (!scales_.empty()) scale_bias(device_, out, scales_);
+    for (const SegmentRows& s : head_segments_)
+        if (s.placed && s.placed->adapter->head && s.placed->adapter->head->token_rows >= 0 && !stopped_)
+            replace_token_logits(*s.placed->adapter->head, s, out, in);
+    clock_.mark(t.lora);
+}
+
+// The product with the base's table, or with the adapter's own.
+template <class Device, class T>
+void Transformer<Device, T>::project_head_tables(Rows out, Rows x) {
+    const int64_t vocab = config_.vocab_size, hidden = config_.hidden_size;
+    const auto own_of = [&](size_t i) -> const T* {
+        const PlacedAdapter* placed = head_segments_[i].placed;
+        return placed && placed->adapter->head ? placed->template at<T>(placed->adapter->head->copy) : nullptr;
+    };
+    for (size_t i = 0; i < head_segments_.size() && !stopped_;) {
+        const size_t first = i;
+        while (i < head_segments_.size() && own_of(i) == own_of(first)) ++i;
+        const int64_t begin = head_segments_[first].begin, count = head_segments_[i - 1].end - begin;
+        const Rows from{x.row(begin), {count, hidden}}, to{out.row(begin), {count, vocab}};
+        if (const T* own = own_of(first))
+            product(to, from, PackedMatrix<T>::view(vocab, hidden, own), result_->times.head);
+        else
+            product(to, from, weights_.output(), result_->times.head);
+    }
+}
+
+template <class Device, class T>
+void Transformer<Device, T>::replace_token_logits(const TablePart& table, const SegmentRows& s, Rows out, Rows in) {
+    const int64_t rows = s.end - s.begin, tokens = int64_t(table.tokens.size()), hidden = config_.hidden_size;
+    token_logits_.resize(std::max(token_logits_.size(), size_t(rows * tokens)));
+    product({token_logits_.data(), {rows, tokens}}, {in.row(s.begin), {rows, hidden}},
+            PackedMatrix<T>::view(tokens, hidden, s.placed->template at<T>(table.token_rows)), result_->times.head);
+    if (stopped_) return;
+    for (int64_t row = 0; row < rows; ++row)
+        for (int64_t i = 0; i < tokens; ++i)
+            out.row(s.begin + row)[table.tokens[size_t(i)]] = token_logits_[size_t(row * tokens + i)];
 }
 
 template <class Device, class T>

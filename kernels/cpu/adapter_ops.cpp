@@ -256,6 +256,37 @@ void scale_bias(CpuDevice& device, View<float, 2> out, std::span<const ScaleBias
     });
 }
 
+template <class T>
+void embedding_lora(CpuDevice& device, View<float, 2> out, std::span<const int32_t> ids,
+                    std::span<const EmbeddingLoraSegment<T>> segments) {
+    CHECK(int64_t(ids.size()) == out.shape[0]);
+    check_segments(segments, out.shape[0]);
+    const auto kernel = expand_kernel<T>(kernels_for(device.isa()));
+    for (const EmbeddingLoraSegment<T>& s : segments)
+        device.parallel_for(s.row_end - s.row_begin, 16, [&](int64_t begin, int64_t end, int thread) {
+            auto* low = static_cast<float*>(device.thread_scratch(thread, s.rank * 4));
+            for (int64_t row = s.row_begin + begin; row < s.row_begin + end; ++row) {
+                const int64_t id = ids[size_t(row)];
+                CHECK(id >= 0 && id < s.vocab);
+                for (int64_t r = 0; r < s.rank; ++r) low[r] = s.scale * to_float(s.a_t[id * s.rank + r]);
+                kernel({.out = out.row(row),
+                        .out_stride = out.shape[1],
+                        .low = low,
+                        .low_stride = s.rank,
+                        .rows = 1,
+                        .b_t = s.b_t,
+                        .b_stride = out.shape[1],
+                        .columns = out.shape[1],
+                        .ranks = s.rank,
+                        .next = nullptr});
+            }
+        });
+}
+
+template void embedding_lora<float>(CpuDevice&, View<float, 2>, std::span<const int32_t>,
+                                    std::span<const EmbeddingLoraSegment<float>>);
+template void embedding_lora<bf16>(CpuDevice&, View<float, 2>, std::span<const int32_t>,
+                                   std::span<const EmbeddingLoraSegment<bf16>>);
 template void rotate<float>(CpuDevice&, View<float, 2>, View<const float, 2>, std::span<const RotateSegment<float>>);
 template void rotate<bf16>(CpuDevice&, View<float, 2>, View<const float, 2>, std::span<const RotateSegment<bf16>>);
 template void lora<float>(CpuDevice&, View<float, 2>, View<const float, 2>, std::span<const LoraSegment<float>>);

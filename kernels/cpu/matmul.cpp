@@ -144,6 +144,17 @@ PackedMatrix<T>::PackedMatrix(int64_t rows, int64_t cols, std::shared_ptr<std::b
 }
 
 template <class T>
+PackedMatrix<T> PackedMatrix<T>::view(int64_t rows, int64_t cols, const T* data) {
+    CHECK(rows >= 0 && cols >= 0 && reinterpret_cast<uintptr_t>(data) % 64 == 0);
+    PackedMatrix m;
+    m.rows_ = rows;
+    m.cols_ = cols;
+    // Owned by nobody: an empty pointer's count, this address.
+    m.memory_ = {std::shared_ptr<std::byte[]>(), const_cast<std::byte*>(reinterpret_cast<const std::byte*>(data))};
+    return m;
+}
+
+template <class T>
 void PackedMatrix<T>::set_rows(int64_t first, int64_t count, const float* values) {
     CHECK(first >= 0 && count >= 0 && first + count <= rows_);
     constexpr int64_t kPart = 128;  // columns whose lines of the panel stay in the L1 cache while its rows are written

@@ -104,7 +104,44 @@ int64_t append(Adapter& adapter, const std::vector<float>& values) {
 struct AdapterShape {
     int64_t group = 0, rank = 0;
     bool gain = false, bias = false;
+    bool tables = false;                 // the same parts for the embedding and the head
+    bool copies = false, norms = false;  // replaced as a whole
+    std::vector<int32_t> tokens = {};    // replaced in embedding and head
 };
+
+template <class T>
+int64_t append_packed(Adapter& adapter, Random& random, int64_t rows, int64_t cols) {
+    PackedMatrix<T> m(rows, cols);
+    m.set_rows(0, rows, uniform_vector(random, rows * cols, 0.5f).data());
+    const auto offset = int64_t(adapter.blob.size() + 63) / 64 * 64;
+    adapter.blob.resize(size_t(offset + m.bytes()));
+    std::memcpy(adapter.blob.data() + offset, m.data(), size_t(m.bytes()));
+    return offset;
+}
+
+template <class T>
+TablePart make_table(Adapter& adapter, const ModelConfig& c, const AdapterShape& shape, bool is_head, Random& random) {
+    TablePart table;
+    AdapterPart& part = table.part;
+    part.in = c.hidden_size;
+    part.out = is_head ? c.vocab_size : c.hidden_size;
+    if (shape.tables && shape.group > 0) {
+        part.group = shape.group;
+        part.rotation = append<T>(adapter, uniform_vector(random, part.in * part.group, 0.8f));
+    }
+    if (shape.tables && shape.rank > 0) {
+        part.rank = shape.rank;
+        part.scale = 0.5f;
+        part.a = append<T>(adapter, uniform_vector(random, part.rank * (is_head ? part.in : c.vocab_size), 0.3f));
+        part.b_t = append<T>(adapter, uniform_vector(random, part.rank * part.out, 0.3f));
+    }
+    if (shape.tables && shape.gain) part.gain = append<float>(adapter, uniform_vector(random, part.out, 0.3f, 1));
+    if (shape.copies) table.copy = append_packed<T>(adapter, random, c.vocab_size, c.hidden_size);
+    table.tokens = shape.tokens;
+    if (!shape.tokens.empty())
+        table.token_rows = append_packed<T>(adapter, random, int64_t(shape.tokens.size()), c.hidden_size);
+    return table;
+}
 
 template <class T>
 std::shared_ptr<Adapter> make_adapter_of(const Model& model, const std::string& name, AdapterShape shape,
@@ -137,6 +174,16 @@ std::shared_ptr<Adapter> make_adapter_of(const Model& model, const std::string& 
             if (shape.bias) part.bias = append<float>(*adapter, uniform_vector(random, part.out, 0.3f));
             adapter->parts.push_back(part);
         }
+    if (shape.tables || shape.copies || !shape.tokens.empty()) {
+        adapter->embedding = make_table<T>(*adapter, c, shape, false, random);
+        adapter->head = make_table<T>(*adapter, c, shape, true, random);
+    }
+    if (shape.norms)
+        for (int l = 0; l < int(c.num_layers); ++l)
+            for (const NormRole role : {NormRole::attention, NormRole::mlp, NormRole::final})
+                if (role != NormRole::final || l == 0)
+                    adapter->norms.push_back({role, l, c.hidden_size,
+                                              append<float>(*adapter, uniform_vector(random, c.hidden_size, 0.3f, 1))});
     return adapter;
 }
 

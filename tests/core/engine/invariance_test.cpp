@@ -21,10 +21,14 @@ struct Subject {
 
 Subject hand_made(DType dtype) {
     Subject s{make_model(dtype), {}};
-    s.adapters = {make_adapter(*s.model, "rotation", {.group = 8}, 1), make_adapter(*s.model, "wide", {.group = 16}, 2),
+    s.adapters = {make_adapter(*s.model, "rotation", {.group = 8}, 1),
+                  make_adapter(*s.model, "wide", {.group = 16}, 2),
                   make_adapter(*s.model, "rank", {.rank = 5}, 3),
                   make_adapter(*s.model, "dora", {.rank = 3, .gain = true, .bias = true}, 4),
-                  make_adapter(*s.model, "all", {.group = 16, .rank = 2, .gain = true, .bias = true}, 5)};
+                  make_adapter(*s.model, "all", {.group = 16, .rank = 2, .gain = true, .bias = true}, 5),
+                  make_adapter(*s.model, "tables", {.group = 8, .rank = 2, .gain = true, .tables = true}, 6),
+                  make_adapter(*s.model, "copies", {.rank = 1, .copies = true, .norms = true}, 7),
+                  make_adapter(*s.model, "tokens", {.group = 8, .norms = true, .tokens = {0, 3, 17}}, 8)};
     return s;
 }
 
