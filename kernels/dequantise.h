@@ -17,6 +17,9 @@ const char* name_of(GgufType type);     // "Q4_1"; "?" when not supported
 int64_t block_elements(GgufType type);  // weights in one block
 int64_t block_bytes(GgufType type);
 
+// Whether a PackedMatrix can keep blocks of this type (matmul.h).
+bool can_keep(GgufType type);
+
 // out[i] for i in [0, count). count is a multiple of block_elements(type); `blocks` may have any alignment. Exact: no
 // rounding beyond the one multiplication (and addition) of the formula. Keeps no state: call it from several threads.
 void dequantise_row(GgufType type, const void* blocks, int64_t count, float* out);

@@ -10,47 +10,63 @@
 // other rows or on the number of threads (bitwise). M, N and K may be any size; M may be 0.
 #pragma once
 
+#include "kernels/dequantise.h"
 #include "kernels/device.h"
 #include "kernels/view.h"
 
 #include <cstddef>
 #include <memory>
+#include <optional>
 #include <span>
 
 namespace spartan {
 
-// A weight [rows = N, cols = K] in panels of kPanel outputs, k-major inside a panel (bf16: k in pairs), zero-padded.
+// A weight [rows = N, cols = K] in panels of kPanel outputs, k-major inside a panel (bf16: k in pairs), padded with
+// zeros. Either dense, every value a T, or kept: the quantised blocks of a file in as many bytes, widened to T a piece
+// of a panel at a time while they are used. Keeping changes no bit of a product: its values are those that a dense
+// matrix would hold, and they are added in the same order.
 // Its memory (64-byte aligned) is its own or a part of what many share. Movable, not copyable: a copy of weights should
 // be seen in the code.
 template <class T>
 class PackedMatrix {
 public:
-    static int64_t bytes_of(int64_t rows, int64_t cols);  // of the packed storage, a multiple of 64
+    using Value = T;
+    using Kept = std::optional<GgufType>;  // none: dense
 
+    // Of the packed storage, a multiple of 64. A kept type needs whole blocks: cols a multiple of its block_elements().
+    static int64_t bytes_of(int64_t rows, int64_t cols, Kept kept = {});
+
+    // Every row is to be set before it is read.
     PackedMatrix() = default;
-    PackedMatrix(int64_t rows, int64_t cols);  // zero-filled, in memory of its own
-    PackedMatrix(int64_t rows, int64_t cols,
-                 std::shared_ptr<std::byte[]> memory);  // the same in bytes_of() of `memory`
+    PackedMatrix(int64_t rows, int64_t cols);  // dense, in memory of its own
+    PackedMatrix(int64_t rows, int64_t cols, std::shared_ptr<std::byte[]> memory, Kept kept = {});
     // What lies packed at `data` (64-byte aligned bytes_of() bytes that someone else keeps), without a copy; read only.
     static PackedMatrix view(int64_t rows, int64_t cols, const T* data);
-    PackedMatrix(PackedMatrix&&) = default;
-    PackedMatrix& operator=(PackedMatrix&&) = default;
+    PackedMatrix(PackedMatrix&&) noexcept = default;
+    PackedMatrix& operator=(PackedMatrix&&) noexcept = default;
 
     int64_t rows() const { return rows_; }
     int64_t cols() const { return cols_; }
     bool empty() const { return rows_ == 0; }
-    int64_t bytes() const { return bytes_of(rows_, cols_); }
+    Kept kept() const { return kept_; }
+    int64_t bytes() const { return bytes_of(rows_, cols_, kept_); }
 
-    // Rounds `count` rows of `cols()` floats into place. Different rows may be set from different threads.
+    // Rounds `count` rows of `cols()` floats into place (dense). Different rows may be set from different threads, but
+    // those of one panel of a kept matrix from one.
     void set_rows(int64_t first, int64_t count, const float* values);
+    // Puts `count` rows of a file's blocks into place (kept). Their scales must be finite.
+    void set_blocks(int64_t first, int64_t count, const std::byte* blocks);
     // Reads row n back as floats (for embeddings, norms of weights, tests).
     void get_row(int64_t n, float* values) const;
 
-    const T* data() const { return reinterpret_cast<const T*>(memory_.get()); }
+    const std::byte* storage() const { return memory_.get(); }                   // bytes() of it
+    const T* data() const { return reinterpret_cast<const T*>(memory_.get()); }  // of a dense matrix
 
 private:
-    T* begin() { return reinterpret_cast<T*>(memory_.get()); }
+    void clear_padding();
+
     int64_t rows_ = 0, cols_ = 0;
+    Kept kept_;
     std::shared_ptr<std::byte[]> memory_;
 };
 

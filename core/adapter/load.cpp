@@ -192,7 +192,7 @@ private:
         return std::visit(
             [&](const auto& weights) -> Result<bool> {
                 const auto& matrix = is_head ? weights.output() : weights.embedding;
-                using T = std::remove_cvref_t<decltype(*matrix.data())>;
+                using T = typename std::remove_cvref_t<decltype(matrix)>::Value;
                 const int64_t cols = matrix.cols();
                 std::vector<float> mine(static_cast<size_t>(cols)), base = mine;
                 for (int64_t row = 0; row < matrix.rows(); ++row) {

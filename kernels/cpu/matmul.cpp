@@ -1,6 +1,7 @@
 #include "kernels/matmul.h"
 
 #include "kernels/check.h"
+#include "kernels/cpu/kept.h"
 #include "kernels/cpu/simd/table.h"
 #include "kernels/memory.h"
 
@@ -41,6 +42,7 @@ int64_t spread_stride(int64_t bytes) {
     return (lines % 32 == 0 ? lines + 1 : lines) * kLine;
 }
 
+constexpr int64_t kMostBlockBytes = 256;
 constexpr int64_t kPrepareGrain = 64 * 1024;  // values; fewer are rounded before another thread would have woken
 
 PreparedRows prepare(CpuDevice& device, View<const float, 2> x, const PackedMatrix<bf16>&, const CpuKernels& kernels) {
@@ -84,6 +86,57 @@ MatmulPlan plan_matmul(int64_t rows, int64_t panels, int64_t steps, int64_t stre
     return plan;
 }
 
+// A block of a kept matrix: so many panels and so much depth at a time are widened into `scratch`, then multiplied.
+struct KeptPiece {
+    int64_t panels, depth;  // depth: k, a multiple of 32
+};
+
+template <class T>
+KeptPiece kept_piece(const CpuKernels& kernels, bool streams, int64_t cols) {
+    // Streaming walks four panels side by side; with many rows one or two are walked for long.
+    return {streams ? 4 : 2, std::min(std::min(kernels.kept_depth, cols) * (streams ? 1 : 4) * kPair<T>, cols)};
+}
+
+template <class T>
+int64_t kept_piece_bytes(const KeptPiece& piece) {
+    return piece.panels * piece.depth / kPair<T> * kLine;
+}
+
+template <class T>
+WidenPanel<T> widen_kernel(const CpuKernels& kernels, GgufType type) {
+    if constexpr (std::is_same_v<T, float>)
+        return kernels.widen_f32(type);
+    else
+        return kernels.widen_bf16(type);
+}
+
+// As block_kernel(whole) would with the dense matrix of the same values.
+template <class T>
+void run_kept_block(const CpuKernels& kernels, void (*block_kernel)(const MatmulBlock&), const PackedMatrix<T>& w,
+                    const MatmulBlock& whole, const KeptPiece& piece, void* scratch) {
+    const WidenPanel<T> widen = widen_kernel<T>(kernels, *w.kept());
+    const int64_t x_size = std::is_same_v<T, float> ? 4 : kernels.prepared_bf16_size;
+    const int64_t panel_bytes = kPanel * w.cols() / block_elements(*w.kept()) * block_bytes(*w.kept());
+    for (int64_t panel = whole.panel_begin; panel < whole.panel_end; panel += piece.panels) {
+        MatmulBlock b = whole;
+        b.panels = scratch;
+        b.out += panel * kPanel;
+        b.columns -= panel * kPanel;
+        b.panel_begin = 0;
+        b.panel_end = std::min(piece.panels, whole.panel_end - panel);
+        for (int64_t k = 0; k < w.cols(); k += piece.depth) {
+            const int64_t depth = std::min(piece.depth, w.cols() - k);
+            b.steps = depth / kPair<T>;
+            for (int64_t i = 0; i < b.panel_end; ++i)
+                widen(reinterpret_cast<const uint8_t*>(w.storage()) + (panel + i) * panel_bytes, k / 32, depth / 32,
+                      static_cast<T*>(scratch) + i * b.steps * kLine / int64_t(sizeof(T)));
+            b.x = static_cast<const char*>(whole.x) + k * x_size;
+            b.add = k > 0;
+            block_kernel(b);
+        }
+    }
+}
+
 template <class T>
 void run_matmul(CpuDevice& device, View<float, 2> out, View<const float, 2> x, const PackedMatrix<T>& w) {
     CHECK(x.shape[1] == w.cols() && out.shape[1] == w.rows() && out.shape[0] == x.shape[0]);
@@ -94,19 +147,25 @@ void run_matmul(CpuDevice& device, View<float, 2> out, View<const float, 2> x, c
     const PreparedRows prepared = prepare(device, x, w, kernels);
     const int64_t stream_rows = std::is_same_v<T, float> ? kernels.stream_rows_f32 : kernels.stream_rows_bf16;
     const MatmulPlan plan = plan_matmul(rows, panels, steps, stream_rows, device.num_threads());
-    const auto run = [&](int64_t item, int) {
+    const KeptPiece piece = kept_piece<T>(kernels, rows <= stream_rows, w.cols());
+    const auto run = [&](int64_t item, int thread) {
         const int64_t row = item % plan.row_blocks * plan.rows_per_block,
                       panel = item / plan.row_blocks * plan.panels_per_range;
-        block_kernel({.out = out.row(row),
-                      .out_stride = w.rows(),
-                      .x = static_cast<const char*>(prepared.data) + row * prepared.stride,
-                      .x_stride = prepared.stride,
-                      .rows = std::clamp(rows - row, int64_t(0), plan.rows_per_block),
-                      .panels = w.data(),
-                      .columns = w.rows(),
-                      .steps = steps,
-                      .panel_begin = panel,
-                      .panel_end = std::min(panel + plan.panels_per_range, panels)});
+        const MatmulBlock block{.out = out.row(row),
+                                .out_stride = w.rows(),
+                                .x = static_cast<const char*>(prepared.data) + row * prepared.stride,
+                                .x_stride = prepared.stride,
+                                .rows = std::clamp(rows - row, int64_t(0), plan.rows_per_block),
+                                .panels = w.storage(),
+                                .columns = w.rows(),
+                                .steps = steps,
+                                .panel_begin = panel,
+                                .panel_end = std::min(panel + plan.panels_per_range, panels)};
+        if (w.kept())
+            run_kept_block(kernels, block_kernel, w, block, piece,
+                           device.thread_scratch(thread, kept_piece_bytes<T>(piece)));
+        else
+            block_kernel(block);
     };
     device.parallel_items(plan.row_blocks * plan.ranges, run);
 }
@@ -123,10 +182,11 @@ void gather(CpuDevice& device, View<float, 2> out, const PackedMatrix<T>& w, std
 }  // namespace
 
 template <class T>
-int64_t PackedMatrix<T>::bytes_of(int64_t rows, int64_t cols) {
-    const int64_t bytes = panels_of(rows) * kPanel * padded_cols<T>(cols) * int64_t(sizeof(T));
+int64_t PackedMatrix<T>::bytes_of(int64_t rows, int64_t cols, Kept kept) {
     static_assert(kPanel * kPair<T> * sizeof(T) == kLine);
-    return bytes;
+    if (!kept) return panels_of(rows) * kPanel * padded_cols<T>(cols) * int64_t(sizeof(T));
+    CHECK(can_keep(*kept) && cols % block_elements(*kept) == 0);
+    return (panels_of(rows) * kPanel * (cols / block_elements(*kept)) * block_bytes(*kept) + kLine - 1) / kLine * kLine;
 }
 
 template <class T>
@@ -134,13 +194,23 @@ PackedMatrix<T>::PackedMatrix(int64_t rows, int64_t cols)
     : PackedMatrix(rows, cols, std::shared_ptr<std::byte[]>(allocate_memory(bytes_of(rows, cols)))) {}
 
 template <class T>
-PackedMatrix<T>::PackedMatrix(int64_t rows, int64_t cols, std::shared_ptr<std::byte[]> memory)
-    : rows_(rows), cols_(cols), memory_(std::move(memory)) {
+PackedMatrix<T>::PackedMatrix(int64_t rows, int64_t cols, std::shared_ptr<std::byte[]> memory, Kept kept)
+    : rows_(rows), cols_(cols), kept_(kept), memory_(std::move(memory)) {
     CHECK(rows >= 0 && cols >= 0);
     if (bytes() == 0) return;
     if (!memory_) throw std::bad_alloc();
     CHECK(reinterpret_cast<uintptr_t>(memory_.get()) % 64 == 0);
-    std::fill_n(begin(), bytes() / int64_t(sizeof(T)), T{});
+    clear_padding();
+}
+
+// The last panel's outputs that are not there, and the second half of a last pair.
+template <class T>
+void PackedMatrix<T>::clear_padding() {
+    const int64_t panels = panels_of(rows_), panel_bytes = bytes() / panels;
+    if (rows_ % kPanel != 0) std::memset(memory_.get() + (panels - 1) * panel_bytes, 0, size_t(panel_bytes));
+    if (kept_ || padded_cols<T>(cols_) == cols_) return;
+    for (int64_t panel = 1; panel <= panels; ++panel)
+        std::memset(memory_.get() + panel * panel_bytes - kLine, 0, size_t(kLine));
 }
 
 template <class T>
@@ -156,14 +226,15 @@ PackedMatrix<T> PackedMatrix<T>::view(int64_t rows, int64_t cols, const T* data)
 
 template <class T>
 void PackedMatrix<T>::set_rows(int64_t first, int64_t count, const float* values) {
-    CHECK(first >= 0 && count >= 0 && first + count <= rows_);
+    CHECK(!kept_ && first >= 0 && count >= 0 && first + count <= rows_);
+    T* const data = reinterpret_cast<T*>(memory_.get());
     constexpr int64_t kPart = 128;  // columns whose lines of the panel stay in the L1 cache while its rows are written
     for (int64_t n = first; n < first + count;) {
         const int64_t end = std::min(first + count, (n / kPanel + 1) * kPanel);
         for (int64_t k0 = 0; k0 < cols_; k0 += kPart)
             for (int64_t i = n; i < end; ++i) {
                 const float* from = values + (i - first) * cols_;
-                T* to = begin() + packed_index<T>(i, 0, cols_);
+                T* to = data + packed_index<T>(i, 0, cols_);
                 for (int64_t k = k0; k < std::min(k0 + kPart, cols_); ++k)
                     to[k / kPair<T> * kPair<T> * kPanel + k % kPair<T>] = from_float<T>(from[k]);
             }
@@ -172,10 +243,32 @@ void PackedMatrix<T>::set_rows(int64_t first, int64_t count, const float* values
 }
 
 template <class T>
+void PackedMatrix<T>::set_blocks(int64_t first, int64_t count, const std::byte* blocks) {
+    CHECK(kept_ && first >= 0 && count >= 0 && first + count <= rows_);
+    const int64_t block = block_bytes(*kept_), group = kPanel * block, groups = cols_ / block_elements(*kept_);
+    const auto* from = reinterpret_cast<const uint8_t*>(blocks);
+    auto* const data = reinterpret_cast<uint8_t*>(memory_.get());
+    for (int64_t n = first; n < first + count; ++n)
+        for (int64_t i = 0; i < groups; ++i, from += block)
+            pack_kept_block(*kept_, from, data + (n / kPanel * groups + i) * group, int(n % kPanel));
+}
+
+template <class T>
 void PackedMatrix<T>::get_row(int64_t n, float* values) const {
     CHECK(n >= 0 && n < rows_);
-    const T* from = data() + packed_index<T>(n, 0, cols_);
-    for (int64_t k = 0; k < cols_; ++k) values[k] = to_float(from[k / kPair<T> * kPair<T> * kPanel + k % kPair<T>]);
+    if (!kept_) {
+        const T* from = reinterpret_cast<const T*>(memory_.get()) + packed_index<T>(n, 0, cols_);
+        for (int64_t k = 0; k < cols_; ++k) values[k] = to_float(from[k / kPair<T> * kPair<T> * kPanel + k % kPair<T>]);
+        return;
+    }
+    const int64_t elements = block_elements(*kept_), group = kPanel * block_bytes(*kept_), groups = cols_ / elements;
+    const auto* from = reinterpret_cast<const uint8_t*>(memory_.get()) + n / kPanel * groups * group;
+    uint8_t block[kMostBlockBytes];
+    for (int64_t i = 0; i < groups; ++i, from += group, values += elements) {
+        unpack_kept_block(*kept_, from, int(n % kPanel), block);
+        dequantise_row(*kept_, block, elements, values);
+        for (int64_t k = 0; k < elements; ++k) values[k] = to_float(from_float<T>(values[k]));
+    }
 }
 
 template class PackedMatrix<float>;

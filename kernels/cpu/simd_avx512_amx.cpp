@@ -4,6 +4,8 @@
 //
 #include "kernels/cpu/simd/tiles.h"
 
+#include <limits>
+
 namespace spartan {
 namespace {
 
@@ -46,6 +48,7 @@ struct AmxTiles {
 constexpr CpuKernels with_tiles() {
     CpuKernels kernels = kKernels;
     kernels.stream_rows_bf16 = kPassRows;
+    kernels.kept_depth = std::numeric_limits<int64_t>::max();  // tiles start from zero
     kernels.matmul_bf16 = matmul_tiles<AmxTiles>;
     kernels.prepare_bf16 = prepare_bf16_lines;
     kernels.peak_bf16 = peak_tiles<AmxTiles>;

@@ -1,5 +1,6 @@
 #include "kernels/matmul.h"
 #include "kernel_testing.h"
+#include "kernels/memory.h"
 
 using namespace spartan;
 
@@ -55,6 +56,53 @@ void compare_with_oracle() {
             VERIFY_CASE(wrong.empty(), text_of(describe(isa, 2, m, n, k), wrong));
         }
     }
+}
+
+// Blocks with small finite scales and any weights.
+std::vector<std::byte> random_blocks(Random& random, GgufType type, int64_t count) {
+    const int64_t size = block_bytes(type), halves = type == GgufType::q4_1 ? 2 : 1;
+    std::vector<std::byte> blocks(size_t(count * size));
+    for (std::byte& b : blocks) b = std::byte(random.between(0, 255));
+    for (int64_t i = 0; i < count; ++i)
+        for (int64_t h = 0; h < halves; ++h) {
+            const auto scale = uint16_t(random.between(0, 1) << 15 | random.between(0, 0x2fff));  // up to 0.125
+            std::memcpy(blocks.data() + i * size + 2 * h, &scale, 2);
+        }
+    return blocks;
+}
+
+// A kept matrix is the dense one of its values, to the bit, whatever the number of rows.
+template <class T>
+void compare_kept_with_dense() {
+    Random random(7);
+    for (const GgufType type : {GgufType::q4_0, GgufType::q4_1, GgufType::q8_0})
+        for (const auto& [n, k] : {std::pair<int64_t, int64_t>{1, 32}, {16, 64}, {70, 576}, {193, 1536}, {129, 96}}) {
+            const auto blocks = random_blocks(random, type, n * k / 32);
+            std::vector<float> values(size_t(n * k));
+            dequantise_row(type, blocks.data(), n * k, values.data());
+            const auto dense = packed<T>(values, n, k);
+            using Matrix = PackedMatrix<T>;
+            Matrix kept(n, k, std::shared_ptr<std::byte[]>(allocate_memory(Matrix::bytes_of(n, k, type))), type);
+            for (int64_t row = 0; row < n; row += 48)  // whole panels, as a loader does
+                kept.set_blocks(row, std::min<int64_t>(48, n - row), blocks.data() + row * k / 32 * block_bytes(type));
+            QVERIFY(kept.bytes() <= (n + 15) / 16 * 16 * k / 32 * block_bytes(type) + 63);
+            std::vector<float> row(static_cast<size_t>(k)), want(static_cast<size_t>(k));
+            for (const int64_t i : {int64_t(0), n / 2, n - 1}) {
+                kept.get_row(i, row.data());
+                dense.get_row(i, want.data());
+                QCOMPARE(row, want);
+            }
+            for (const int64_t m : {1, 2, 5, 12, 13, 33, 100})
+                for (const CpuIsa isa : isa_levels()) {
+                    CpuDevice device(2, isa);
+                    const auto x = random.normals(m * k);
+                    std::vector<float> a(size_t(m * n), NAN), b(size_t(m * n), NAN);
+                    matmul(device, view(a, m, n), view(x, m, k), kept);
+                    matmul(device, view(b, m, n), view(x, m, k), dense);
+                    VERIFY_CASE(std::memcmp(a.data(), b.data(), a.size() * 4) == 0,
+                                text_of(describe(isa, 2, m, n, k), name_of(type)));
+                }
+        }
 }
 
 // Each row alone must give the very bits that it gives among any others, for every team.
@@ -113,6 +161,8 @@ private slots:
     void bf16AgreesWithTheOracle() { compare_with_oracle<bf16>(); }
     void f32RowsDependOnThemselvesOnly() { check_row_invariance<float>(); }
     void bf16RowsDependOnThemselvesOnly() { check_row_invariance<bf16>(); }
+    void f32KeptIsDense() { compare_kept_with_dense<float>(); }
+    void bf16KeptIsDense() { compare_kept_with_dense<bf16>(); }
     void f32RowsReadBack() { check_rows_read_back<float>(); }
     void bf16RowsReadBack() { check_rows_read_back<bf16>(); }
 

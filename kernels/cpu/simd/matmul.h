@@ -161,7 +161,7 @@ struct BlockWalk {
         return {.out = b.out + row * b.out_stride + panel * kPanel,
                 .out_stride = b.out_stride,
                 .columns = valid_columns(b, panel, count),
-                .first = first_step == 0,
+                .first = first_step == 0 && !b.add,
                 .x = static_cast<const X*>(b.x) + row * x_stride + first_step * Step::kXPerStep,
                 .x_stride = x_stride,
                 .w = static_cast<const char*>(b.panels) + panel * panel_bytes + first_step * kLine,

@@ -3,6 +3,7 @@
 // the business of kernels/cpu/*.cpp.
 #pragma once
 
+#include "kernels/dequantise.h"
 #include "kernels/device.h"
 #include "kernels/view.h"
 
@@ -25,7 +26,12 @@ struct MatmulBlock {
     const void* panels = nullptr;  // of the whole matrix
     int64_t columns = 0, steps = 0;
     int64_t panel_begin = 0, panel_end = 0;
+    bool add = false;  // to what out holds: the sums over the k before these
 };
+
+// Widens 32-value blocks [first, first + count) of one kept panel (kernels/cpu/kept.h) to a panel of T.
+template <class T>
+using WidenPanel = void (*)(const uint8_t* panel, int64_t first, int64_t count, T* out);
 
 // `next` of the adapters' blocks: what is read after this block, or null. It is fetched along the way, since adapters
 // are many short streams, each at its end before the processor's own prefetcher has found it.
@@ -82,10 +88,16 @@ struct CpuKernels {
     int64_t stream_rows_f32, stream_rows_bf16;  // up to this many rows one pass over the weights does
     int64_t prepared_bf16_size;                 // bytes of one element of x as the bf16 product wants it
 
+    // Of kept weights so many k are widened at a time.
+    int64_t kept_depth;
+
     void (*matmul_f32)(const MatmulBlock&);
     void (*matmul_bf16)(const MatmulBlock&);
     // Rounds one row; pads an odd k with a zero, or to a whole line where the product reads lines.
     void (*prepare_bf16)(void* out, const float* x, int64_t k);
+
+    WidenPanel<float> (*widen_f32)(GgufType type);
+    WidenPanel<bf16> (*widen_bf16)(GgufType type);
 
     void (*rms_norm)(float* out, const float* x, const float* weight, int64_t dim, float eps);
     void (*silu_mul)(float* out, const float* gate, const float* up, int64_t n);

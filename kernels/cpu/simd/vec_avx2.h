@@ -44,6 +44,26 @@ struct Vec {
     SIMD F pair_second(const bf16* p) {
         return _mm256_castsi256_ps(_mm256_and_si256(load_pairs(p), _mm256_set1_epi32(int(0xffff0000u))));
     }
+    SIMD void store_pairs(bf16* p, F even, F odd) {
+        const __m256i low = _mm256_srli_epi32(_mm256_castps_si256(round_bf16(even)), 16);
+        const __m256i pairs = _mm256_or_si256(low, _mm256_castps_si256(round_bf16(odd)));
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), pairs);
+    }
+    SIMD void nibbles(const uint8_t* p, F& low, F& high) {
+        const __m256i bytes = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+        low = _mm256_cvtepi32_ps(_mm256_and_si256(bytes, _mm256_set1_epi32(15)));
+        high = _mm256_cvtepi32_ps(_mm256_srli_epi32(bytes, 4));
+    }
+    SIMD F signed_bytes(const uint8_t* p) {
+        return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+    }
+    SIMD F finite_halves(const uint8_t* p) {
+        const __m256i h = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+        const __m256i magnitude = _mm256_slli_epi32(_mm256_and_si256(h, _mm256_set1_epi32(0x7fff)), 13);
+        const __m256i sign = _mm256_slli_epi32(_mm256_and_si256(h, _mm256_set1_epi32(0x8000)), 16);
+        return _mm256_or_ps(_mm256_mul_ps(_mm256_castsi256_ps(magnitude), _mm256_set1_ps(0x1p112f)),
+                            _mm256_castsi256_ps(sign));
+    }
 
     SIMD F add(F a, F b) { return _mm256_add_ps(a, b); }
     SIMD F sub(F a, F b) { return _mm256_sub_ps(a, b); }

@@ -46,6 +46,21 @@ struct Vec {
 #else
     static constexpr bool kDotsPairs = false;
 #endif
+    SIMD void store_pairs(bf16* p, F even, F odd) {
+        const __m512i low = _mm512_srli_epi32(_mm512_castps_si512(round_bf16(even)), 16);
+        _mm512_storeu_si512(p, _mm512_or_si512(low, _mm512_castps_si512(round_bf16(odd))));
+    }
+    SIMD void nibbles(const uint8_t* p, F& low, F& high) {
+        const __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+        low = _mm512_cvtepi32_ps(_mm512_and_si512(bytes, _mm512_set1_epi32(15)));
+        high = _mm512_cvtepi32_ps(_mm512_srli_epi32(bytes, 4));
+    }
+    SIMD F signed_bytes(const uint8_t* p) {
+        return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+    }
+    SIMD F finite_halves(const uint8_t* p) {
+        return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+    }
 
     SIMD F add(F a, F b) { return _mm512_add_ps(a, b); }
     SIMD F sub(F a, F b) { return _mm512_sub_ps(a, b); }

@@ -57,6 +57,29 @@ struct Vec {
     // Pairs of bf16, one below the other: the first of each pair, the second of each.
     SIMD F pair_first(const bf16* p) { return F(load_pairs(p) << 16); }
     SIMD F pair_second(const bf16* p) { return F(load_pairs(p) & 0xffff0000u); }
+    // Rounds and stores `even` and `odd` side by side, as pairs.
+    SIMD void store_pairs(bf16* p, F even, F odd) {
+        const U pairs = U(round_bf16(even)) >> 16 | U(round_bf16(odd));
+        __builtin_memcpy(p, &pairs, sizeof pairs);
+    }
+    // The low and the high halves of bytes, signed bytes, and finite halves of a float, as floats; all exact.
+    SIMD void nibbles(const uint8_t* p, F& low, F& high) {
+        for (int i = 0; i < kLanes; ++i) {
+            low[i] = float(p[i] & 15);
+            high[i] = float(p[i] >> 4);
+        }
+    }
+    SIMD F signed_bytes(const uint8_t* p) {
+        F v{};
+        for (int i = 0; i < kLanes; ++i) v[i] = float(int8_t(p[i]));
+        return v;
+    }
+    SIMD F finite_halves(const uint8_t* p) {
+        H h;
+        __builtin_memcpy(&h, p, sizeof h);
+        const U u = __builtin_convertvector(h, U);
+        return F(U(F((u & 0x7fffu) << 13) * 0x1p112f) | (u & 0x8000u) << 16);
+    }
 
     SIMD F add(F a, F b) { return a + b; }
     SIMD F sub(F a, F b) { return a - b; }
