@@ -48,6 +48,7 @@ Result<std::shared_ptr<const Model>> load_bench_model(const GlobalOptions& optio
     warn(warnings);
     document["model"] = model->info.name;
     document["dtype"] = name_of(model->dtype);
+    document["weights"] = options.weights;
     return std::move(model);
 }
 
@@ -119,16 +120,17 @@ Result<int> bench_prefill(const GlobalOptions& options, const BenchOptions& o, P
 
 Result<int> bench_load(const GlobalOptions& options, const BenchOptions& o, Progress& progress) {
     TRY_VOID(check_device(options));
-    TRY_ASSIGN(dtype, chosen_dtype(options));
+    TRY_ASSIGN(precision, chosen_precision(options));
     TRY_ASSIGN(adapters, parse_adapter_arguments(o.model.adapters, ""));
     Json d = document_of(options);
     d["load"] = Json::array();
     std::vector<std::vector<std::string>> rows;
     double best = 0;
     for (int64_t i = 0; i < o.repeats; ++i) {
-        TRY_ASSIGN(f, measure_load(o.model.model, dtype, options.threads, adapters, options.seed_or(), progress));
+        TRY_ASSIGN(f, measure_load(o.model.model, precision, options.threads, adapters, options.seed_or(), progress));
         d["model"] = f.model->info.name;
         d["dtype"] = name_of(f.model->dtype);
+        d["weights"] = options.weights;
         d["load"].push_back(to_json(f));
         const double ready = f.open_ms + f.load_ms;
         best = i == 0 ? ready : std::min(best, ready);

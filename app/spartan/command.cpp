@@ -26,7 +26,7 @@ CLI::App* add_command(CLI::App& app, const std::string& name, const std::string&
     CLI::App* command = app.add_subcommand(name, description);
     std::string footer = "Examples:\n";
     for (const std::string& example : examples) footer += "  " + example + "\n";
-    command->footer(footer + "\nGlobal options (--device, --dtype, --threads, --seed): spartan --help");
+    command->footer(footer + "\nGlobal options (--device, --dtype, --weights, --threads, --seed): spartan --help");
     command->fallthrough();
     return command;
 }

@@ -14,7 +14,7 @@
 namespace spartan {
 
 struct GlobalOptions {
-    std::string device = "auto", dtype = "auto";
+    std::string device = "auto", dtype = "auto", weights = "convert";
     int threads = 0;  // 0: what the process may use
     std::optional<uint64_t> seed;
     bool json = false;

@@ -31,6 +31,11 @@ void add_global_options(CLI::App& app, GlobalOptions& o) {
     app.add_option("--dtype", o.dtype, "f32, bf16, f16 or auto (the default: bf16 where the CPU has it, else f32)")
         ->type_name("DTYPE")
         ->check(one_of({"f32", "bf16", "f16", "auto"}));
+    app.add_option("--weights", o.weights,
+                   "convert (the default: to the dtype) or keep (quantised ones stay as the file has them: the same "
+                   "answers in less memory)")
+        ->type_name("WEIGHTS")
+        ->check(one_of({"convert", "keep"}));
     app.add_option("--threads", o.threads, "Threads (default: the CPUs this process may use)")
         ->type_name("N")
         ->check(integer_in(1, 1024));
@@ -50,8 +55,8 @@ std::string missing_command(const CLI::App& parent, int argc, char** argv) {
     bool inside = parent.get_parent() == nullptr;
     for (int i = 1; i < argc; ++i) {
         const std::string argument = argv[i];
-        const bool takes_value =
-            argument == "--device" || argument == "--dtype" || argument == "--threads" || argument == "--seed";
+        const bool takes_value = argument == "--device" || argument == "--dtype" || argument == "--weights" ||
+                                 argument == "--threads" || argument == "--seed";
         if (takes_value) {
             ++i;
         } else if (argument.rfind('-', 0) != 0) {

@@ -74,9 +74,9 @@ Result<void> check_device(const GlobalOptions& options) {
     return Error{"--device " + options.device, "", "no such device", "one of spartan devices"};
 }
 
-Result<DType> chosen_dtype(const GlobalOptions& options) {
+Result<Precision> chosen_precision(const GlobalOptions& options) {
     auto dtype = choose_dtype(options.dtype);
-    if (dtype) return dtype;
+    if (dtype) return Precision(*dtype, options.weights == "keep");
     Error error = dtype.error();
     error.file = "--dtype";
     error.field.clear();
@@ -103,12 +103,16 @@ Result<std::shared_ptr<const Model>> load_session_model(const GlobalOptions& opt
                                                         uint64_t seed, Progress& progress, ProgressLine& line,
                                                         std::vector<std::string>& warnings) {
     TRY_VOID(check_device(options));
-    TRY_ASSIGN(dtype, chosen_dtype(options));
+    TRY_ASSIGN(precision, chosen_precision(options));
     TRY_ASSIGN(opened, open_model(path, seed));
     warnings.insert(warnings.end(), opened.warnings.begin(), opened.warnings.end());
     const std::string what = "Loading " + opened.name;
     const int threads = options.threads > 0 ? options.threads : cpu_device_info().threads;
-    return with_progress(line, what, progress, [&] { return load_model(std::move(opened), dtype, threads, progress); });
+    const size_t known = opened.warnings.size();
+    TRY_ASSIGN(model, with_progress(line, what, progress,
+                                    [&] { return load_model(std::move(opened), precision, threads, progress); }));
+    warnings.insert(warnings.end(), model->info.warnings.begin() + int64_t(known), model->info.warnings.end());
+    return model;
 }
 
 Result<Session> open_session(const GlobalOptions& options, const ModelOptions& model, uint64_t seed,

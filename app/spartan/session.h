@@ -24,7 +24,7 @@ void check_adapter_arguments(const std::string& flag, const std::vector<std::str
 
 // Refuses devices that cannot be used, with the reason.
 Result<void> check_device(const GlobalOptions& options);
-Result<DType> chosen_dtype(const GlobalOptions& options);
+Result<Precision> chosen_precision(const GlobalOptions& options);
 
 // Text for a tokenizer: refuses bytes that are not UTF-8, naming the first of them.
 Result<void> check_utf8(const std::string& text, const std::string& source);

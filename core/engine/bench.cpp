@@ -281,7 +281,7 @@ Result<std::vector<PrefillFigure>> measure_prefill(std::shared_ptr<const Model> 
     return figures;
 }
 
-Result<LoadFigure> measure_load(const std::string& model_path, DType dtype, int threads,
+Result<LoadFigure> measure_load(const std::string& model_path, Precision precision, int threads,
                                 const std::vector<AdapterRequest>& adapters, uint64_t seed, Progress& progress) {
     LoadFigure f;
     auto begin = Clock::now();
@@ -289,7 +289,7 @@ Result<LoadFigure> measure_load(const std::string& model_path, DType dtype, int 
     f.open_ms = milliseconds(Clock::now() - begin);
     f.file_bytes = opened.file_bytes;
     begin = Clock::now();
-    TRY_ASSIGN(model, load_model(std::move(opened), dtype, threads > 0 ? threads : usable_cpus(), progress));
+    TRY_ASSIGN(model, load_model(std::move(opened), precision, threads > 0 ? threads : usable_cpus(), progress));
     f.load_ms = milliseconds(Clock::now() - begin);
     f.model = model;
     f.weight_bytes = model->weight_bytes;

@@ -60,7 +60,7 @@ struct LoadFigure {
     int64_t peak_resident_bytes = 0;                         // of the process so far
     std::shared_ptr<const Model> model;
 };
-Result<LoadFigure> measure_load(const std::string& model_path, DType dtype, int threads,
+Result<LoadFigure> measure_load(const std::string& model_path, Precision precision, int threads,
                                 const std::vector<AdapterRequest>& adapters, uint64_t seed, Progress& progress);
 
 Json to_json(const std::vector<DecodeFigure>& figures);

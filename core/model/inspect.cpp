@@ -22,6 +22,12 @@ Json rope_json(const RopeConfig& rope) {
 
 std::string fit_text(int64_t needed) { return needed <= available_memory_bytes() ? "fits" : "does not fit"; }
 
+std::string kept_text(const OpenedModel& o) {
+    if (kept_bytes_needed(o) == 0) return "";
+    const int64_t bytes = weight_bytes_needed(o, {DType::f32, true});
+    return ", kept as stored " + format_bytes(bytes) + " (" + fit_text(bytes) + ")";
+}
+
 }  // namespace
 
 Json inspect_model_json(const OpenedModel& o) {
@@ -49,6 +55,7 @@ Json inspect_model_json(const OpenedModel& o) {
                  {"bytes", o.file_bytes},
                  {"dtype", o.dtype}};
     json["weight_bytes"] = {{"f32", weight_bytes_needed(o, DType::f32)}, {"bf16", weight_bytes_needed(o, DType::bf16)}};
+    if (kept_bytes_needed(o) > 0) json["weight_bytes"]["keep"] = weight_bytes_needed(o, {DType::f32, true});
     json["tokenizer"] = o.tokenizer ? Json(o.tokenizer->description()) : Json();
     json["chat_template"] = o.chat_template->name();
     json["warnings"] = o.warnings;
@@ -72,7 +79,7 @@ std::vector<std::string> inspect_model_text(const OpenedModel& o) {
         "rope " + rope,
         n(o.parameters) + " parameters, " + format_bytes(o.file_bytes) + ", " + o.dtype,
         "memory for weights: f32 " + format_bytes(f32) + " (" + fit_text(f32) + "), bf16 " + format_bytes(bf16_bytes) +
-            " (" + fit_text(bf16_bytes) + ")",
+            " (" + fit_text(bf16_bytes) + ")" + kept_text(o),
         "tokenizer: " + (o.tokenizer ? o.tokenizer->description() : "none, runs on ids only"),
         "chat template: " + o.chat_template->name(),
     };

@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <map>
 #include <numeric>
 
 namespace spartan {
@@ -36,6 +37,13 @@ Error cancelled_error(const std::string& path) {
     Error error{path, "", "loading was cancelled", ""};
     error.cancelled = true;
     return error;
+}
+
+// The type in which a tensor's blocks can stay; none: it is converted.
+std::optional<GgufType> kept_type(const TensorSource& t) {
+    const std::optional<GgufType> type = float_type(t.dtype);
+    const bool possible = type && can_keep(*type) && t.read_stored && t.cols() % block_elements(*type) == 0;
+    return possible ? type : std::nullopt;
 }
 
 // What one thread works in.
@@ -66,8 +74,12 @@ std::string config_text(const ModelConfig& c) {
 template <class T>
 class Loader {
 public:
-    Loader(const OpenedModel& opened, int threads, Progress& progress)
-        : opened_(opened), threads_(std::max(1, threads)), progress_(progress), slots_(weight_slots(opened.config)) {
+    Loader(const OpenedModel& opened, bool keep_quantised, int threads, Progress& progress)
+        : opened_(opened),
+          keep_quantised_(keep_quantised),
+          threads_(std::max(1, threads)),
+          progress_(progress),
+          slots_(weight_slots(opened.config)) {
         CHECK(slots_.size() == opened.tensors.size());
     }
 
@@ -133,21 +145,26 @@ private:
     // well.
     Result<void> allocate() {
         std::vector<int64_t> offsets = {0};
-        for (const WeightSlot& slot : slots_)
-            offsets.push_back(offsets.back() +
-                              (slot.is_matrix() ? PackedMatrix<T>::bytes_of(slot.shape[0], slot.shape[1]) : 0));
+        for (size_t i = 0; i < slots_.size(); ++i) {
+            const WeightSlot& slot = slots_[i];
+            offsets.push_back(offsets.back());
+            if (slot.is_matrix()) offsets.back() += PackedMatrix<T>::bytes_of(slot.shape[0], slot.shape[1], kept(i));
+        }
         const std::shared_ptr<std::byte[]> memory = allocate_memory(offsets.back());
         if (!memory && offsets.back() > 0)
             return Error{opened_.path, "memory", format_bytes(offsets.back()) + " needed for the weights",
                          "as much as the system grants"};
-        return run_items(int64_t(slots_.size()), threads_, opened_.path, [&](int64_t i, int) -> Result<void> {
-            if (progress_.cancelled()) return cancelled_error(opened_.path);
-            const WeightSlot& slot = slots_[size_t(i)];
+        for (size_t i = 0; i < slots_.size(); ++i) {
+            const WeightSlot& slot = slots_[i];
             if (PackedMatrix<T>* m = matrix_of(slot))
-                *m = PackedMatrix<T>(slot.shape[0], slot.shape[1], {memory, memory.get() + offsets[size_t(i)]});
+                *m = PackedMatrix<T>(slot.shape[0], slot.shape[1], {memory, memory.get() + offsets[i]}, kept(i));
             if (std::vector<float>* v = vector_of(slot)) v->resize(size_t(slot.shape[0]));
-            return {};
-        });
+        }
+        return {};
+    }
+
+    std::optional<GgufType> kept(size_t slot) const {
+        return keep_quantised_ && slots_[slot].is_matrix() ? kept_type(opened_.tensors[slot]) : std::nullopt;
     }
 
     void plan() {
@@ -174,7 +191,9 @@ private:
         if (const int64_t bad = first_not_representable(values, count, dtype_of<T>); bad >= 0)
             return Error{opened_.path, index_text(t, chunk.first * t.cols() + bad), value_text(values[bad]),
                          std::string("a finite value that fits ") + name_of(dtype_of<T>)};
-        if (slot.is_matrix())
+        if (kept(size_t(chunk.slot)))
+            matrix_of(slot)->set_blocks(chunk.first, chunk.count, scratch.stored.data());
+        else if (slot.is_matrix())
             matrix_of(slot)->set_rows(chunk.first, chunk.count, values);
         else
             std::copy_n(values, count, vector_of(slot)->data());
@@ -194,6 +213,7 @@ private:
     }
 
     const OpenedModel& opened_;
+    const bool keep_quantised_;
     const int threads_;
     Progress& progress_;
     const std::vector<WeightSlot> slots_;
@@ -209,9 +229,38 @@ int64_t packed_bytes(const WeightSlot& slot, DType dtype) {
     return dtype == DType::f32 ? 4 * rows * slot.shape[1] : 2 * rows * ((slot.shape[1] + 1) / 2 * 2);
 }
 
+// Calls f(slot, tensor, bytes in memory) for what can stay as it is stored.
+template <class Function>
+void for_each_kept(const OpenedModel& opened, const Function& f) {
+    const std::vector<WeightSlot> slots = weight_slots(opened.config);
+    for (size_t i = 0; i < std::min(slots.size(), opened.tensors.size()); ++i) {
+        const TensorSource& t = opened.tensors[i];
+        if (const auto type = slots[i].is_matrix() ? kept_type(t) : std::nullopt)
+            f(slots[i], t, PackedMatrix<float>::bytes_of(t.rows(), t.cols(), type));
+    }
+}
+
+// Says which quantised tensors are converted although they were to be kept.
+void warn_of_converted(OpenedModel& opened) {
+    std::map<std::string, int> converted;
+    const std::vector<WeightSlot> slots = weight_slots(opened.config);
+    bool kept = false;
+    for (size_t i = 0; i < slots.size(); ++i) {
+        const TensorSource& t = opened.tensors[i];
+        const auto type = slots[i].is_matrix() ? float_type(t.dtype) : std::nullopt;
+        if (type && kept_type(t)) kept = true;
+        if (type && !kept_type(t) && block_elements(*type) > 1) ++converted[t.dtype];
+    }
+    for (const auto& [dtype, count] : converted)
+        opened.warnings.push_back(std::to_string(count) + " tensors of type " + dtype +
+                                  " cannot be kept as they are stored: converted");
+    if (!kept && converted.empty())
+        opened.warnings.push_back("no weight is stored quantised: there is nothing to keep");
+}
+
 template <class T>
-Result<void> load_into(Model& model, int threads, Progress& progress) {
-    Loader<T> loader(model.info, threads, progress);
+Result<void> load_into(Model& model, bool keep_quantised, int threads, Progress& progress) {
+    Loader<T> loader(model.info, keep_quantised, threads, progress);
     TRY_ASSIGN(weights, loader.load());
     model.weights = std::move(weights);
     model.content_hash = model.info.source == "synthetic"
@@ -220,7 +269,8 @@ Result<void> load_into(Model& model, int threads, Progress& progress) {
     return {};
 }
 
-Result<void> check_loadable(const OpenedModel& opened, DType dtype) {
+Result<void> check_loadable(const OpenedModel& opened, Precision precision) {
+    const DType dtype = precision.dtype;
     if (dtype == DType::f16) return Error{"", "dtype", "f16", "f32 or bf16 on a CPU"};
     if (!opened.problems.empty()) {
         std::string text = opened.problems.front();
@@ -228,9 +278,11 @@ Result<void> check_loadable(const OpenedModel& opened, DType dtype) {
             text += " (and " + std::to_string(opened.problems.size() - 1) + " more problems)";
         return make_error(text);
     }
-    const int64_t needed = weight_bytes_needed(opened, dtype), available = available_memory_bytes();
+    const int64_t needed = weight_bytes_needed(opened, precision), available = available_memory_bytes();
     if (needed > available)
-        return Error{opened.path, "memory", format_bytes(needed) + " needed for the weights in " + name_of(dtype),
+        return Error{opened.path, "memory",
+                     format_bytes(needed) + " needed for the weights" +
+                         (precision.keep_quantised ? "" : std::string(" in ") + name_of(dtype)),
                      "at most the " + format_bytes(available) + " available"};
     return {};
 }
@@ -243,8 +295,19 @@ int64_t weight_bytes_needed(const ModelConfig& config, DType dtype) {
                            [&](int64_t sum, const WeightSlot& slot) { return sum + packed_bytes(slot, dtype); });
 }
 
-int64_t weight_bytes_needed(const OpenedModel& opened, DType dtype) {
-    return weight_bytes_needed(opened.config, dtype);
+int64_t weight_bytes_needed(const OpenedModel& opened, Precision precision) {
+    int64_t bytes = weight_bytes_needed(opened.config, precision.dtype);
+    if (!precision.keep_quantised) return bytes;
+    for_each_kept(opened, [&](const WeightSlot& slot, const TensorSource&, int64_t kept) {
+        bytes += kept - packed_bytes(slot, precision.dtype);
+    });
+    return bytes;
+}
+
+int64_t kept_bytes_needed(const OpenedModel& opened) {
+    int64_t bytes = 0;
+    for_each_kept(opened, [&](const WeightSlot&, const TensorSource&, int64_t kept) { bytes += kept; });
+    return bytes;
 }
 
 Result<DType> choose_dtype(const std::string& name) {
@@ -255,19 +318,22 @@ Result<DType> choose_dtype(const std::string& name) {
                  name == "f16" ? "f32, bf16 or auto on a CPU" : "f32, bf16, f16 or auto"};
 }
 
-Result<std::shared_ptr<const Model>> load_model(OpenedModel opened, DType dtype, int threads, Progress& progress) {
-    TRY_VOID(check_loadable(opened, dtype));
+Result<std::shared_ptr<const Model>> load_model(OpenedModel opened, Precision precision, int threads,
+                                                Progress& progress) {
+    TRY_VOID(check_loadable(opened, precision));
+    if (precision.keep_quantised) warn_of_converted(opened);
     progress.done = 0;
     progress.total = std::accumulate(opened.tensors.begin(), opened.tensors.end(), int64_t(0),
                                      [](int64_t sum, const TensorSource& t) { return sum + t.bytes; });
     auto model = std::make_shared<Model>();
     model->info = std::move(opened);
-    model->dtype = dtype;
-    model->weight_bytes = weight_bytes_needed(model->info, dtype);
-    if (dtype == DType::f32)
-        TRY_VOID(load_into<float>(*model, threads, progress));
+    model->dtype = precision.dtype;
+    model->weight_bytes = weight_bytes_needed(model->info, precision);
+    model->kept_bytes = precision.keep_quantised ? kept_bytes_needed(model->info) : 0;
+    if (precision.dtype == DType::f32)
+        TRY_VOID(load_into<float>(*model, precision.keep_quantised, threads, progress));
     else
-        TRY_VOID(load_into<bf16>(*model, threads, progress));
+        TRY_VOID(load_into<bf16>(*model, precision.keep_quantised, threads, progress));
     model->info.files.clear();
     for (TensorSource& t : model->info.tensors) t.read_rows = nullptr, t.read_stored = nullptr;
     return std::shared_ptr<const Model>(std::move(model));

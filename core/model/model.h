@@ -74,9 +74,19 @@ struct OpenedModel {
 
 Result<OpenedModel> open_model(const std::string& path, uint64_t seed = 42);
 
+// What a model computes in, and whether weights that a file holds quantised stay so in memory (Q4_0, Q4_1, Q8_0; others
+// are converted, with a warning). Keeping changes no bit of any result.
+struct Precision {
+    Precision(DType type, bool keep = false) : dtype(type), keep_quantised(keep) {}
+    DType dtype;
+    bool keep_quantised;
+    bool operator==(const Precision&) const = default;
+};
+
 struct Model {
     OpenedModel info;  // without open files
     DType dtype = DType::f32;
+    int64_t kept_bytes = 0;  // of weight_bytes, in the file's own quantised types
     std::variant<Weights<float>, Weights<bf16>> weights;
     std::string
         content_hash;  // SHA-256 over names, shapes and a digest of the tensors' stored bytes; synthetic: of the spec
@@ -86,12 +96,14 @@ struct Model {
 };
 
 // Uses `threads` threads; progress counts stored bytes. Refuses NaN and infinity in weights, naming tensor and index.
-Result<std::shared_ptr<const Model>> load_model(OpenedModel opened, DType dtype, int threads, Progress& progress);
+Result<std::shared_ptr<const Model>> load_model(OpenedModel opened, Precision precision, int threads,
+                                                Progress& progress);
 
-// Bytes that load_model() will hold: packed weights in `dtype`. From the config alone, so also before files are at
-// hand.
-int64_t weight_bytes_needed(const OpenedModel&, DType dtype);
+// Bytes that load_model() will hold: packed weights. From the config alone, so also before files are at hand.
+int64_t weight_bytes_needed(const OpenedModel&, Precision precision);
 int64_t weight_bytes_needed(const ModelConfig&, DType dtype);
+// Of those, what is kept as it is stored.
+int64_t kept_bytes_needed(const OpenedModel&);
 
 // "auto": bf16 where the CPU multiplies bf16 itself, else f32. Refuses f16 on a CPU.
 Result<DType> choose_dtype(const std::string& name);

@@ -34,6 +34,7 @@ Json model_json(const Model& model) {
             {"kind", info.config.kind},
             {"hash", model.content_hash},
             {"dtype", name_of(model.dtype)},
+            {"weights", model.kept_bytes > 0 ? "keep" : "convert"},
             {"parameters", info.parameters},
             {"weight_bytes", model.weight_bytes}};
 }

@@ -102,19 +102,17 @@ int64_t kept_piece_bytes(const KeptPiece& piece) {
     return piece.panels * piece.depth / kPair<T> * kLine;
 }
 
-template <class T>
-WidenPanel<T> widen_kernel(const CpuKernels& kernels, GgufType type) {
-    if constexpr (std::is_same_v<T, float>)
-        return kernels.widen_f32(type);
-    else
-        return kernels.widen_bf16(type);
-}
-
 // As block_kernel(whole) would with the dense matrix of the same values.
 template <class T>
 void run_kept_block(const CpuKernels& kernels, void (*block_kernel)(const MatmulBlock&), const PackedMatrix<T>& w,
                     const MatmulBlock& whole, const KeptPiece& piece, void* scratch) {
-    const WidenPanel<T> widen = widen_kernel<T>(kernels, *w.kept());
+    const KeptKernels kept = kernels.kept(*w.kept());
+    const auto widen = [&](const uint8_t* panel, int64_t first, int64_t count, T* out) {
+        if constexpr (std::is_same_v<T, float>)
+            kept.widen_f32(panel, first, count, out);
+        else
+            kept.widen_bf16(panel, first, count, out);
+    };
     const int64_t x_size = std::is_same_v<T, float> ? 4 : kernels.prepared_bf16_size;
     const int64_t panel_bytes = kPanel * w.cols() / block_elements(*w.kept()) * block_bytes(*w.kept());
     for (int64_t panel = whole.panel_begin; panel < whole.panel_end; panel += piece.panels) {
@@ -147,6 +145,7 @@ void run_matmul(CpuDevice& device, View<float, 2> out, View<const float, 2> x, c
     const PreparedRows prepared = prepare(device, x, w, kernels);
     const int64_t stream_rows = std::is_same_v<T, float> ? kernels.stream_rows_f32 : kernels.stream_rows_bf16;
     const MatmulPlan plan = plan_matmul(rows, panels, steps, stream_rows, device.num_threads());
+    const bool fused = w.kept() && std::is_same_v<T, float> && rows <= kernels.kept_rows;
     const KeptPiece piece = kept_piece<T>(kernels, rows <= stream_rows, w.cols());
     const auto run = [&](int64_t item, int thread) {
         const int64_t row = item % plan.row_blocks * plan.rows_per_block,
@@ -158,10 +157,12 @@ void run_matmul(CpuDevice& device, View<float, 2> out, View<const float, 2> x, c
                                 .rows = std::clamp(rows - row, int64_t(0), plan.rows_per_block),
                                 .panels = w.storage(),
                                 .columns = w.rows(),
-                                .steps = steps,
+                                .steps = fused ? w.cols() / 32 : steps,
                                 .panel_begin = panel,
                                 .panel_end = std::min(panel + plan.panels_per_range, panels)};
-        if (w.kept())
+        if (fused)
+            kernels.kept(*w.kept()).rows_f32(block);
+        else if (w.kept())
             run_kept_block(kernels, block_kernel, w, block, piece,
                            device.thread_scratch(thread, kept_piece_bytes<T>(piece)));
         else

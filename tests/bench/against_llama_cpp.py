@@ -206,13 +206,13 @@ def peak_of_a_run(program: str, model: str, options: list[str]) -> int:
         return run_measured([program, "run", str(path), *options])[1]
 
 
-def measure_spartan(program: str, model: str, threads: int, dtype: str) -> dict:
+def measure_spartan(program: str, model: str, threads: int, dtype: str, weights: str) -> dict:
     """The same figures under the same names, and what the bench says of adapters and of the machine."""
 
     def bench(*arguments):
         return run_measured([program, "bench", *arguments, "--model", model, *options])[0]
 
-    options = ["--threads", str(threads), "--dtype", dtype, "--json"]
+    options = ["--threads", str(threads), "--dtype", dtype, "--weights", weights, "--json"]
     decode = bench("decode", "--context", str(CONTEXT))
     prefill = bench("prefill", "--prompt-tokens", str(PREFILL))
     load = bench("load")
@@ -222,7 +222,7 @@ def measure_spartan(program: str, model: str, threads: int, dtype: str) -> dict:
     result["prefill_tok_s"] = prefill["prefill"][0]["tokens_per_s"]
     result["ready_ms"] = load["best_ready_ms"]
     result["peak_rss_bytes"] = peak_of_a_run(program, model, options)
-    return {"figures": result, "dtype": decode["dtype"], "device": decode["device"], "limits": decode["limits"],
+    return {"figures": result, "dtype": decode["dtype"], "weights": weights, "device": decode["device"], "limits": decode["limits"],
             "added_over_floor": cases["boft+lora", 32]["added_over_floor"]}
 
 
@@ -231,7 +231,7 @@ WANTED = {"prefill_tok_s": 3.0, "decode_32_tok_s": 2.5, "decode_8_tok_s": 1.5, "
 
 def print_table(peer: dict, own: dict, own_runs: list[dict]) -> None:
     first = own_runs[0]
-    print(f"{first['device']['name']}, {first['device']['isa']}, {first['device']['threads']} threads, spartan in {first['dtype']}, "
+    print(f"{first['device']['name']}, {first['device']['isa']}, {first['device']['threads']} threads, spartan in {first['dtype']}, weights {first['weights']}, "
           f"reads {first['limits']['read_bytes_per_s'] / 1e9:.1f} GB/s, {first['limits']['bf16_flops'] / 1e9:.0f} GFLOP/s in bf16")
     print(f"{'':24}{'llama.cpp':>12}{'spartan':>12}{'ratio':>8}{'wanted':>8}")
     for key, wanted in WANTED.items():
@@ -248,6 +248,7 @@ def main() -> None:
     parser.add_argument("--model", help="a GGUF file")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--dtype", default="auto", help="of spartan; llama.cpp takes the file's own")
+    parser.add_argument("--weights", default="convert", help="of spartan: convert or keep")
     parser.add_argument("--spartan", help="the program to compare with")
     parser.add_argument("--json", help="write all figures there")
     parser.add_argument("--measure-only", action="store_true", help=argparse.SUPPRESS)
@@ -270,7 +271,7 @@ def main() -> None:
     for _ in range(2):
         peer_runs.append(measure_peer(args.model, args.threads))
         if args.spartan:
-            own_runs.append(measure_spartan(args.spartan, args.model, args.threads, args.dtype))
+            own_runs.append(measure_spartan(args.spartan, args.model, args.threads, args.dtype, args.weights))
     peer = better(peer_runs)
     if args.json:
         Path(args.json).write_text(json.dumps({"threads": args.threads, "llama_cpp": peer_runs, "spartan": own_runs}, indent=1))

@@ -5,9 +5,9 @@
 // The order matters: each builds on those before it.
 #include "kernels/cpu/simd/product.h"
 //
+#include "kernels/cpu/simd/kept.h"
 #include "kernels/cpu/simd/matmul.h"
 #include "kernels/cpu/simd/rows.h"
-#include "kernels/cpu/simd/widen.h"
 //
 #include "kernels/cpu/simd/adapters.h"
 #include "kernels/cpu/simd/attend.h"
@@ -20,11 +20,11 @@ constexpr CpuKernels kKernels{
     .stream_rows_bf16 = kTileRows,
     .prepared_bf16_size = Vec::kDotsPairs ? 2 : 4,
     .kept_depth = 64,
+    .kept_rows = kKeptRows,
+    .kept = kept_kernels,
     .matmul_f32 = matmul_block<StepF32>,
     .matmul_bf16 = matmul_block<StepBf16>,
     .prepare_bf16 = prepare_bf16,
-    .widen_f32 = widen_panel<float>,
-    .widen_bf16 = widen_panel<bf16>,
     .rms_norm = rms_norm_row,
     .silu_mul = silu_mul_row,
     .gelu_mul = gelu_mul_row,

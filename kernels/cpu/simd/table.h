@@ -29,9 +29,14 @@ struct MatmulBlock {
     bool add = false;  // to what out holds: the sums over the k before these
 };
 
-// Widens 32-value blocks [first, first + count) of one kept panel (kernels/cpu/kept.h) to a panel of T.
-template <class T>
-using WidenPanel = void (*)(const uint8_t* panel, int64_t first, int64_t count, T* out);
+// For weights kept in one of a file's quantised types, in groups of 32 k of a panel (kernels/cpu/kept.h).
+struct KeptKernels {
+    // Groups [first, first + count) of one panel to a panel of T.
+    void (*widen_f32)(const uint8_t* panel, int64_t first, int64_t count, float* out) = nullptr;
+    void (*widen_bf16)(const uint8_t* panel, int64_t first, int64_t count, bf16* out) = nullptr;
+    // The product of up to kept_rows rows in fp32 with the panels themselves; `steps` of the block counts groups.
+    void (*rows_f32)(const MatmulBlock&) = nullptr;
+};
 
 // `next` of the adapters' blocks: what is read after this block, or null. It is fetched along the way, since adapters
 // are many short streams, each at its end before the processor's own prefetcher has found it.
@@ -89,15 +94,13 @@ struct CpuKernels {
     int64_t prepared_bf16_size;                 // bytes of one element of x as the bf16 product wants it
 
     // Of kept weights so many k are widened at a time.
-    int64_t kept_depth;
+    int64_t kept_depth, kept_rows;
+    KeptKernels (*kept)(GgufType type);
 
     void (*matmul_f32)(const MatmulBlock&);
     void (*matmul_bf16)(const MatmulBlock&);
     // Rounds one row; pads an odd k with a zero, or to a whole line where the product reads lines.
     void (*prepare_bf16)(void* out, const float* x, int64_t k);
-
-    WidenPanel<float> (*widen_f32)(GgufType type);
-    WidenPanel<bf16> (*widen_bf16)(GgufType type);
 
     void (*rms_norm)(float* out, const float* x, const float* weight, int64_t dim, float eps);
     void (*silu_mul)(float* out, const float* gate, const float* up, int64_t n);
