@@ -212,7 +212,7 @@ bool Session::busy() const {
 
 struct Session::OpenModelResult {
     std::optional<OpenedModel> opened;
-    DType dtype = DType::f32;
+    Precision precision = DType::f32;
     ModelFit fit;
     Error error;
 };
@@ -235,7 +235,7 @@ void Session::openModel(const QString& path, const QString& dtype, bool evenIfIt
     setModelState(ModelState::opening);
     runInWorker(
         loaders_, this,
-        [path = toStd(path), dtype = toStd(dtype)] {
+        [path = toStd(path), dtype = toStd(dtype), keep = keep_quantised_] {
             OpenModelResult r;
             auto type = choose_dtype(dtype);
             auto opened = open_model(path);
@@ -243,8 +243,8 @@ void Session::openModel(const QString& path, const QString& dtype, bool evenIfIt
                 r.error = !type ? type.error() : opened.error();
                 return r;
             }
-            r.dtype = *type;
-            r.fit = judgeFit(weight_bytes_needed(*opened, *type), available_memory_bytes());
+            r.precision = {*type, keep};
+            r.fit = judgeFit(weight_bytes_needed(*opened, r.precision), available_memory_bytes());
             r.opened = std::move(*opened);
             return r;
         },
@@ -268,10 +268,10 @@ void Session::modelOpened(const QString& path, const QString& dtype, bool force,
     }
     if (result.fit.verdict == ModelFit::Verdict::tight)
         emit message(toQ(result.opened->name) + QLatin1Char(' ') + result.fit.words(), false);
-    startLoading(std::move(*result.opened), result.dtype);
+    startLoading(std::move(*result.opened), result.precision);
 }
 
-void Session::startLoading(OpenedModel opened, DType dtype) {
+void Session::startLoading(OpenedModel opened, Precision precision) {
     setModelState(ModelState::loading);
     model_progress_ = std::make_shared<Progress>();
     const uint64_t request = model_request_;
@@ -279,8 +279,8 @@ void Session::startLoading(OpenedModel opened, DType dtype) {
     auto shared = std::make_shared<OpenedModel>(std::move(opened));
     runInWorker(
         loaders_, this,
-        [shared, dtype, progress = model_progress_] {
-            return load_model(std::move(*shared), dtype, std::max(1, QThread::idealThreadCount()), *progress);
+        [shared, precision, progress = model_progress_] {
+            return load_model(std::move(*shared), precision, std::max(1, QThread::idealThreadCount()), *progress);
         },
         [this, request, path](Result<std::shared_ptr<const Model>> loaded) {
             if (request != model_request_) return;
@@ -334,6 +334,7 @@ void Session::adoptModel(std::shared_ptr<const Model> model) {
     row.name = model_->info.name;
     row.source = model_->info.path;
     row.geometry = std::string("base · ") + name_of(model_->dtype);
+    if (model_->kept_bytes > 0) row.geometry += " · weights as stored";
     row.targets = model_->info.source;
     row.bytes = model_->weight_bytes;
     row.warnings = model_->info.warnings;

@@ -66,6 +66,9 @@ public:
     void openModel(const QString& path, const QString& dtype = QStringLiteral("auto"), bool evenIfItWontFit = false);
     void cancelModelLoad();
     void unloadModel();
+    // Whether models loaded from now on keep quantised weights as their file has them: the same answers in less memory.
+    bool keepsQuantised() const { return keep_quantised_; }
+    void setKeepQuantised(bool keep) { keep_quantised_ = keep; }
 
     // --- Adapters
     LibraryModel& library() { return library_; }
@@ -139,7 +142,7 @@ private:
     };
 
     void modelOpened(const QString& path, const QString& dtype, bool force, OpenModelResult result);
-    void startLoading(OpenedModel opened, DType dtype);
+    void startLoading(OpenedModel opened, Precision precision);
     void adoptModel(std::shared_ptr<const Model> model);
     void setModelState(ModelState state);
     void failModel(const QString& path, const Error& error);
@@ -172,6 +175,7 @@ private:
     TimeController time_;
 
     ModelState model_state_ = ModelState::none;
+    bool keep_quantised_ = false;
     std::shared_ptr<const Model> model_;
     std::optional<ModelFit> fit_;
     QString model_path_;

@@ -16,6 +16,7 @@
 #include <QDir>
 #include <QFile>
 #include <QLineEdit>
+#include <QMenu>
 #include <QPlainTextEdit>
 #include <QPushButton>
 #include <QSignalSpy>
@@ -23,6 +24,7 @@
 #include <qcustomplot.h>
 
 #include "fake_records.h"
+#include "tests/core/model/model_files.h"
 
 using namespace spartan;
 
@@ -114,6 +116,45 @@ private slots:
                                QString::fromLatin1(widget->parentWidget()->metaObject()->className());
         }
         QVERIFY2(unnamed.isEmpty(), qPrintable(unnamed.join(QStringLiteral("; "))));
+    }
+
+    // The choice in the base model's menu holds for the next model, shows in its row, and lasts until the next start.
+    void quantisedWeightsStayAsStoredOnRequest() {
+        const QString path = home_.path(QStringLiteral("quantised.gguf"));
+        test::GgufBuilder g = test::tiny_gguf();
+        auto& down = g.tensor("blk.0.ffn_down.weight");
+        down.type = test::kQ8_0;
+        down.data.assign(64 * 32 / 32 * 34, char(1));
+        QFile file(path);
+        QVERIFY(file.open(QFile::WriteOnly) && file.write(QByteArray::fromStdString(g.bytes())) > 0);
+        file.close();
+        const auto choose = [](MainWindow& window) {
+            for (QMenu* menu : window.findChildren<QMenu*>()) {
+                emit menu->aboutToShow();
+                for (QAction* action : menu->actions())
+                    if (action->text() == QLatin1String("Keep quantised weights as stored")) return action;
+            }
+            return static_cast<QAction*>(nullptr);
+        };
+        {
+            Window w;
+            QAction* keep = choose(w.window);
+            QVERIFY(keep && !keep->isChecked() && !keep->toolTip().isEmpty());
+            keep->trigger();
+            w.session.openModel(path);
+            QTRY_VERIFY_WITH_TIMEOUT(w.session.model(), 10'000);
+            QVERIFY(w.session.model()->kept_bytes > 0);
+            const auto& rows = w.session.library().entries();
+            QCOMPARE(QString::fromStdString(rows.front().geometry).section(QStringLiteral(" · "), -1),
+                     QStringLiteral("weights as stored"));
+        }
+        Window again;
+        again.window.restoreLayout();
+        QVERIFY(again.session.keepsQuantised());
+        choose(again.window)->trigger();
+        again.session.openModel(path);
+        QTRY_VERIFY_WITH_TIMEOUT(again.session.model(), 10'000);
+        QCOMPARE(again.session.model()->kept_bytes, int64_t(0));
     }
 
     void disabledRunSaysWhy() {
