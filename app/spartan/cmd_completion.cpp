@@ -67,48 +67,52 @@ std::string names_of(const std::vector<Completion>& all) {
     return join(names, " ");
 }
 
-// Both shells: the command's flags, then file names.
-std::string cases_of(const std::vector<Completion>& all) {
+// Both shells: the command's flags; before there is a command, the commands and the global flags.
+std::string cases_of(const std::vector<Completion>& all, const Options& global) {
     std::string out;
     for (const Completion& c : all) out += "    " + c.command + ") flags=" + single_quoted(flags_of(c)) + " ;;\n";
-    return out;
+    std::string first = names_of(all);
+    for (const auto& [flag, unused] : global) first += " " + flag;
+    return out + "    *) flags=" + single_quoted(first) + " ;;\n";
 }
 
-std::string bash_script(const std::vector<Completion>& all) {
+// The command is the first word that names one: global options and their values may come before it.
+std::string bash_script(const std::vector<Completion>& all, const Options& global) {
     return "_spartan() {\n"
-           "  local current=${COMP_WORDS[COMP_CWORD]} flags\n"
-           "  case ${COMP_WORDS[1]} in\n" +
-           cases_of(all) + "    *) flags=" + single_quoted(names_of(all) + " --help --version") +
-           " ;;\n"
+           "  local current=${COMP_WORDS[COMP_CWORD]} command= flags word\n"
+           "  for word in \"${COMP_WORDS[@]:1:COMP_CWORD-1}\"; do\n"
+           "    case \" " +
+           names_of(all) +
+           " \" in *\" $word \"*) command=$word; break ;; esac\n"
+           "  done\n"
+           "  case $command in\n" +
+           cases_of(all, global) +
            "  esac\n"
-           "  [ \"$COMP_CWORD\" -gt 1 ] || flags=" +
-           single_quoted(names_of(all) + " --help --version") +
-           "\n"
            "  COMPREPLY=($(compgen -W \"$flags\" -- \"$current\"))\n"
            "}\n"
            "complete -o default -o bashdefault -F _spartan spartan\n";
 }
 
-std::string zsh_script(const std::vector<Completion>& all) {
+// As a file in fpath it is the body of the function that defines itself: the first time it must also be called.
+std::string zsh_script(const std::vector<Completion>& all, const Options& global) {
     return "#compdef spartan\n"
            "_spartan() {\n"
-           "  local command=${words[2]}\n"
+           "  local command= flags= word\n"
            "  local -a known\n"
-           "  if (( CURRENT == 2 )); then\n"
-           "    compadd -- " +
+           "  known=(" +
            names_of(all) +
-           " --help --version\n"
-           "    return\n"
-           "  fi\n"
-           "  local flags=\n"
+           ")\n"
+           "  for word in ${words[2,CURRENT-1]}; do\n"
+           "    if (( ${known[(Ie)$word]} )); then command=$word; break; fi\n"
+           "  done\n"
            "  case $command in\n" +
-           cases_of(all) +
+           cases_of(all, global) +
            "  esac\n"
            "  known=(${=flags})\n"
            "  compadd -- $known\n"
-           "  _files\n"
+           "  [[ -z $command ]] || _files\n"
            "}\n"
-           "compdef _spartan spartan\n";
+           "if [[ $funcstack[1] = _spartan ]]; then _spartan \"$@\"; else compdef _spartan spartan; fi\n";
 }
 
 std::string fish_script(const std::vector<Completion>& all) {
@@ -141,7 +145,10 @@ void add_completion(CLI::App& app, GlobalOptions&, Action& action) {
     command->callback([&app, &action, shell] {
         action = [&app, shell] {
             const auto all = describe(app);
-            print(*shell == "bash" ? bash_script(all) : *shell == "zsh" ? zsh_script(all) : fish_script(all));
+            const Options global = options_of(app);
+            print(*shell == "bash"  ? bash_script(all, global)
+                  : *shell == "zsh" ? zsh_script(all, global)
+                                    : fish_script(all));
             return kDone;
         };
     });

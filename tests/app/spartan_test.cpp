@@ -549,12 +549,13 @@ private slots:
                        {"-c",
                         "source /dev/stdin && COMP_WORDS=(spartan run --s) COMP_CWORD=2 && _spartan && echo "
                         "${COMPREPLY[@]} && "
-                        "COMP_WORDS=(spartan bench decode --b) COMP_CWORD=3 && _spartan && echo ${COMPREPLY[@]}"});
+                        "COMP_WORDS=(spartan bench decode --b) COMP_CWORD=3 && _spartan && echo ${COMPREPLY[@]} && "
+                        "COMP_WORDS=(spartan --dtype bf16 gen) COMP_CWORD=3 && _spartan && echo ${COMPREPLY[@]}"});
             bash.write(o.out);
             bash.closeWriteChannel();
             bash.waitForFinished();
             QCOMPARE(bash.exitCode(), 0);
-            QCOMPARE(bash.readAllStandardOutput(), QByteArray("--set --seed\n--batch\n"));
+            QCOMPARE(bash.readAllStandardOutput(), QByteArray("--set --seed\n--batch\ngenerate\n"));
         }
     }
 

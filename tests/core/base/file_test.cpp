@@ -6,6 +6,7 @@
 
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include <QDir>
@@ -154,6 +155,61 @@ private slots:
         QCOMPARE(runs_dir(), std::string("/home/h/.local/share/spartanserve/runs"));
         qunsetenv("XDG_CACHE_HOME");
         QCOMPARE(cache_dir(), std::string("/home/h/.cache/spartanserve"));
+    }
+
+    // A file that may not be read and a folder that may not be written say so, and what lies there stays. Root may do
+    // everything, so a child process gives that up first.
+    void permissions_are_said() {
+        QVERIFY(write_file_atomically(at("secret"), "old"));
+        QVERIFY(::chmod(at("secret").c_str(), 0) == 0);
+        QVERIFY(QDir(dir_.path()).mkdir("shut"));
+        QVERIFY(write_file_atomically(at("shut/kept"), "old"));
+        QVERIFY(::chmod(at("shut").c_str(), 0555) == 0 && ::chmod(dir_.path().toUtf8().constData(), 0755) == 0);
+        int answer[2];
+        QVERIFY(::pipe(answer) == 0);
+        const pid_t child = ::fork();
+        if (child == 0) {
+            if (::getuid() == 0 && ::setuid(65534) != 0) ::_exit(9);
+            const auto read = read_text_file(at("secret"));
+            const auto written = write_file_atomically(at("shut/kept"), "new");
+            const std::string said = (read ? "read it" : read.error().message()) + "|" +
+                                     (written ? std::string("wrote it") : written.error().message());
+            (void)!::write(answer[1], said.data(), said.size());
+            ::_exit(0);
+        }
+        ::close(answer[1]);
+        std::string said(4096, 0);
+        said.resize(size_t(std::max<ssize_t>(::read(answer[0], said.data(), said.size()), 0)));
+        ::close(answer[0]);
+        int status = 0;
+        QVERIFY(::waitpid(child, &status, 0) == child && status == 0);
+        const std::string denied = ": Permission denied";
+        QVERIFY2(said.find(at("secret")) == 0 && said.find(denied) < said.find('|'), said.c_str());
+        QVERIFY2(said.find(at("shut/kept")) == said.find('|') + 1 && said.find(denied, said.find('|')) != said.npos,
+                 said.c_str());
+        QCOMPARE(*read_text_file(at("shut/kept")), std::string("old"));
+        QCOMPARE(QDir(dir_.filePath("shut")).entryList(QDir::Files).size(), 1);  // nothing half-written beside it
+        QVERIFY(::chmod(at("shut").c_str(), 0755) == 0);
+    }
+
+    // Signals that interrupt system calls, many a millisecond: not a byte is lost.
+    void interrupted_calls_go_on() {
+        static volatile std::sig_atomic_t alarms = 0;
+        struct sigaction action {
+        }, before{};
+        action.sa_handler = [](int) { alarms = alarms + 1; };  // without SA_RESTART
+        QVERIFY(::sigaction(SIGALRM, &action, &before) == 0);
+        const itimerval often{{0, 100}, {0, 100}}, never{};
+        std::string content(24 << 20, 0);
+        for (size_t i = 0; i < content.size(); ++i) content[i] = char(i * 2654435761u >> 13);
+        ::setitimer(ITIMER_REAL, &often, nullptr);
+        const auto written = write_file_atomically(at("interrupted"), content);
+        const auto read = read_text_file(at("interrupted"));
+        ::setitimer(ITIMER_REAL, &never, nullptr);
+        ::sigaction(SIGALRM, &before, nullptr);
+        QVERIFY(written && read);
+        QVERIFY(*read == content);
+        QVERIFY(alarms > 10);
     }
 
     void available_memory() {
