@@ -31,11 +31,14 @@ const char* name_of(AdapterKind kind) {
 
 std::string Adapter::geometry() const {
     std::vector<std::string> sizes;
-    for (const AdapterPart& part : parts) {
-        if (part.rotation < 0 && part.rank == 0) continue;  // only a bias
+    const auto add = [&](const AdapterPart& part) {
+        if (part.rotation < 0 && part.rank == 0) return;  // only a bias
         const std::string text = size_text(part, kind);
         if (std::find(sizes.begin(), sizes.end(), text) == sizes.end()) sizes.push_back(text);
-    }
+    };
+    for (const AdapterPart& part : parts) add(part);
+    if (embedding) add(embedding->part);
+    if (head) add(head->part);
     constexpr const char* kTitles[] = {"BOFT", "OFT", "LoRA", "DoRA"};
     return std::string(kTitles[size_t(kind)]) + " " + join(sizes, "/");
 }
@@ -49,6 +52,9 @@ std::string Adapter::targets() const {
         const std::string word = name_of(Projection(i));
         words.push_back(word.substr(0, word.find('_')));
     }
+    if (embedding) words.emplace_back("embed");
+    if (head) words.emplace_back("head");
+    if (!norms.empty()) words.emplace_back("norm");
     return join(words, " ");
 }
 

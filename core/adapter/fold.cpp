@@ -28,7 +28,7 @@ T* at(std::byte* blob, int64_t offset) {
 // One b x b block Q from its stored parameters.
 Matrix rotation_block(const float* stored, int64_t b, int64_t rows, const RotationRules& rules,
                       const Progress& progress) {
-    if (!rules.oft) return cayley(boft_skew(stored, b), b, progress);
+    if (!rules.oft || rules.old_oft) return cayley(boft_skew(stored, b), b, progress);
     Matrix skew = oft_skew(stored, b);
     if (rules.constrained) limit_norm(skew, rules.eps / std::sqrt(double(rows)));
     return rules.neumann ? neumann(skew, b, rules.terms, rules.series, progress) : cayley(skew, b, progress);
@@ -66,8 +66,9 @@ private:
         for (int64_t factor = 0; factor < m; ++factor) {
             for (int64_t j = 0; j < in_group && !progress_.cancelled(); ++j) {
                 const int64_t index = factor * blocks + g * in_group + j;
-                const float* stored = rules_.oft ? &weights_.oft_r[size_t(index * b * (b - 1) / 2)]
-                                                 : &weights_.boft_r[size_t(index * b * b)];
+                const bool triangular = rules_.oft && !rules_.old_oft;
+                const std::vector<float>& all = rules_.oft ? weights_.oft_r : weights_.boft_r;
+                const float* stored = &all[size_t(index * (triangular ? b * (b - 1) / 2 : b * b))];
                 const Matrix q = rotation_block(stored, b, rules_.shared ? 1 : blocks, rules_, progress_);
                 // Not std::max: a NaN must stay.
                 if (const double error = orthogonality_error(q, b, progress_); !(error <= error_)) error_ = error;
@@ -133,10 +134,44 @@ Result<void> fold_dora_gain(const AdapterPart& part, const ModuleWeights& weight
     return {};
 }
 
+// DoRA of a lookup: gain[n] = magnitude[n] / the length of column n of the table, over the whole vocabulary.
 template <class T>
-void fold_low_rank(const AdapterPart& part, const ModuleWeights& weights, std::byte* blob) {
-    T* a = at<T>(blob, part.a);
-    for (int64_t i = 0; i < part.rank * part.in; ++i) a[i] = from_float<T>(weights.lora_a[size_t(i)]);
+Result<void> fold_embedding_gain(const PlannedPart& planned, const ModuleWeights& weights, const PackedMatrix<T>& base,
+                                 float* gain, const Progress& progress) {
+    const AdapterPart& part = planned.part;
+    std::vector<float> row(static_cast<size_t>(part.out));
+    std::vector<double> squares(static_cast<size_t>(part.out), 0.0);
+    for (int64_t token = 0; token < planned.a_width; ++token) {
+        if (token % 64 == 0 && progress.cancelled()) return Error{"", "", "", "", true};
+        base.get_row(token, row.data());
+        for (int64_t n = 0; n < part.out; ++n) {
+            float sum = 0;
+            for (int64_t r = 0; r < part.rank; ++r)
+                sum += weights.lora_a[size_t(r * planned.a_width + token)] * weights.lora_b[size_t(n * part.rank + r)];
+            const double v = double(row[size_t(n)] + part.scale * sum);
+            squares[size_t(n)] += v * v;
+        }
+    }
+    for (int64_t n = 0; n < part.out; ++n) {
+        gain[n] = float(double(weights.magnitude[size_t(n)]) / std::sqrt(squares[size_t(n)]));
+        if (!std::isfinite(gain[n]))
+            return Error{"", "", "column " + std::to_string(n) + " of length " + shown(std::sqrt(squares[size_t(n)])),
+                         "a length that a magnitude can be divided by"};
+    }
+    return {};
+}
+
+template <class T>
+void fold_low_rank(const PlannedPart& planned, const ModuleWeights& weights, std::byte* blob) {
+    const AdapterPart& part = planned.part;
+    const bool is_lookup = planned.place == PlannedPart::Place::embedding;
+    const int64_t width = is_lookup ? planned.a_width : part.in;
+    if (planned.shares_input < 0) {
+        T* a = at<T>(blob, part.a);
+        for (int64_t r = 0; r < part.rank; ++r)
+            for (int64_t k = 0; k < width; ++k)
+                a[is_lookup ? k * part.rank + r : r * width + k] = from_float<T>(weights.lora_a[size_t(r * width + k)]);
+    }
     T* b_t = at<T>(blob, part.b_t);
     for (int64_t n = 0; n < part.out; ++n)
         for (int64_t r = 0; r < part.rank; ++r)
@@ -157,24 +192,47 @@ Result<void> fold_bias(const AdapterPart& part, const ModuleWeights& weights, co
 }
 
 template <class T>
+const PackedMatrix<T>& base_matrix(const PlannedPart& planned, const Weights<T>& base) {
+    if (planned.place == PlannedPart::Place::embedding) return base.embedding;
+    if (planned.place == PlannedPart::Place::head) return base.output();
+    return base.layers[size_t(planned.part.layer)].projection[size_t(planned.part.projection)];
+}
+
+template <class T>
+Result<void> fold_gain(const PlannedPart& planned, const ModuleWeights& weights, const Weights<T>& base, float* gain,
+                       const Progress& progress) {
+    if (weights.magnitude.empty()) {
+        std::copy(weights.boft_s.begin(), weights.boft_s.end(), gain);
+        return {};
+    }
+    const PackedMatrix<T>& matrix = base_matrix(planned, base);
+    if (planned.place == PlannedPart::Place::embedding)
+        return fold_embedding_gain(planned, weights, matrix, gain, progress);
+    return fold_dora_gain(planned.part, weights, matrix, gain, progress);
+}
+
+template <class T>
 Result<double> fold_typed(const PlannedPart& planned, const ModuleWeights& weights, const RotationRules& rules,
-                          const LayerWeights<T>& layer, std::byte* blob, const Progress& progress) {
+                          const Weights<T>& base, std::byte* blob, const Progress& progress) {
     const AdapterPart& part = planned.part;
-    const auto p = size_t(part.projection);
     double error = 0;
-    if (part.rotation >= 0) {
+    if (part.rotation >= 0 && planned.shares_input < 0) {
         TRY_ASSIGN(measured, RotationFolder<T>(part, weights, rules, progress).fold(at<T>(blob, part.rotation)));
         error = measured;
     }
-    if (part.rank > 0) fold_low_rank<T>(part, weights, blob);
-    if (!weights.magnitude.empty()) {
-        TRY_VOID(fold_dora_gain(part, weights, layer.projection[p], at<float>(blob, part.gain), progress));
-    } else if (part.gain >= 0) {
-        std::copy(weights.boft_s.begin(), weights.boft_s.end(), at<float>(blob, part.gain));
+    if (part.rank > 0) fold_low_rank<T>(planned, weights, blob);
+    if (part.gain >= 0) TRY_VOID(fold_gain(planned, weights, base, at<float>(blob, part.gain), progress));
+    if (part.bias >= 0) {
+        static const std::vector<float> none;
+        const bool in_layer = planned.place == PlannedPart::Place::layer;
+        const std::vector<float>& start =
+            in_layer ? base.layers[size_t(part.layer)].bias[size_t(part.projection)] : none;
+        TRY_VOID(fold_bias(part, weights, start, at<float>(blob, part.bias)));
     }
-    if (part.bias >= 0) TRY_VOID(fold_bias(part, weights, layer.bias[p], at<float>(blob, part.bias)));
     return error;
 }
+
+}  // namespace
 
 int64_t reserve(int64_t& end, int64_t bytes) {
     const int64_t offset = (end + 63) / 64 * 64;
@@ -182,7 +240,17 @@ int64_t reserve(int64_t& end, int64_t bytes) {
     return offset;
 }
 
-}  // namespace
+ModuleWeights rows_of(const PlannedPart& planned, const ModuleWeights& weights) {
+    ModuleWeights rows = weights;
+    const auto cut = [&](std::vector<float>& values, int64_t width) {
+        if (values.empty()) return;
+        const auto first = values.begin() + planned.first_row * width;
+        values = std::vector<float>(first, first + planned.part.out * width);
+    };
+    cut(rows.lora_b, planned.part.rank);
+    for (std::vector<float>* values : {&rows.boft_s, &rows.lora_b_bias, &rows.magnitude, &rows.bias}) cut(*values, 1);
+    return rows;
+}
 
 Result<void> check_memory(int64_t bytes, const std::string& path) {
     const int64_t available = available_memory_bytes();
@@ -195,9 +263,11 @@ int64_t place_parts(std::vector<PlannedPart>& parts, DType dtype) {
     int64_t end = 0;
     for (PlannedPart& planned : parts) {
         AdapterPart& p = planned.part;
-        if (p.group > 0) p.rotation = reserve(end, p.in * p.group * size_of(dtype));
+        const AdapterPart* shared = planned.shares_input < 0 ? nullptr : &parts[size_t(planned.shares_input)].part;
+        if (p.group > 0) p.rotation = shared ? shared->rotation : reserve(end, p.in * p.group * size_of(dtype));
         if (p.rank > 0) {
-            p.a = reserve(end, p.rank * p.in * size_of(dtype));
+            const int64_t width = planned.a_width > 0 ? planned.a_width : p.in;
+            p.a = shared ? shared->a : reserve(end, p.rank * width * size_of(dtype));
             p.b_t = reserve(end, p.rank * p.out * size_of(dtype));
         }
         if (planned.has_gain) p.gain = reserve(end, p.out * int64_t(sizeof(float)));
@@ -208,11 +278,8 @@ int64_t place_parts(std::vector<PlannedPart>& parts, DType dtype) {
 
 Result<double> fold_part(const PlannedPart& planned, const ModuleWeights& weights, const RotationRules& rules,
                          const Model& model, std::byte* blob, const Progress& progress) {
-    return std::visit(
-        [&](const auto& base) {
-            return fold_typed(planned, weights, rules, base.layers[size_t(planned.part.layer)], blob, progress);
-        },
-        model.weights);
+    return std::visit([&](const auto& base) { return fold_typed(planned, weights, rules, base, blob, progress); },
+                      model.weights);
 }
 
 }  // namespace spartan

@@ -13,8 +13,8 @@ namespace spartan {
 struct ModuleWeights {
     std::vector<float> boft_r;       // [m, D, b, b]
     std::vector<float> boft_s;       // [out]
-    std::vector<float> oft_r;        // [blocks, b (b - 1) / 2]; one row when shared
-    std::vector<float> lora_a;       // [r, in]
+    std::vector<float> oft_r;        // [blocks, b (b - 1) / 2]; one row when shared. BOFT's [1, blocks, b, b] when old
+    std::vector<float> lora_a;       // [r, in]; of an embedding [r, vocab]
     std::vector<float> lora_b;       // [out, r]
     std::vector<float> lora_b_bias;  // [out]
     std::vector<float> magnitude;    // [out]
@@ -23,21 +23,32 @@ struct ModuleWeights {
 
 // How OFT's matrices follow from their parameters; BOFT's are always exact.
 struct RotationRules {
-    bool oft = false, neumann = false, constrained = false, shared = false;
+    bool oft = false, old_oft = false, neumann = false, constrained = false, shared = false;
     int64_t terms = 5;
     NeumannSeries series = NeumannSeries::peft_0_18;
     double eps = 0;
 
-    bool is_exact() const { return !oft || !neumann; }
+    bool is_exact() const { return !oft || old_oft || !neumann; }
 };
 
 // A module with its geometry (AdapterPart's layer … out, group, rank, scale, block_size, num_factors) before its place
 // in the blob is known, and which optional parts it has.
 struct PlannedPart {
+    enum class Place : uint8_t { layer, embedding, head };
     AdapterPart part;
     std::string name;  // of the module, for messages
     bool has_gain = false, has_bias = false;
+    Place place = Place::layer;
+    int64_t a_width = 0;    // values in a row of A: the vocabulary of an embedding; 0: part.in
+    int64_t first_row = 0;  // of the module's outputs: parts of a fused module take part.out rows each
+    int shares_input = -1;  // the part of the same fused module that holds rotation and A; -1: this one does
 };
+
+// The rows of a fused module's weights that `planned` takes; what acts on inputs stays whole.
+ModuleWeights rows_of(const PlannedPart& planned, const ModuleWeights& weights);
+
+// Takes `bytes` of the blob at its end, 64-byte aligned.
+int64_t reserve(int64_t& end, int64_t bytes);
 
 // Gives every part its offsets; returns the blob's size. T has `dtype`.
 int64_t place_parts(std::vector<PlannedPart>& parts, DType dtype);

@@ -19,9 +19,6 @@ Result<AdapterInfo> inspect_adapter(const std::string& dir) {
     for (const PeftModule& module : folder.modules)
         info.modules.push_back({module.name, module.b, module.m, module.r, module.in, module.out});
     for (const Error& problem : folder.problems) info.problems.push_back(problem.message());
-    if (!folder.embedding_copies.empty())
-        info.warnings.push_back(
-            "the file holds full copies of embeddings, which are served only when they equal the base's");
     return info;
 }
 

@@ -1,7 +1,10 @@
 #include "core/adapter/adapter.h"
 #include "core/adapter/adapter_name.h"
+#include "core/adapter/base_facts.h"
 #include "core/adapter/fold.h"
 #include "core/adapter/peft_folder.h"
+#include "core/adapter/peft_tensor_name.h"
+#include "core/adapter/tables.h"
 #include "core/base/run_items.h"
 #include "core/base/sha256.h"
 #include "core/base/text.h"
@@ -38,7 +41,7 @@ bool names_same_base(const std::string& of_adapter, const std::string& of_model)
 class FolderLoader {
 public:
     FolderLoader(const PeftFolder& folder, const Model& model, Progress& progress)
-        : folder_(folder), model_(model), progress_(progress) {}
+        : folder_(folder), model_(model), progress_(progress), tables_(folder, model, progress) {}
 
     Result<std::shared_ptr<const Adapter>> load(const std::string& name) {
         auto adapter = std::make_shared<Adapter>();
@@ -52,13 +55,13 @@ public:
         TRY_VOID(plan());
         check_base_name(*adapter);
         TRY_VOID(check_targets(*adapter));
-        TRY_VOID(check_embedding_copies(*adapter));
-        const int64_t bytes = place_parts(planned_, model_.dtype);
+        TRY_VOID(tables_.plan(*adapter));
+        const int64_t bytes = tables_.place(*adapter, place_parts(planned_, model_.dtype));
         TRY_VOID(check_memory(bytes, path()));
         adapter->blob.resize(size_t(bytes));
         TRY_VOID(fold_all(*adapter));
         TRY_VOID(folder_.file->file()->check_unchanged());
-        for (const PlannedPart& planned : planned_) adapter->parts.push_back(planned.part);
+        hand_over(*adapter);
         return std::shared_ptr<const Adapter>(std::move(adapter));
     }
 
@@ -69,28 +72,84 @@ private:
     }
 
     Result<void> plan() {
-        for (const PeftModule& module : folder_.modules) {
+        for (size_t i = 0; i < folder_.modules.size(); ++i) {
+            const PeftModule& module = folder_.modules[i];
+            first_part_.push_back(planned_.size());
+            if (module.where.kind == ModuleName::Kind::norm) continue;
             TRY_VOID(check_against_base(module));
-            PlannedPart planned;
-            planned.name = module.name;
-            AdapterPart& part = planned.part;
-            part.layer = module.layer;
-            part.projection = module.projection;
-            part.in = in_features(model_.config(), module.projection);
-            part.out = out_features(model_.config(), module.projection);
-            part.rank = module.r;
-            part.block_size = module.b;
-            part.num_factors = module.m;
-            if (module.b > 0) part.group = module.b << (module.m - 1);
-            planned.has_gain = module.at(TensorRole::boft_s) || module.at(TensorRole::magnitude);
-            planned.has_bias = module.at(TensorRole::bias) || module.at(TensorRole::lora_b_bias);
-            if (module.adapts() && is_lora()) {
-                TRY_ASSIGN(scale, scale_of(module));
-                part.scale = scale;
-            }
+            const bool is_table = module.where.kind >= ModuleName::Kind::embedding;
+            if (is_table && !module.adapts()) continue;
+            if (is_table)
+                TRY_VOID(plan_table(module));
+            else
+                TRY_VOID(plan_projections(module));
+        }
+        first_part_.push_back(planned_.size());
+        return {};
+    }
+
+    // Geometry as the file has it; in and out are the caller's.
+    Result<PlannedPart> plan_part(const PeftModule& module) const {
+        PlannedPart planned;
+        planned.name = module.name;
+        AdapterPart& part = planned.part;
+        part.rank = module.r;
+        part.block_size = module.b;
+        part.num_factors = module.m;
+        if (module.b > 0) part.group = module.b << (module.m - 1);
+        planned.has_gain =
+            module.at(TensorRole::boft_s) || module.at(TensorRole::old_oft_s) || module.at(TensorRole::magnitude);
+        planned.has_bias = module.at(TensorRole::bias) || module.at(TensorRole::lora_b_bias);
+        if (module.adapts() && is_lora()) {
+            TRY_ASSIGN(scale, scale_of(module));
+            part.scale = scale;
+        }
+        return planned;
+    }
+
+    Result<void> plan_projections(const PeftModule& module) {
+        const auto first = int(planned_.size());
+        int64_t row = 0;
+        for (const Projection p : projections_of(module.where)) {
+            TRY_ASSIGN(planned, plan_part(module));
+            planned.part.layer = module.where.layer;
+            planned.part.projection = p;
+            planned.part.in = in_features(model_.config(), p);
+            planned.part.out = out_features(model_.config(), p);
+            planned.first_row = row;
+            if (int(planned_.size()) > first) planned.shares_input = first;
+            row += planned.part.out;
             planned_.push_back(planned);
         }
         return {};
+    }
+
+    Result<void> plan_table(const PeftModule& module) {
+        const ModelConfig& base = model_.config();
+        const bool is_head = module.where.kind == ModuleName::Kind::head;
+        TRY_ASSIGN(planned, plan_part(module));
+        planned.place = is_head ? PlannedPart::Place::head : PlannedPart::Place::embedding;
+        planned.part.in = base.hidden_size;
+        planned.part.out = is_head ? base.vocab_size : base.hidden_size;
+        if (!is_head) planned.a_width = base.vocab_size;
+        planned_.push_back(planned);
+        return {};
+    }
+
+    void hand_over(Adapter& adapter) const {
+        for (const PlannedPart& planned : planned_) {
+            if (planned.place == PlannedPart::Place::layer) {
+                adapter.parts.push_back(planned.part);
+                continue;
+            }
+            std::optional<TablePart>& table =
+                planned.place == PlannedPart::Place::head ? adapter.head : adapter.embedding;
+            if (!table) table.emplace();
+            table->part = planned.part;
+        }
+        std::stable_sort(adapter.parts.begin(), adapter.parts.end(), [](const AdapterPart& a, const AdapterPart& b) {
+            return std::pair(a.layer, a.projection) < std::pair(b.layer, b.projection);
+        });
     }
 
     // alpha / r, or alpha / sqrt(r) with rsLoRA.
@@ -101,16 +160,35 @@ private:
         return float(alpha / (c.rslora ? std::sqrt(double(module.r)) : double(module.r)));
     }
 
+    // Inputs and outputs of a module of the base; an embedding looked up by LoRA has tokens for inputs.
+    struct Size {
+        int64_t in = 0, out = 0;
+    };
+    Size base_size(const PeftModule& module) const {
+        const ModelConfig& base = model_.config();
+        if (module.where.kind == ModuleName::Kind::head) return {base.hidden_size, base.vocab_size};
+        if (module.where.kind == ModuleName::Kind::embedding)
+            return {is_lora() ? base.vocab_size : base.hidden_size, base.hidden_size};
+        Size size;
+        for (const Projection p : projections_of(module.where)) {
+            size.in = in_features(base, p);
+            size.out += out_features(base, p);
+        }
+        return size;
+    }
+
     Result<void> check_against_base(const PeftModule& module) const {
         const ModelConfig& base = model_.config();
         const auto tensor = std::find_if(module.tensors.begin(), module.tensors.end(), [](const auto* t) { return t; });
         const std::string field = shorten((*tensor)->name, 200);
-        if (module.layer >= base.num_layers)
-            return Error{path(), field, "layer " + std::to_string(module.layer),
+        if (module.where.layer >= base.num_layers)
+            return Error{path(), field, "layer " + std::to_string(module.where.layer),
                          "a layer from 0 to " + std::to_string(base.num_layers - 1) + " of " + model_.info.name};
-        const int64_t in = in_features(base, module.projection), out = out_features(base, module.projection);
+        TRY_VOID(check_fused(module, field));
+        const auto [in, out] = base_size(module);
+        const std::string leaf = module.name.substr(module.name.rfind('.') + 1);
         const std::string expected = std::to_string(in) + " inputs and " + std::to_string(out) + " outputs, as " +
-                                     name_of(module.projection) + " of " + model_.info.name + " has";
+                                     leaf + " of " + model_.info.name + " has";
         if (module.b > 0 && module.in < 0 && in % module.b != 0)  // OFT with shared blocks
             return Error{path(), field, "blocks of " + std::to_string(module.b),
                          "a divisor of " + std::to_string(in) + ", the inputs of " + module.name};
@@ -118,9 +196,21 @@ private:
         if (!same_in || !same_out) return Error{path(), field, found_shape(module), expected};
         if (module.at(TensorRole::bias) && !has_base_bias(module))
             return Error{path(), shorten(module.at(TensorRole::bias)->name, 200), "a bias",
-                         std::string("none: ") + name_of(module.projection) + " of " + model_.info.name +
-                             " has none to replace"};
+                         "none: " + leaf + " of " + model_.info.name + " has none to replace"};
         return {};
+    }
+
+    // q_proj of a base with qkv_proj, and the other way round.
+    Result<void> check_fused(const PeftModule& module, const std::string& field) const {
+        const ModuleName& where = module.where;
+        const bool is_fused = where.kind == ModuleName::Kind::fused, base_is = has_fused_projections(model_.config());
+        const bool could_be = where.kind == ModuleName::Kind::projection && where.projection != Projection::o &&
+                              where.projection != Projection::down;
+        if ((!is_fused || base_is) && (!could_be || !base_is)) return {};
+        return Error{
+            path(), field, "the module " + module.name,
+            base_is ? "qkv_proj or gate_up_proj, which " + model_.info.name + " has in its place"
+                    : "q_proj, k_proj, v_proj, gate_proj and up_proj, which " + model_.info.name + " has in its place"};
     }
 
     static std::string found_shape(const PeftModule& module) {
@@ -131,9 +221,10 @@ private:
     }
 
     bool has_base_bias(const PeftModule& module) const {
+        if (module.where.kind >= ModuleName::Kind::embedding) return false;
         return std::visit(
             [&](const auto& weights) {
-                return !weights.layers[size_t(module.layer)].bias[size_t(module.projection)].empty();
+                return !weights.layers[size_t(module.where.layer)].bias[size_t(module.where.projection)].empty();
             },
             model_.weights);
     }
@@ -154,72 +245,32 @@ private:
             if (used) continue;
             const std::string shown = "\"" + shorten(target, 80) + "\"";
             if (!names_module_of_base(target))
-                return Error{folder_.config.file, "target_modules", shown,
-                             "names of linear layers of " + model_.info.name};
+                return Error{folder_.config.file, "target_modules", shown, "names of modules of " + model_.info.name};
             adapter.warnings.push_back("target_modules names " + shown + ", for which the file holds no tensors");
         }
         return {};
     }
 
     bool names_module_of_base(const std::string& target) const {
-        for (int64_t layer = 0; layer < model_.config().num_layers; ++layer) {
-            for (int p = 0; p < kNumProjections; ++p) {
-                const std::string block = Projection(p) >= Projection::gate ? ".mlp." : ".self_attn.";
-                const std::string module = "model.layers." + std::to_string(layer) + block + name_of(Projection(p));
-                if (matches_list({target}, module)) return true;
-            }
-        }
-        return false;
-    }
-
-    // PEFT may save the embeddings unchanged; changed ones are not supported.
-    Result<void> check_embedding_copies(Adapter& adapter) const {
-        for (const SafetensorsEntry* entry : folder_.embedding_copies) {
-            const Error refused{path(), shorten(entry->name, 200), "a full copy that differs from the base's",
-                                "adapters of linear layers: changed embeddings and output heads are not supported"};
-            const ModelConfig& base = model_.config();
-            if (entry->shape != std::vector<int64_t>{base.vocab_size, base.hidden_size}) return refused;
-            const bool is_head = entry->name.find("lm_head") != std::string::npos;
-            TRY_ASSIGN(same, equals_base(*entry, is_head));
-            if (!same) return refused;
-        }
-        if (!folder_.embedding_copies.empty())
-            adapter.warnings.push_back("the file holds copies of embeddings, equal to the base's; they have no effect");
-        return {};
-    }
-
-    Result<bool> equals_base(const SafetensorsEntry& entry, bool is_head) const {
-        return std::visit(
-            [&](const auto& weights) -> Result<bool> {
-                const auto& matrix = is_head ? weights.output() : weights.embedding;
-                using T = typename std::remove_cvref_t<decltype(matrix)>::Value;
-                const int64_t cols = matrix.cols();
-                std::vector<float> mine(static_cast<size_t>(cols)), base = mine;
-                for (int64_t row = 0; row < matrix.rows(); ++row) {
-                    if (progress_.cancelled()) return cancelled();
-                    TRY_VOID(folder_.file->read_floats(entry, row * cols, cols, mine.data()));
-                    matrix.get_row(row, base.data());
-                    for (size_t i = 0; i < mine.size(); ++i)
-                        if (!(to_float(from_float<T>(mine[i])) == base[i])) return false;
-                }
-                return true;
-            },
-            model_.weights);
+        const std::vector<std::string> names = adaptable_modules(model_.config());
+        return std::any_of(names.begin(), names.end(),
+                           [&](const std::string& name) { return matches_list({target}, name); });
     }
 
     // Task 0 hashes the file, the others read and fold one module each.
     Result<void> fold_all(Adapter& adapter) {
-        std::vector<double> errors(planned_.size(), 0.0);
-        TRY_VOID(run_items(int64_t(planned_.size()) + 1, usable_cpus(), path(), [&](int64_t task, int) -> Result<void> {
-            if (task == 0) {
-                TRY_ASSIGN(hash, hash_files());
-                adapter.content_hash = hash;
-                return {};
-            }
-            TRY_ASSIGN(error, fold_module(size_t(task - 1), adapter.blob.data()));
-            errors[size_t(task - 1)] = error;
-            return {};
-        }));
+        std::vector<double> errors(folder_.modules.size(), 0.0);
+        TRY_VOID(run_items(int64_t(folder_.modules.size()) + 1, usable_cpus(), path(),
+                           [&](int64_t task, int) -> Result<void> {
+                               if (task == 0) {
+                                   TRY_ASSIGN(hash, hash_files());
+                                   adapter.content_hash = hash;
+                                   return {};
+                               }
+                               TRY_ASSIGN(error, fold_module(size_t(task - 1), adapter.blob.data()));
+                               errors[size_t(task - 1)] = error;
+                               return tables_.fold(size_t(task - 1), adapter);
+                           }));
         adapter.orthogonality_error = *std::max_element(errors.begin(), errors.end());
         if (adapter.orthogonality_error > kWarnedError) {
             char figure[32];
@@ -247,31 +298,50 @@ private:
 
     Result<double> fold_module(size_t index, std::byte* blob) {
         const PeftModule& module = folder_.modules[index];
+        const size_t first = first_part_[index], end = first_part_[index + 1];
+        if (first == end) return 0.0;
         TRY_ASSIGN(weights, read_weights(module));
-        if (progress_.cancelled()) return cancelled();
-        auto error = fold_part(planned_[index], weights, rules(), model_, blob, progress_);
-        if (!error && !error.error().cancelled) {
-            Error named = error.error();
-            named.file = path();
-            named.field = module.name;
-            return named;
+        double worst = 0;
+        for (size_t i = first; i < end; ++i) {
+            if (progress_.cancelled()) return cancelled();
+            const auto error =
+                end - first == 1
+                    ? fold_part(planned_[i], weights, rules(module), model_, blob, progress_)
+                    : fold_part(planned_[i], rows_of(planned_[i], weights), rules(module), model_, blob, progress_);
+            if (!error) return named(error.error(), module);
+            worst = std::max(worst, *error);
         }
+        return worst;
+    }
+
+    Error named(Error error, const PeftModule& module) const {
+        if (error.cancelled) return error;
+        error.file = path();
+        error.field = module.name;
         return error;
     }
 
     Result<ModuleWeights> read_weights(const PeftModule& module) {
         ModuleWeights w;
-        const std::pair<TensorRole, std::vector<float>*> places[] = {
-            {TensorRole::boft_r, &w.boft_r},       {TensorRole::boft_s, &w.boft_s},
-            {TensorRole::oft_r, &w.oft_r},         {TensorRole::lora_a, &w.lora_a},
-            {TensorRole::lora_b, &w.lora_b},       {TensorRole::lora_b_bias, &w.lora_b_bias},
-            {TensorRole::magnitude, &w.magnitude}, {TensorRole::bias, &w.bias}};
+        const std::pair<TensorRole, std::vector<float>*> places[] = {{TensorRole::boft_r, &w.boft_r},
+                                                                     {TensorRole::boft_s, &w.boft_s},
+                                                                     {TensorRole::oft_r, &w.oft_r},
+                                                                     {TensorRole::oft_embedding_r, &w.oft_r},
+                                                                     {TensorRole::old_oft_r, &w.oft_r},
+                                                                     {TensorRole::old_oft_s, &w.boft_s},
+                                                                     {TensorRole::lora_a, &w.lora_a},
+                                                                     {TensorRole::lora_b, &w.lora_b},
+                                                                     {TensorRole::lora_embedding_a, &w.lora_a},
+                                                                     {TensorRole::lora_embedding_b, &w.lora_b},
+                                                                     {TensorRole::lora_b_bias, &w.lora_b_bias},
+                                                                     {TensorRole::magnitude, &w.magnitude},
+                                                                     {TensorRole::bias, &w.bias}};
         for (const auto& [role, values] : places) {
             const SafetensorsEntry* entry = module.at(role);
             if (!entry) continue;
             TRY_ASSIGN(read, folder_.file->read_finite(*entry));
             *values = std::move(read);
-            const bool is_rounded = role == TensorRole::lora_a || role == TensorRole::lora_b;
+            const bool is_rounded = values == &w.lora_a || values == &w.lora_b;
             const int64_t bad =
                 is_rounded ? first_not_representable(values->data(), int64_t(values->size()), model_.dtype) : -1;
             if (bad >= 0)
@@ -283,9 +353,10 @@ private:
         return w;
     }
 
-    RotationRules rules() const {
+    RotationRules rules(const PeftModule& module) const {
         const PeftConfig& c = folder_.config;
         return {.oft = c.kind == AdapterKind::oft,
+                .old_oft = module.is_old_oft(),
                 .neumann = c.oft_neumann,
                 .constrained = c.oft_constrained,
                 .shared = c.kind == AdapterKind::oft && c.oft_block_share,
@@ -297,7 +368,9 @@ private:
     const PeftFolder& folder_;
     const Model& model_;
     Progress& progress_;
+    TableFolder tables_;
     std::vector<PlannedPart> planned_;
+    std::vector<size_t> first_part_;  // of each module; one more at the end
 };
 
 }  // namespace

@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <map>
+#include <set>
 
 namespace spartan {
 namespace {
@@ -88,6 +90,33 @@ void read_bias(Fields& f, PeftConfig& c, const char* only) {
     c.keeps_bias = f.one_of("bias", "none", {"none", "all", only}) != "none";
 }
 
+std::vector<int64_t> read_ids(Fields& f, const Json& list) {
+    std::vector<int64_t> ids;
+    const auto bad = [&](const Json& what, const char* expected) {
+        f.fail("trainable_token_indices", describe(what), expected);
+        return std::vector<int64_t>();
+    };
+    if (!list.is_array() || list.empty()) return bad(list, "a list of token ids, or one for each module's name");
+    for (const Json& item : list) {
+        const bool good = item.is_number_integer() && item.get<double>() >= 0 && item.get<double>() < double(1 << 30);
+        if (!good) return bad(item, "token ids");
+        if (std::count(ids.begin(), ids.end(), item.get<int64_t>())) return bad(item, "each token once");
+        ids.push_back(item.get<int64_t>());
+    }
+    return ids;
+}
+
+// A list means the embedding's tokens; an object names the modules.
+void read_tokens(Fields& f, PeftConfig& c) {
+    const Json* value = f.any("trainable_token_indices");
+    if (!value || is_unset(*value)) return;
+    if (!value->is_object()) {
+        c.tokens.emplace_back("embed_tokens", read_ids(f, *value));
+        return;
+    }
+    for (const auto& [name, ids] : value->items()) c.tokens.emplace_back(name, read_ids(f, ids));
+}
+
 // What all tuners share.
 void read_common(Fields& f, PeftConfig& c) {
     if (const Json* name = f.any("base_model_name_or_path"); name) c.base_name = f.string("base_model_name_or_path");
@@ -97,9 +126,9 @@ void read_common(Fields& f, PeftConfig& c) {
     c.layers = layer_list(f);
     read_layers_pattern(f);
     ignore(f, {"revision", "inference_mode", "auto_mapping", "init_weights"});
-    refuse(f, {{"modules_to_save", "null: full copies of modules are not supported"},
-               {"trainable_token_indices", "null: trained tokens are not supported"},
-               {"target_parameters", "null: adapted parameters outside linear layers are not supported"}});
+    if (auto saved = string_list(f, "modules_to_save")) c.saved = std::move(*saved);
+    read_tokens(f, c);
+    refuse(f, {{"target_parameters", "null: adapted parameters outside linear layers are not supported"}});
     if (f.boolean("fan_in_fan_out"))
         c.warnings.push_back("fan_in_fan_out has no effect: every layer it could apply to is a linear layer");
 }
@@ -107,14 +136,18 @@ void read_common(Fields& f, PeftConfig& c) {
 void read_init_lora_weights(Fields& f) {
     const Json* value = f.any("init_lora_weights");
     if (!value || value->is_boolean()) return;
+    constexpr const char* kLoftq =
+        "true: LoftQ changes the base's weights too; convert it: save the base that it made with "
+        "get_base_model().save_pretrained(), use that as the model, and set true";
     constexpr const char* kExpected =
         "true: this start changes the base's weights too; convert the adapter with PEFT's "
         "save_pretrained(…, path_initial_model_for_weight_conversion=…)";
     const std::string init = value->is_string() ? value->get<std::string>() : "";
     for (const char* harmless : {"gaussian", "eva", "orthogonal", "mica", "lora_ga"})
         if (init == harmless) return;
-    const bool changes_base = init.rfind("pissa", 0) == 0 || init == "olora" || init == "OLoRA" ||
-                              init.rfind("corda", 0) == 0 || init == "loftq";
+    if (init == "loftq") return f.fail("init_lora_weights", describe(*value), kLoftq);
+    const bool changes_base =
+        init.rfind("pissa", 0) == 0 || init == "olora" || init == "OLoRA" || init.rfind("corda", 0) == 0;
     f.fail("init_lora_weights", describe(*value), changes_base ? kExpected : "true, false or \"gaussian\"");
 }
 
@@ -153,7 +186,8 @@ void read_lora(Fields& f, PeftConfig& c) {
     read_init_lora_weights(f);
     // How it was trained or started; without effect on the saved weights' meaning.
     ignore(f, {"lora_dropout", "runtime_config", "loftq_config", "eva_config", "corda_config", "lora_ga_config",
-               "megatron_core", "qalora_group_size", "ensure_weight_tying"});
+               "megatron_core", "qalora_group_size"});
+    c.ties_weights = f.boolean("ensure_weight_tying");
     refuse(f, {{"alora_invocation_tokens", "null: activated LoRA is not supported"},
                {"layer_replication", "null: replicated layers are not supported"},
                {"use_qalora", "false: QALoRA is not supported"},
@@ -189,13 +223,10 @@ std::optional<NeumannSeries> series_of(const std::string& version) {
 
 void read_oft(Fields& f, PeftConfig& c) {
     c.oft_r = f.integer("r", 0, 0, kMaxSize);
-    if (!f.has("oft_block_size"))
-        f.fail("oft_block_size", "nothing",
-               "this key: the file is from PEFT 0.7 to 0.13, whose OFT rotates outputs and is not supported; train it "
-               "again "
-               "with PEFT 0.16 or later");
+    c.has_oft_block_size = f.has("oft_block_size");
     c.oft_block_size = integer_or_null(f, "oft_block_size", 32, 0, kMaxSize);
-    if ((c.oft_r == 0) == (c.oft_block_size == 0))
+    // Without the key the file is of PEFT 0.13 or before, and the tensors' refusal says more.
+    if (c.has_oft_block_size && (c.oft_r == 0) == (c.oft_block_size == 0))
         f.fail("oft_block_size", std::to_string(c.oft_block_size) + " with r " + std::to_string(c.oft_r),
                "exactly one of the two not 0");
     c.oft_constrained = f.boolean("coft");
@@ -218,6 +249,42 @@ void read_oft(Fields& f, PeftConfig& c) {
     ignore(f, {"module_dropout"});
 }
 
+// What PEFT 0.21 has beside the kinds that are served, in a few words; null: not one of its kinds.
+const char* about_other_kind(const std::string& type) {
+    static const std::map<std::string, const char*> kinds = {
+        {"PROMPT_TUNING", "virtual tokens before the prompt"},
+        {"MULTITASK_PROMPT_TUNING", "virtual tokens before the prompt"},
+        {"P_TUNING", "virtual tokens before the prompt"},
+        {"CPT", "context tokens before the prompt"},
+        {"PREFIX_TUNING", "keys and values before the prompt's"},
+        {"CARTRIDGE", "keys and values before the prompt's"},
+        {"ADAPTION_PROMPT", "prompts inside the attention"},
+        {"IA3", "IA³, which scales keys, values and MLP activations"},
+        {"ADALORA", "LoRA with singular values"},
+        {"XLORA", "X-LoRA, a mixture of LoRA adapters"},
+        {"POLY", "a mixture of LoRA adapters"},
+        {"VERA", "VeRA, scaled random projections"},
+        {"PVERA", "scaled random projections"},
+        {"VBLORA", "LoRA from a bank of vectors"},
+        {"RANDLORA", "scaled random projections"},
+        {"LOHA", "LoHa, a Hadamard product of low-rank pairs"},
+        {"LOKR", "LoKr, a Kronecker product"},
+        {"HIRA", "a Hadamard product with the weight"},
+        {"HRA", "HRA, Householder reflections"},
+        {"ROAD", "RoAd, which rotates and scales the output"},
+        {"PSOFT", "rotations of the principal subspace"},
+        {"LN_TUNING", "trained layer norms alone"},
+        {"FOURIERFT", "a change sparse in the frequencies"},
+        {"WAVEFT", "a change sparse in the wavelets"},
+        {"C3A", "circular convolutions"},
+        {"TRAINABLE_TOKENS", "trained tokens alone; LoRA with trainable_token_indices is served"}};
+    static const std::set<std::string> others = {"ADAMSS",   "BEFT",   "LILY",   "FROD",        "GLORA",  "UNILORA",
+                                                 "MISS",     "BONE",   "SHIRA",  "OSF",         "DELORA", "GRALORA",
+                                                 "TINYLORA", "PEANUT", "SHADOW", "SUPERTUNING", "DEFT",   "MIXED"};
+    const auto it = kinds.find(type);
+    return it != kinds.end() ? it->second : others.count(type) ? "another kind of PEFT" : nullptr;
+}
+
 // Unknown keys pass when they say nothing; PEFT only warns about them.
 void refuse_unknown(Fields& f, const Json& json) {
     for (const auto& [key, value] : json.items())
@@ -230,6 +297,10 @@ void refuse_unknown(Fields& f, const Json& json) {
 Result<PeftConfig> parse_peft_config(const Json& json, const std::string& file) {
     Fields f(json, file);
     f.require("peft_type");
+    if (const Json* type = f.any("peft_type"); type && type->is_string())
+        if (const char* about = about_other_kind(type->get<std::string>()))
+            return Error{file, "peft_type", describe(*type) + ", " + about,
+                         "LORA, BOFT, OFT; of other kinds, PEFT's merge_and_unload() makes a model that can be served"};
     const std::string type = f.one_of("peft_type", "", {"LORA", "BOFT", "OFT"});
     TRY_VOID(f.finish_known_only());
 
@@ -271,6 +342,12 @@ bool matches_list(const std::vector<std::string>& entries, const std::string& mo
         const size_t start = module.size() - entry.size();
         return module.compare(start, entry.size(), entry) == 0 && (start == 0 || module[start - 1] == '.');
     });
+}
+
+const std::vector<int64_t>* PeftConfig::tokens_of(const std::string& module) const {
+    for (const auto& [name, ids] : tokens)
+        if (matches_list({name}, module)) return &ids;
+    return nullptr;
 }
 
 }  // namespace spartan

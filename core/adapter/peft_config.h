@@ -26,7 +26,13 @@ struct PeftConfig {
     // and the tensors in the file decide.
     std::optional<std::vector<std::string>> targets, excluded;
     std::optional<std::vector<int64_t>> layers;
-    bool keeps_bias = false;  // `bias` is not "none"
+    bool keeps_bias = false;                                           // `bias` is not "none"
+    std::vector<std::string> saved;                                    // modules_to_save
+    std::vector<std::pair<std::string, std::vector<int64_t>>> tokens;  // trainable_token_indices by module name
+    bool ties_weights = false;                                         // ensure_weight_tying
+
+    // The ids of the trained tokens of `module`, in the order of their rows; null: none.
+    const std::vector<int64_t>* tokens_of(const std::string& module) const;
 
     int64_t r = 8;  // LoRA
     double alpha = 8;
@@ -36,6 +42,7 @@ struct PeftConfig {
 
     int64_t boft_block_size = 4, boft_block_num = 0, boft_factors = 1;
 
+    bool has_oft_block_size = false;
     int64_t oft_r = 0, oft_block_size = 32;
     bool oft_constrained = false, oft_block_share = false, oft_neumann = true;
     int64_t oft_terms = 5;

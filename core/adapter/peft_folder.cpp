@@ -8,6 +8,7 @@
 #include <cmath>
 #include <filesystem>
 #include <map>
+#include <tuple>
 
 namespace spartan {
 namespace {
@@ -15,6 +16,10 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr int64_t kMaxConfigBytes = 16 << 20;
+constexpr const char* kOldOftInstead =
+    "OFT of PEFT 0.14 or later; merge it into its base with PEFT 0.13's merge_and_unload() and use that as the model, "
+    "or "
+    "train it again";
 constexpr size_t kMaxProblems = 20;  // more say nothing new
 
 bool exists(const std::string& path) {
@@ -50,8 +55,10 @@ public:
             complete(module);
             folder_.modules.push_back(std::move(module));
         }
-        const bool any =
-            std::any_of(folder_.modules.begin(), folder_.modules.end(), [](const PeftModule& m) { return m.adapts(); });
+        const bool any = std::any_of(folder_.modules.begin(), folder_.modules.end(), [](const PeftModule& m) {
+            return m.adapts() || m.at(TensorRole::copy) || m.at(TensorRole::token_rows);
+        });
+        if (any) check_saved_modules();
         if (!any && folder_.problems.empty()) problem(path(), "", "no adapted module", "at least one");
     }
 
@@ -71,9 +78,6 @@ private:
         switch (name.kind) {
             case TensorName::Kind::ignored:
                 return;
-            case TensorName::Kind::embedding_copy:
-                folder_.embedding_copies.push_back(&entry);
-                return;
             case TensorName::Kind::refused:
                 problem(entry, shorten(name.reason, 200), name.instead);
                 return;
@@ -81,10 +85,9 @@ private:
                 break;
         }
         const ModuleName where = *parse_module_name(name.module);
-        PeftModule& module = modules_[{where.layer, where.projection}];
+        PeftModule& module = modules_[{where.layer, where.kind, where.projection, where.norm}];
         module.name = name.module;
-        module.layer = where.layer;
-        module.projection = where.projection;
+        module.where = where;
         const SafetensorsEntry*& slot = module.tensors[size_t(name.role)];
         if (slot) return problem(entry, "the same part as " + shorten(slot->name, 200), "one tensor for each part");
         slot = &entry;
@@ -108,7 +111,8 @@ private:
     void refuse_foreign(const PeftModule& m, std::initializer_list<TensorRole> allowed) {
         for (size_t i = 0; i < kNumTensorRoles; ++i) {
             const TensorRole role{uint8_t(i)};
-            if (!m.at(role) || role == TensorRole::bias || std::count(allowed.begin(), allowed.end(), role)) continue;
+            const bool is_own = role == TensorRole::bias || role == TensorRole::copy || role == TensorRole::token_rows;
+            if (!m.at(role) || is_own || std::count(allowed.begin(), allowed.end(), role)) continue;
             problem(*m.at(role), "a part of another kind of adapter",
                     std::string("parts of ") + name_of(folder_.config.kind));
         }
@@ -122,6 +126,7 @@ private:
                 warned_bias_ = true;
             }
         }
+        complete_table(m);
         if (!m.adapts()) return;
         switch (folder_.config.kind) {
             case AdapterKind::boft:
@@ -136,6 +141,43 @@ private:
                 break;
         }
         check_lists(m);
+    }
+
+    // Rows that replace the base's: how many the config says.
+    void complete_table(PeftModule& m) {
+        const std::vector<int64_t>* ids = folder_.config.tokens_of(m.name);
+        if (const SafetensorsEntry* rows = m.at(TensorRole::token_rows)) {
+            if (!ids) return problem(*rows, "trained tokens", "their ids in trainable_token_indices of the config");
+            const auto count = int64_t(ids->size());
+            if (has_shape(*rows, {count, -1}, ("[" + std::to_string(count) + ", hidden]").c_str()) && m.adapts())
+                problem(*rows, "trained tokens of a module that is adapted as well", "one or the other");
+        }
+        if (const SafetensorsEntry* copy = m.at(TensorRole::copy))
+            has_shape(*copy,
+                      m.where.kind == ModuleName::Kind::norm ? std::vector<int64_t>{-1} : std::vector<int64_t>{-1, -1},
+                      m.where.kind == ModuleName::Kind::norm ? "[n]" : "[vocab, hidden]");
+    }
+
+    // What the config names and the file does not hold: PEFT starts such modules from the base's.
+    void check_saved_modules() {
+        const PeftConfig& c = folder_.config;
+        for (const std::string& name : c.saved) {
+            const bool found = std::any_of(folder_.modules.begin(), folder_.modules.end(), [&](const PeftModule& m) {
+                return m.at(TensorRole::copy) && m.name.ends_with(name);
+            });
+            if (!found)
+                add_problem({c.file, "modules_to_save",
+                             "\"" + shorten(name, 80) + "\", of which the file holds no copy",
+                             "embed_tokens, lm_head or norms with their tensors"});
+        }
+        for (const auto& [name, ids] : c.tokens) {
+            const bool found = std::any_of(folder_.modules.begin(), folder_.modules.end(), [&](const PeftModule& m) {
+                return m.at(TensorRole::token_rows) && c.tokens_of(m.name) == &ids;
+            });
+            if (!found)
+                add_problem({c.file, "trainable_token_indices", "tokens of \"" + shorten(name, 80) + "\" without rows",
+                             "embed_tokens or lm_head with a trainable_tokens_delta in the file"});
+        }
     }
 
     void complete_boft(PeftModule& m) {
@@ -175,10 +217,39 @@ private:
             " butterfly factors but the tensors hold 1, as PEFT saves without its CUDA extension; 1 is used");
     }
 
+    // PEFT 0.14 and 0.15: BOFT's mathematics with one factor. Before, R acted on outputs and came without s.
+    void complete_old_oft(PeftModule& m) {
+        refuse_foreign(m, {TensorRole::old_oft_r, TensorRole::old_oft_s});
+        const PeftConfig& c = folder_.config;
+        const SafetensorsEntry* s = m.at(TensorRole::old_oft_s);
+        if (!m.at(TensorRole::old_oft_r)) return problem(*s, "no oft_r beside it", "both");
+        const SafetensorsEntry& r = *m.at(TensorRole::old_oft_r);
+        if (!s || !c.has_oft_block_size)
+            return problem(r, "OFT of PEFT 0.7 to 0.13, which rotates outputs", kOldOftInstead);
+        if (!has_shape(r, {-1, -1, -1}, "[blocks, b, b]") || !has_shape(*s, {-1, 1}, "[out, 1]")) return;
+        if (r.shape[0] < 1 || r.shape[1] < 1 || r.shape[1] != r.shape[2])
+            return problem(r, shape_of(r), "[blocks, b, b], none of them 0");
+        if (c.oft_constrained)
+            return add_problem({c.file, "coft", "true with tensors of PEFT 0.14 or 0.15",
+                                "false: merge the adapter into its base with that PEFT's merge_and_unload()"});
+        if (c.oft_block_share && r.shape[0] != 1)
+            return problem(r, shape_of(r), "one block, as block_share of the config says");
+        m.b = r.shape[1];
+        m.m = 1;
+        m.in = c.oft_block_share ? -1 : r.shape[0] * m.b;
+        m.out = s->shape[0];
+    }
+
     void complete_oft(PeftModule& m) {
-        refuse_foreign(m, {TensorRole::oft_r});
-        if (!requires_part(m, TensorRole::oft_r, "oft_R")) return;
-        const SafetensorsEntry& r = *m.at(TensorRole::oft_r);
+        if (m.at(TensorRole::old_oft_r) || m.at(TensorRole::old_oft_s)) return complete_old_oft(m);
+        const bool is_embedding = m.where.kind == ModuleName::Kind::embedding;
+        const TensorRole role = is_embedding ? TensorRole::oft_embedding_r : TensorRole::oft_r;
+        refuse_foreign(m, {role});
+        if (!requires_part(m, role, "oft_R")) return;
+        if (!folder_.config.has_oft_block_size)
+            return add_problem(
+                {folder_.config.file, "oft_block_size", "nothing", "this key, as PEFT 0.14 and later write it"});
+        const SafetensorsEntry& r = *m.at(role);
         if (!has_shape(r, {-1, -1}, "[blocks, b (b - 1) / 2]")) return;
         const int64_t values = r.shape[1];
         constexpr const char* kExpected = "[blocks, b (b - 1) / 2] for a whole b of at least 2";
@@ -211,6 +282,7 @@ private:
 
     void complete_lora(PeftModule& m) {
         const bool dora = folder_.config.kind == AdapterKind::dora;
+        if (m.where.kind == ModuleName::Kind::embedding) return complete_embedding_lora(m, dora);
         refuse_foreign(m, {TensorRole::lora_a, TensorRole::lora_b,
                            folder_.config.lora_bias ? TensorRole::lora_b_bias : TensorRole::lora_b,
                            dora ? TensorRole::magnitude : TensorRole::lora_b});
@@ -230,6 +302,27 @@ private:
             has_shape(*m.at(TensorRole::lora_b_bias), {m.out}, out.c_str());
         if (dora && requires_part(m, TensorRole::magnitude, "lora_magnitude_vector"))
             has_shape(*m.at(TensorRole::magnitude), {m.out}, out.c_str());
+        check_rank(a, m);
+    }
+
+    void complete_embedding_lora(PeftModule& m, bool dora) {
+        refuse_foreign(m, {TensorRole::lora_embedding_a, TensorRole::lora_embedding_b,
+                           dora ? TensorRole::magnitude : TensorRole::lora_embedding_b});
+        if (!requires_part(m, TensorRole::lora_embedding_a, "lora_embedding_A") ||
+            !requires_part(m, TensorRole::lora_embedding_b, "lora_embedding_B"))
+            return;
+        const SafetensorsEntry& a = *m.at(TensorRole::lora_embedding_a);
+        const SafetensorsEntry& b = *m.at(TensorRole::lora_embedding_b);
+        if (!has_shape(a, {-1, -1}, "[r, vocab]") ||
+            !has_shape(b, {-1, a.shape[0]}, ("[hidden, " + std::to_string(a.shape[0]) + "]").c_str()))
+            return;
+        if (a.shape[0] < 1 || a.shape[1] < 1 || b.shape[0] < 1)
+            return problem(a, shape_of(a), "[r, vocab], none of them 0");
+        m.r = a.shape[0];
+        m.in = a.shape[1];
+        m.out = b.shape[0];
+        if (dora && requires_part(m, TensorRole::magnitude, "lora_magnitude_vector"))
+            has_shape(*m.at(TensorRole::magnitude), {m.out}, ("[" + std::to_string(m.out) + "]").c_str());
         check_rank(a, m);
     }
 
@@ -259,13 +352,13 @@ private:
         if (c.excluded && matches_list(*c.excluded, m.name))
             add_problem(
                 {c.file, "exclude_modules", m.name + ", which has tensors", "no module that the tensors adapt"});
-        if (c.layers && std::count(c.layers->begin(), c.layers->end(), m.layer) == 0)
-            add_problem({c.file, "layers_to_transform", "a list without layer " + std::to_string(m.layer),
-                         "every layer that the tensors adapt"});
+        if (!c.layers || std::count(c.layers->begin(), c.layers->end(), m.where.layer)) return;
+        const std::string missing = m.where.layer < 0 ? m.name : "layer " + std::to_string(m.where.layer);
+        add_problem({c.file, "layers_to_transform", "a list without " + missing, "every layer that the tensors adapt"});
     }
 
     PeftFolder& folder_;
-    std::map<std::pair<int, Projection>, PeftModule> modules_;
+    std::map<std::tuple<int, ModuleName::Kind, Projection, NormRole>, PeftModule> modules_;
     bool warned_bias_ = false, warned_factors_ = false;
 };
 
@@ -273,7 +366,9 @@ private:
 
 bool PeftModule::adapts() const {
     for (size_t i = 0; i < kNumTensorRoles; ++i)
-        if (tensors[i] && TensorRole{uint8_t(i)} != TensorRole::bias) return true;
+        if (const auto role = TensorRole{uint8_t(i)};
+            tensors[i] && role != TensorRole::bias && role != TensorRole::copy && role != TensorRole::token_rows)
+            return true;
     return false;
 }
 

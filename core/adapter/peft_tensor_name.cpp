@@ -14,30 +14,28 @@ struct Part {
     std::string_view leaf;  // "weight", "bias", or "" for a bare parameter
     TensorRole role;
 };
-constexpr std::array<Part, 8> kParts = {{
+constexpr std::array<Part, 14> kParts = {{
     {"boft_R", "", TensorRole::boft_r},
     {"boft_s", "", TensorRole::boft_s},
     {"oft_R", "weight", TensorRole::oft_r},
+    {"oft_embedding_R", "weight", TensorRole::oft_embedding_r},
+    {"oft_r", "", TensorRole::old_oft_r},
+    {"oft_s", "", TensorRole::old_oft_s},
     {"lora_A", "weight", TensorRole::lora_a},
     {"lora_B", "weight", TensorRole::lora_b},
     {"lora_B", "bias", TensorRole::lora_b_bias},
+    {"lora_embedding_A", "", TensorRole::lora_embedding_a},
+    {"lora_embedding_B", "", TensorRole::lora_embedding_b},
     {"lora_magnitude_vector", "", TensorRole::magnitude},
     {"lora_magnitude_vector", "weight", TensorRole::magnitude},
+    {"token_adapter", "trainable_tokens_delta", TensorRole::token_rows},
 }};
 
 struct Unsupported {
     std::string_view word, reason, instead;
 };
-constexpr std::string_view kRetrain = "OFT trained with PEFT 0.16 or later (oft_R.weight)";
-constexpr std::array<Unsupported, 9> kUnsupported = {{
-    {"oft_r", "OFT of PEFT 0.7 to 0.15", kRetrain},
-    {"oft_s", "OFT of PEFT 0.14 to 0.15", kRetrain},
-    {"oft_embedding_R", "a rotated embedding", "adapters of linear layers"},
-    {"lora_embedding_A", "an adapted embedding", "adapters of linear layers"},
-    {"lora_embedding_B", "an adapted embedding", "adapters of linear layers"},
-    {"trainable_tokens_delta", "trained tokens", "adapters of linear layers"},
-    {"token_adapter", "trained tokens", "adapters of linear layers"},
-    {"modules_to_save", "a full copy of a module", "adapters of linear layers"},
+constexpr std::array<Unsupported, 2> kUnsupported = {{
+    {"modules_to_save", "a module's copy under a training name", "the file that PEFT's save_pretrained() writes"},
     {"lora_velora_embed", "VeLoRA", "plain LoRA"},
 }};
 
@@ -83,26 +81,79 @@ TensorName part_of(const std::vector<std::string_view>& words, size_t at) {
     return {};
 }
 
-bool is_embedding(std::string_view module) { return module == "model.embed_tokens" || module == "lm_head"; }
-
-// `MODULE.base_layer.LEAF` and `MODULE.LEAF`: biases, and copies of embeddings.
+// `MODULE.base_layer.LEAF` and `MODULE.LEAF`: biases, and full copies of embeddings, heads and norms.
 TensorName plain_tensor(std::vector<std::string_view> words) {
     TensorName name;
     const std::string_view leaf = words.back();
     words.pop_back();
     if (!words.empty() && words.back() == "base_layer") words.pop_back();
     const std::string module = joined(words, words.size());
-    if (leaf == "weight" && is_embedding(module)) {
-        name.kind = TensorName::Kind::embedding_copy;
-    } else if (leaf == "bias" && parse_module_name(module)) {
+    const auto where = parse_module_name(module);
+    const bool is_linear =
+        where && (where->kind == ModuleName::Kind::projection || where->kind == ModuleName::Kind::fused);
+    if (where && ((leaf == "weight" && !is_linear) || (leaf == "bias" && is_linear))) {
         name.kind = TensorName::Kind::part;
         name.module = module;
-        name.role = TensorRole::bias;
+        name.role = leaf == "bias" ? TensorRole::bias : TensorRole::copy;
     } else if (leaf == "weight") {
         name.reason = "a full weight";
-        name.instead = "adapters of linear layers: full copies of modules are not supported";
+        name.instead =
+            "parts of LoRA, BOFT or OFT: full copies are served of embed_tokens, lm_head and norms; merge others into "
+            "the base with PEFT's merge_and_unload()";
     }
     return name;
+}
+
+struct LayerModule {
+    std::string_view block, leaf;
+    ModuleName name;
+};
+
+// What follows "model.layers.N.".
+std::optional<ModuleName> parse_layer_module(const std::vector<std::string_view>& words, ModuleName name) {
+    using Kind = ModuleName::Kind;
+    constexpr std::string_view kAttention = "self_attn", kMlp = "mlp";
+    static const LayerModule others[] = {
+        {"", "input_layernorm", {Kind::norm, 0, {}, NormRole::attention}},
+        {"", "post_attention_layernorm", {Kind::norm, 0, {}, NormRole::mlp}},
+        {kAttention, "q_norm", {Kind::norm, 0, {}, NormRole::q}},
+        {kAttention, "k_norm", {Kind::norm, 0, {}, NormRole::k}},
+        {kAttention, "qkv_proj", {Kind::fused, 0, Projection::q, {}}},
+        {kMlp, "gate_up_proj", {Kind::fused, 0, Projection::gate, {}}},
+    };
+    const std::string_view block = words.size() == 5 ? words[3] : "", leaf = words.back();
+    for (const LayerModule& other : others) {
+        if (block != other.block || leaf != other.leaf) continue;
+        const int layer = name.layer;
+        name = other.name;
+        name.layer = layer;
+        return name;
+    }
+    for (int i = 0; i < kNumProjections; ++i) {
+        name.projection = Projection(i);
+        if (block == (name.projection >= Projection::gate ? kMlp : kAttention) && leaf == name_of(name.projection))
+            return name;
+    }
+    return std::nullopt;
+}
+
+// Parts of lookups belong to embed_tokens and nowhere else; trained tokens to both tables.
+bool fits_module(TensorRole role, ModuleName::Kind kind) {
+    const bool is_embedding = kind == ModuleName::Kind::embedding, is_head = kind == ModuleName::Kind::head;
+    switch (role) {
+        case TensorRole::oft_embedding_r:
+        case TensorRole::lora_embedding_a:
+        case TensorRole::lora_embedding_b:
+            return is_embedding;
+        case TensorRole::token_rows:
+            return is_embedding || is_head;
+        case TensorRole::magnitude:
+            return kind != ModuleName::Kind::norm;
+        case TensorRole::copy:
+            return is_embedding || is_head || kind == ModuleName::Kind::norm;
+        default:
+            return !is_embedding && kind != ModuleName::Kind::norm;
+    }
 }
 
 }  // namespace
@@ -131,11 +182,13 @@ TensorName parse_tensor_name(std::string_view full) {
         }
     }
     if (!found) parsed = plain_tensor(words);
-    if (parsed.kind == TensorName::Kind::part && !parse_module_name(parsed.module)) {
+    const auto where = parse_module_name(parsed.module);
+    if (parsed.kind == TensorName::Kind::part && (!where || !fits_module(parsed.role, where->kind))) {
         parsed.kind = TensorName::Kind::refused;
         parsed.reason = "the module " + parsed.module;
-        parsed.instead = "model.layers.N.self_attn.{q,k,v,o}_proj or model.layers.N.mlp.{gate,up,down}_proj";
-        if (is_embedding(parsed.module)) parsed.instead += ": adapted embeddings and output heads are not supported";
+        parsed.instead =
+            "model.layers.N.self_attn.{q,k,v,o}_proj, model.layers.N.mlp.{gate,up,down}_proj, lm_head or parts of "
+            "model.embed_tokens";
         if (parsed.module.compare(0, 7, "layers.") == 0)
             parsed.instead += ": this adapter was trained on a model without a head; train it with task_type CAUSAL_LM";
     }
@@ -147,19 +200,25 @@ TensorName parse_tensor_name(std::string_view full) {
 }
 
 std::optional<ModuleName> parse_module_name(std::string_view module) {
+    using Kind = ModuleName::Kind;
+    if (module == "model.embed_tokens") return ModuleName{Kind::embedding, -1, {}, {}};
+    if (module == "lm_head") return ModuleName{Kind::head, -1, {}, {}};
+    if (module == "model.norm") return ModuleName{Kind::norm, 0, {}, NormRole::final};
     const std::vector<std::string_view> words = split(module);
-    if (words.size() != 5 || words[0] != "model" || words[1] != "layers") return std::nullopt;
+    if (words.size() < 4 || words.size() > 5 || words[0] != "model" || words[1] != "layers") return std::nullopt;
     const std::string_view number = words[2];
     if (number.empty() || number.size() > 6 || (number.size() > 1 && number[0] == '0')) return std::nullopt;
     ModuleName name;
     const auto parsed = std::from_chars(number.data(), number.data() + number.size(), name.layer);
     if (parsed.ec != std::errc() || parsed.ptr != number.data() + number.size() || name.layer < 0) return std::nullopt;
-    for (int i = 0; i < kNumProjections; ++i) {
-        name.projection = Projection(i);
-        const bool is_mlp = name.projection >= Projection::gate;
-        if (words[3] == (is_mlp ? "mlp" : "self_attn") && words[4] == name_of(name.projection)) return name;
-    }
-    return std::nullopt;
+    return parse_layer_module(words, name);
+}
+
+std::vector<Projection> projections_of(const ModuleName& where) {
+    if (where.kind == ModuleName::Kind::projection) return {where.projection};
+    if (where.kind != ModuleName::Kind::fused) return {};
+    if (where.projection == Projection::q) return {Projection::q, Projection::k, Projection::v};
+    return {Projection::gate, Projection::up};
 }
 
 }  // namespace spartan

@@ -10,7 +10,7 @@
 namespace spartan {
 
 struct TensorName {
-    enum class Kind : uint8_t { part, ignored, embedding_copy, refused };
+    enum class Kind : uint8_t { part, ignored, refused };
     Kind kind = Kind::refused;
     std::string module;   // part: without "base_model.model."
     TensorRole role{};    // part
@@ -22,11 +22,10 @@ struct TensorName {
 // adapter's name are tolerated.
 TensorName parse_tensor_name(std::string_view name);
 
-// "model.layers.3.self_attn.q_proj" → (3, q); null when it names no linear layer of a decoder.
-struct ModuleName {
-    int layer = 0;
-    Projection projection{};
-};
+// "model.layers.3.self_attn.q_proj" → (projection, 3, q); null when it names no module that an adapter can change.
 std::optional<ModuleName> parse_module_name(std::string_view module);
+
+// The projections that a module's rows belong to, in their order: one, phi3's fused ones two or three, tables none.
+std::vector<Projection> projections_of(const ModuleName& where);
 
 }  // namespace spartan

@@ -117,10 +117,26 @@ std::vector<BadCase> bad_cases() {
              for (auto& [name, tensor] : f.tensors) name.erase(0, 6);
          },
          {"layers.0.self_attn.q_proj", "CAUSAL_LM"}},
-        {"norm",
+        {"norm of another size",
          "lora",
-         [](PeftFiles& f) { f.add("model.norm.weight", {48}); },
-         {"model.norm.weight", "a full weight"}},
+         [](PeftFiles& f) {
+             f.config["modules_to_save"] = {"norm"};
+             f.add("model.norm.weight", {40});
+         },
+         {"model.norm.weight", "[40]", "[48]"}},
+        {"norm that the base has not",
+         "lora",
+         [](PeftFiles& f) {
+             f.config["modules_to_save"] = {"q_norm"};
+             f.add("model.layers.0.self_attn.q_norm.weight", {8});
+         },
+         {"q_norm", "has not", "norms of the base"}},
+        {"copy of a projection",
+         "lora",
+         [](PeftFiles& f) {
+             f.add("model.layers.0.self_attn.k_proj.weight", {16, 48});
+         },
+         {"k_proj.weight", "a full weight", "merge_and_unload"}},
         // A47: targets
         {"target of no layer",
          "lora",
@@ -205,22 +221,104 @@ std::vector<BadCase> bad_cases() {
          [](PeftFiles& f) {
              f.config.erase("oft_block_size");
              f.config["r"] = 8;
+             f.tensors.clear();
+             f.add(kQ0 + ".oft_r", {8, 4, 4});
          },
-         {"oft_block_size", "PEFT 0.7 to 0.13"}},
-        {"OFT 0.14",
+         {"oft_r", "PEFT 0.7 to 0.13", "rotates outputs", "merge_and_unload"}},
+        {"OFT tensors without their config",
+         "oft",
+         [](PeftFiles& f) { f.config.erase("oft_block_size"); },
+         {"oft_block_size", "nothing", "0.14"}},
+        {"OFT 0.14 constrained",
          "oft",
          [](PeftFiles& f) {
+             f.config["coft"] = true;
              f.tensors.clear();
              f.add(kQ0 + ".oft_r", {6, 8, 8});
              f.add(kQ0 + ".oft_s", {32, 1});
          },
-         {"oft_r", "PEFT 0.7 to 0.15", "0.16"}},
+         {"coft", "0.14 or 0.15", "merge_and_unload"}},
+        {"OFT 0.14 without R",
+         "oft",
+         [](PeftFiles& f) {
+             f.tensors.clear();
+             f.add(kQ0 + ".oft_s", {32, 1});
+         },
+         {"oft_s", "no oft_r"}},
+        {"OFT 0.14 of two shapes",
+         "oft",
+         [](PeftFiles& f) {
+             f.tensors.clear();
+             f.add(kQ0 + ".oft_r", {6, 8, 7});
+             f.add(kQ0 + ".oft_s", {32, 1});
+         },
+         {"oft_r", "[6, 8, 7]", "[blocks, b, b]"}},
         // A54: what is not supported
-        {"modules_to_save", "lora", key("modules_to_save", {"lm_head"}), {"modules_to_save", "not supported"}},
-        {"trained tokens",
+        {"modules_to_save without its tensor",
+         "lora",
+         key("modules_to_save", {"lm_head"}),
+         {"modules_to_save", "lm_head", "no copy"}},
+        {"trained tokens without rows",
          "lora",
          key("trainable_token_indices", {1, 2}),
-         {"trainable_token_indices", "not supported"}},
+         {"trainable_token_indices", "embed_tokens", "without rows"}},
+        {"trained tokens of a wrong type",
+         "lora",
+         key("trainable_token_indices", "1"),
+         {"trainable_token_indices", "\"1\""}},
+        {"trained token -1", "lora", key("trainable_token_indices", {-1}), {"trainable_token_indices", "-1"}},
+        {"trained token twice",
+         "lora",
+         key("trainable_token_indices", {1, 1}),
+         {"trainable_token_indices", "each token once"}},
+        {"trained token beyond the vocabulary",
+         "lora",
+         [](PeftFiles& f) {
+             f.config["trainable_token_indices"] = {1, 50};
+             f.add("model.embed_tokens.token_adapter.trainable_tokens_delta", {2, 48});
+         },
+         {"trainable_token_indices", "50", "below 50"}},
+        {"trained tokens of another number",
+         "lora",
+         [](PeftFiles& f) {
+             f.config["trainable_token_indices"] = {1, 2, 3};
+             f.add("model.embed_tokens.token_adapter.trainable_tokens_delta", {2, 48});
+         },
+         {"trainable_tokens_delta", "[2, 48]", "[3, hidden]"}},
+        {"trained tokens of another width",
+         "lora",
+         [](PeftFiles& f) {
+             f.config["trainable_token_indices"] = {1, 2};
+             f.add("model.embed_tokens.token_adapter.trainable_tokens_delta", {2, 40});
+         },
+         {"trainable_tokens_delta", "[2, 40]", "rows of 48"}},
+        {"trained tokens of an adapted table",
+         "lora",
+         [](PeftFiles& f) {
+             f.config["trainable_token_indices"] = {1, 2};
+             f.config["target_modules"] = {"q_proj", "embed_tokens"};
+             f.add("model.embed_tokens.token_adapter.trainable_tokens_delta", {2, 48});
+             f.add("model.embed_tokens.lora_embedding_A", {4, 50});
+             f.add("model.embed_tokens.lora_embedding_B", {48, 4});
+         },
+         {"trainable_tokens_delta", "adapted as well"}},
+        {"tied copies",
+         "lora",
+         [](PeftFiles& f) {
+             f.config["ensure_weight_tying"] = true;
+             f.config["modules_to_save"] = {"embed_tokens"};
+             f.add("model.embed_tokens.weight", {50, 48});
+         },
+         {"ensure_weight_tying", "tied model", "false"}},
+        {"fused names on a base without",
+         "lora",
+         [](PeftFiles& f) {
+             f.config["target_modules"] = {"q_proj", "qkv_proj"};
+             f.add("model.layers.0.self_attn.qkv_proj.lora_A.weight", {4, 48});
+             f.add("model.layers.0.self_attn.qkv_proj.lora_B.weight", {64, 4});
+         },
+         {"qkv_proj", "q_proj, k_proj, v_proj", "tiny"}},
+        {"LoftQ's conversion", "lora", key("init_lora_weights", "loftq"), {"init_lora_weights", "get_base_model()"}},
         {"target parameters", "lora", key("target_parameters", {"x"}), {"target_parameters"}},
         {"PiSSA", "lora", key("init_lora_weights", "pissa_niter_4"), {"init_lora_weights", "pissa_niter_4", "convert"}},
         {"OLoRA", "lora", key("init_lora_weights", "olora"), {"init_lora_weights", "olora", "convert"}},
@@ -248,31 +346,46 @@ std::vector<BadCase> bad_cases() {
              f.add("model.layers.0.self_attn.o_proj.bias", {48});
          },
          {"o_proj", "a bias", "none"}},
-        {"adapted head",
+        {"adapted head of another vocabulary",
          "lora",
          [](PeftFiles& f) {
+             f.config["target_modules"] = {"q_proj", "lm_head"};
              f.add("lm_head.lora_A.weight", {4, 48});
-             f.add("lm_head.lora_B.weight", {50, 4});
+             f.add("lm_head.lora_B.weight", {52, 4});
          },
-         {"lm_head", "not supported"}},
-        {"adapted embedding",
+         {"lm_head", "48 inputs and 52 outputs", "48 inputs and 50 outputs", "tiny"}},
+        {"linear parts of an embedding",
+         "lora",
+         [](PeftFiles& f) {
+             f.add("model.embed_tokens.lora_A.weight", {4, 48});
+         },
+         {"model.embed_tokens", "lm_head"}},
+        {"half an adapted embedding",
          "lora",
          [](PeftFiles& f) {
              f.add("model.embed_tokens.lora_embedding_A", {4, 50});
          },
-         {"lora_embedding_A", "an adapted embedding"}},
-        {"trained token rows",
+         {"model.embed_tokens", "no lora_embedding_B"}},
+        {"adapted embedding of another vocabulary",
+         "lora",
+         [](PeftFiles& f) {
+             f.config["target_modules"] = {"q_proj", "embed_tokens"};
+             f.add("model.embed_tokens.lora_embedding_A", {4, 52});
+             f.add("model.embed_tokens.lora_embedding_B", {48, 4});
+         },
+         {"lora_embedding_A", "52 inputs", "50 inputs and 48 outputs"}},
+        {"trained token rows without their ids",
          "lora",
          [](PeftFiles& f) {
              f.add("model.embed_tokens.token_adapter.trainable_tokens_delta", {2, 48});
          },
-         {"trained tokens"}},
+         {"trained tokens", "trainable_token_indices"}},
         {"resized embedding",
          "lora",
          [](PeftFiles& f) {
              f.add("model.embed_tokens.weight", {52, 48});
          },
-         {"embed_tokens", "differs from the base's"}},
+         {"embed_tokens", "[52, 48]", "resized vocabularies"}},
         // BOFT's own
         {"BOFT both sizes",
          "boft",
@@ -380,6 +493,63 @@ private slots:
         }
         files.config["target_modules"] = nullptr;
         QCOMPARE(refusal(), std::string());
+    }
+
+    // Every kind that PEFT 0.21 has and this program has not, by name.
+    void other_kinds() {
+        for (const char* kind : {"PROMPT_TUNING",
+                                 "MULTITASK_PROMPT_TUNING",
+                                 "P_TUNING",
+                                 "PREFIX_TUNING",
+                                 "ADALORA",
+                                 "ADAMSS",
+                                 "ADAPTION_PROMPT",
+                                 "IA3",
+                                 "BEFT",
+                                 "LILY",
+                                 "LOHA",
+                                 "LOKR",
+                                 "POLY",
+                                 "LN_TUNING",
+                                 "VERA",
+                                 "FROD",
+                                 "PVERA",
+                                 "FOURIERFT",
+                                 "GLORA",
+                                 "XLORA",
+                                 "HRA",
+                                 "VBLORA",
+                                 "UNILORA",
+                                 "CPT",
+                                 "MISS",
+                                 "RANDLORA",
+                                 "ROAD",
+                                 "TRAINABLE_TOKENS",
+                                 "HIRA",
+                                 "SHIRA",
+                                 "C3A",
+                                 "WAVEFT",
+                                 "OSF",
+                                 "DELORA",
+                                 "GRALORA",
+                                 "CARTRIDGE",
+                                 "TINYLORA",
+                                 "PSOFT",
+                                 "PEANUT",
+                                 "SHADOW",
+                                 "SUPERTUNING",
+                                 "DEFT"}) {
+            PeftFiles files;
+            make_lora(files, 4, {Projection::q});
+            files.config["peft_type"] = kind;
+            const auto loaded = files.write_and_load(tiny_model());
+            QVERIFY2(!loaded, kind);
+            const std::string message = loaded.error().message();
+            for (const std::string word :
+                 {"adapter_config.json", "peft_type", kind, "LORA, BOFT, OFT", "merge_and_unload"})
+                QVERIFY2(message.find(word) != std::string::npos, message.c_str());
+            QVERIFY2(message.find('\n') == std::string::npos && message.size() < 400, message.c_str());
+        }
     }
 
     // A55

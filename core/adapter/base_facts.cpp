@@ -1,0 +1,52 @@
+#include "core/adapter/base_facts.h"
+
+namespace spartan {
+namespace {
+
+template <class Config>
+bool has_head_norms(const Config& c) {
+    if constexpr (requires { c.qk_norm; })
+        return c.qk_norm;
+    else
+        return false;
+}
+
+template <class Config>
+bool adds_one(const Config& c) {
+    if constexpr (requires { c.norm_adds_one; })
+        return c.norm_adds_one;
+    else
+        return false;
+}
+
+template <class Config>
+bool is_fused(const Config& c) {
+    if constexpr (requires { c.fused_projections; })
+        return c.fused_projections;
+    else
+        return false;
+}
+
+}  // namespace
+
+int64_t norm_size(const Model& model, NormRole role) {
+    const ModelConfig& c = model.config();
+    if (role != NormRole::q && role != NormRole::k) return c.hidden_size;
+    return has_head_norms(c) ? c.head_dim : 0;
+}
+
+float norm_offset(const ModelConfig& config) { return adds_one(config) ? 1.0f : 0.0f; }
+
+bool has_fused_projections(const ModelConfig& config) { return is_fused(config); }
+
+std::vector<std::string> adaptable_modules(const ModelConfig& config) {
+    std::vector<std::string> words = {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
+                                      "mlp.gate_proj",    "mlp.up_proj",      "mlp.down_proj"};
+    if (is_fused(config)) words = {"self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj"};
+    std::vector<std::string> names = {"model.embed_tokens", "lm_head"};
+    for (int64_t layer = 0; layer < config.num_layers; ++layer)
+        for (const std::string& word : words) names.push_back("model.layers." + std::to_string(layer) + "." + word);
+    return names;
+}
+
+}  // namespace spartan

@@ -1,0 +1,167 @@
+// Every adapter configuration of tests/fidelity/adapter_cases against transformers + PEFT at the bar of
+// tests/golden/README.md: alone, and with all others of its model in one batch.
+#include "core/adapter/adapter.h"
+#include "core/engine/engine.h"
+#include "core/model/model.h"
+#include "tests/core/adapter/adapter_cases.h"
+#include "tests/core/engine/fixture.h"
+
+#include <QtTest>
+
+#include <cmath>
+
+using namespace spartan;
+using namespace spartan::test;
+
+namespace {
+
+struct Answer {
+    std::vector<float> logits;  // of the prompt's last position
+    std::vector<Token> greedy;
+};
+// By adapter ("base" first) and prompt.
+using Answers = std::vector<std::vector<Answer>>;
+
+struct Subject {
+    std::shared_ptr<const Model> model;
+    std::vector<std::string> names{"base"};
+    std::vector<std::shared_ptr<const Adapter>> adapters{nullptr};
+};
+
+Subject load(const AdapterCases& cases, DType dtype) {
+    Subject s;
+    Progress progress;
+    s.model = expect(load_model(expect(open_model(cases.model_dir())), dtype, 1, progress));
+    for (const std::string& name : cases.adapters()) {
+        s.names.push_back(name);
+        s.adapters.push_back(expect(load_adapter(name, cases.adapter_dir(name), *s.model, progress)));
+    }
+    return s;
+}
+
+Answers answer(const AdapterCases& cases, const Subject& s, bool together) {
+    EngineOptions options = TestEngine::small_options();
+    options.threads = 2;
+    options.max_batch_tokens = together ? 512 : 64;
+    options.max_batch_rows = 256;
+    options.pool_bytes = 64 << 20;
+    TestEngine e(s.model, options);
+    std::vector<Request> requests;
+    for (const auto& adapter : s.adapters) {
+        const AdapterId id = adapter ? expect(e->add_adapter(adapter)) : AdapterId::base;
+        for (const auto& prompt : cases.prompts()) {
+            requests.push_back(make_request(prompt, id, 8));
+            requests.back().want_logits = true;
+        }
+    }
+    std::vector<RequestId> ids;
+    if (together)
+        ids = e.run(requests);
+    else
+        for (const Request& r : requests) ids.push_back(e.run({r})[0]);
+    const auto done = e.records.finished();
+    Answers answers(s.adapters.size());
+    for (size_t i = 0; i < ids.size(); ++i) {
+        std::vector<float> logits = e.records.logits(ids[i]);
+        logits.erase(logits.begin(), logits.end() - s.model->config().vocab_size);
+        answers[i / cases.prompts().size()].push_back({std::move(logits), done.at(ids[i]).output});
+    }
+    return answers;
+}
+
+double relative_error(const std::vector<float>& got, const std::vector<float>& want) {
+    double difference = 0, norm = 0;
+    for (size_t i = 0; i < want.size(); ++i) {
+        difference += std::pow(double(got[i]) - double(want[i]), 2);
+        norm += std::pow(double(want[i]), 2);
+    }
+    return std::sqrt(difference / norm);
+}
+
+// max |difference| / max |want|; NaN stays.
+double worst_error(const std::vector<float>& got, const std::vector<float>& want) {
+    double worst = 0, largest = 0;
+    for (size_t i = 0; i < want.size(); ++i) {
+        const double d = std::fabs(double(got[i]) - double(want[i]));
+        if (!(d <= worst)) worst = d;
+        largest = std::max(largest, std::fabs(double(want[i])));
+    }
+    return worst / largest;
+}
+
+std::string kind_of(const Subject& s, size_t i) { return i ? name_of(s.adapters[i]->kind) : "base"; }
+
+}  // namespace
+
+class FidelityTest : public QObject {
+    Q_OBJECT
+private slots:
+    void f32_data() { families(); }
+    void f32();
+    void bf16_data() { families(); }
+    void bf16();
+    void there_are_enough();
+
+private:
+    static void families() {
+        QTest::addColumn<QString>("family");
+        for (const std::string& family : families_with_cases())
+            QTest::newRow(family.c_str()) << QString::fromStdString(family);
+    }
+};
+
+void FidelityTest::f32() {
+    QFETCH(QString, family);
+    const AdapterCases cases(family.toStdString());
+    const Subject s = load(cases, DType::f32);
+    const Answers alone = answer(cases, s, false), mixed = answer(cases, s, true);
+    std::map<std::string, double> worst;
+    QStringList failed;
+    for (size_t a = 0; a < s.names.size(); ++a) {
+        for (size_t i = 0; i < cases.prompts().size(); ++i) {
+            const double error = worst_error(alone[a][i].logits, cases.logits(s.names[a], i));
+            if (!(error <= worst[kind_of(s, a)])) worst[kind_of(s, a)] = error;
+            if (!(error <= 1e-4) || alone[a][i].greedy != cases.greedy(s.names[a], i))
+                failed << QString("%1 prompt %2: %3").arg(s.names[a].c_str()).arg(i).arg(error);
+            QVERIFY2(mixed[a][i].logits == alone[a][i].logits && mixed[a][i].greedy == alone[a][i].greedy,  // bitwise
+                     s.names[a].c_str());
+        }
+    }
+    for (const auto& [kind, error] : worst) qInfo("%s, worst |difference| / max |logit| %.2g", kind.c_str(), error);
+    QVERIFY2(failed.isEmpty(), qPrintable(failed.join("; ")));
+}
+
+void FidelityTest::bf16() {
+    QFETCH(QString, family);
+    const AdapterCases cases(family.toStdString());
+    const Subject s = load(cases, DType::bf16);
+    const Answers alone = answer(cases, s, false), mixed = answer(cases, s, true);
+    double square = 0, reference_square = 0;
+    QStringList failed;
+    for (size_t a = 0; a < s.names.size(); ++a) {
+        for (size_t i = 0; i < cases.prompts().size(); ++i) {
+            const double reference = double(cases.floats.at(s.names[a] + ".bf16_error")[i]);
+            const double error = relative_error(alone[a][i].logits, cases.logits(s.names[a], i));
+            if (!(error <= std::max(2e-2, 2 * reference)))
+                failed << QString("%1 prompt %2: %3 (%4)").arg(s.names[a].c_str()).arg(i).arg(error).arg(reference);
+            QVERIFY2(mixed[a][i].logits == alone[a][i].logits, s.names[a].c_str());  // bitwise
+            square += error * error;
+            reference_square += reference * reference;
+        }
+    }
+    const double ratio = std::sqrt(square / reference_square);
+    qInfo("%zu adapters, error over the reference's own in bf16: %.2f (bar 1.25)", s.names.size() - 1, ratio);
+    QVERIFY2(failed.isEmpty(), qPrintable(failed.join("; ")));
+    QVERIFY2(ratio <= 1.25, qPrintable(QString::number(ratio)));
+}
+
+// So that a lost file does not pass for a success.
+void FidelityTest::there_are_enough() {
+    size_t adapters = 0;
+    for (const std::string& family : families_with_cases()) adapters += AdapterCases(family).adapters().size();
+    qInfo("%zu adapters over %zu families", adapters, families_with_cases().size());
+    QVERIFY(adapters >= 55);
+}
+
+QTEST_GUILESS_MAIN(FidelityTest)
+#include "fidelity_test.moc"
