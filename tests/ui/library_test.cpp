@@ -4,6 +4,7 @@
 #include "core/run/recorder.h"
 #include "ui/chrome.h"
 #include "ui/text.h"
+#include "ui/views/adapter_details.h"
 #include "ui/views/library_view.h"
 #include "window_fixture.h"
 
@@ -194,6 +195,44 @@ private slots:
         QTRY_COMPARE(w.session.modelState(), Session::ModelState::ready);
         QCOMPARE(w.session.library().readyAdapters(), int64_t(4));
         QVERIFY(!w.session.library().entries().back().error.empty());
+    }
+
+    // Enter opens an adapter's row: what it is made of, how much it changes where, every warning. Escape closes it.
+    void anAdaptersRowOpens() {
+        Window w;
+        w.session.openModel(QStringLiteral("synthetic:tiny"));
+        w.session.addAdapterArguments(
+            {QStringLiteral("synthetic:boft:1:b=16,m=2"), QStringLiteral("synthetic:lora:1:r=8")}, QStringLiteral("."));
+        QTRY_COMPARE_WITH_TIMEOUT(w.session.library().readyAdapters(), int64_t(2), 20'000);
+        auto* view = w.window.findChild<LibraryView*>();
+        view->table().selectRow(1);
+        view->table().setFocus();
+        QTest::keyClick(&view->table(), Qt::Key_Return);
+        AdapterDetails& details = view->details();
+        const int key = view->selectedKeys().at(0);
+        QCOMPARE(details.key(), std::optional(key));
+        QTRY_VERIFY_WITH_TIMEOUT(!details.map().changes().empty(), 20'000);
+        const LibraryEntry* row = w.session.library().find(key);
+        QCOMPARE(details.map().changes().size(), row->adapter->parts.size());
+        QVERIFY2(details.words().contains(QLatin1String("b 16, m 2 folded to groups of 32")),
+                 qPrintable(details.words()));
+        QVERIFY2(details.words().contains(QLatin1String("Moves weights by")), qPrintable(details.words()));
+        const PartChange& cell = details.map().changes().front();
+        QVERIFY(cell.relative > 0);
+        const QString words =
+            details.map().describe(details.map().cellRect(cell.layer, cell.projection).center().toPoint());
+        QVERIFY2(words.startsWith(QStringLiteral("Layer 0, %1:").arg(QLatin1String(name_of(cell.projection)))),
+                 qPrintable(words));
+        QVERIFY(details.map().describe({0, 0}).isEmpty());
+        QTest::keyClick(&view->table(), Qt::Key_Escape);
+        QVERIFY(!details.isVisible() && !details.key());
+
+        // A warning is shown as plain text; when the adapter goes, so does what is shown of it.
+        w.session.library().change(key, [](LibraryEntry& e) { e.warnings = {"<b>careful</b>"}; });
+        view->openDetails(key);
+        QVERIFY(details.words().contains(QLatin1String("<b>careful</b>")));
+        w.session.removeAdapters({key});
+        QVERIFY(!details.isVisible());
     }
 
     void aThousandAdaptersDoNotStallTheWindow() {

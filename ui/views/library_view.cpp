@@ -1,6 +1,7 @@
 #include "ui/views/library_view.h"
 
 #include "ui/text.h"
+#include "ui/views/adapter_details.h"
 
 #include <QApplication>
 #include <QClipboard>
@@ -109,12 +110,10 @@ public:
         links_->insertWidget(links_->count() - 1, b);
         return b;
     }
-    void restyle() {
+    void restyle(const Colors& colors) {
         layout()->setContentsMargins(px(8), px(10), px(8), px(8));
         text_->setFont(uiFont(12, 500));
-        QPalette p = text_->palette();
-        p.setColor(QPalette::WindowText, colorsOf(this).muted);
-        text_->setPalette(p);
+        text_->setStyleSheet(QStringLiteral("color: %1").arg(colors.muted.name()));
     }
 
 protected:
@@ -151,12 +150,10 @@ public:
         details_ = details;
         setVisible(!words.isEmpty());
     }
-    void restyle() {
+    void restyle(const Colors& colors) {
         layout()->setContentsMargins(px(8), px(6), px(8), px(4));
         layout()->setSpacing(px(2));
-        QPalette p = text_->palette();
-        p.setColor(QPalette::WindowText, colorsOf(this).error);
-        text_->setPalette(p);
+        text_->setStyleSheet(QStringLiteral("color: %1").arg(colors.error.name()));
         text_->setFont(uiFont(11.5));
     }
 
@@ -174,7 +171,8 @@ LibraryView::LibraryView(Session& session, Selection& selection, QWidget* parent
       filter_box_(new QLineEdit),
       table_(new QTableView),
       zone_(new DropZone),
-      reason_(new Reason) {
+      reason_(new Reason),
+      details_(new AdapterDetails) {
     filter_->setSourceModel(&session.library());
     filter_box_->setPlaceholderText(tr("filter: name, kind, pool, p99>200 …"));
     filter_box_->setClearButtonEnabled(true);
@@ -201,6 +199,7 @@ LibraryView::LibraryView(Session& session, Selection& selection, QWidget* parent
     auto* box = new QVBoxLayout(body);
     box->addWidget(filter_box_);
     box->addWidget(table_, 1);
+    box->addWidget(details_);
     box->addWidget(reason_);
     box->addWidget(zone_);
     setBody(body);
@@ -214,16 +213,22 @@ LibraryView::LibraryView(Session& session, Selection& selection, QWidget* parent
         selection_.setAdapter(keys.size() == 1 ? session_.liveId(keys[0]) : std::nullopt);
         updateReason();
     });
+    connect(table_, &QTableView::activated, this,
+            [this](const QModelIndex& index) { openDetails(index.data(LibraryModel::kKeyRole).toInt()); });
+    auto* shut = new QShortcut(QKeySequence(Qt::Key_Escape), this, nullptr, nullptr, Qt::WidgetWithChildrenShortcut);
+    connect(shut, &QShortcut::activated, details_, &AdapterDetails::close);
     auto* remove = new QShortcut(QKeySequence::Delete, table_, nullptr, nullptr, Qt::WidgetShortcut);
     connect(remove, &QShortcut::activated, this, &LibraryView::removeSelected);
     for (const auto signal : {&QAbstractItemModel::rowsInserted, &QAbstractItemModel::rowsRemoved})
         connect(&session.library(), signal, this, [this] {
             updateFacts();
             updateReason();
+            updateDetails();
         });
     connect(&session.library(), &QAbstractItemModel::dataChanged, this, [this] {
         updateFacts();
         updateReason();
+        updateDetails();
     });
 
     EmptyState* empty = emptyState();
@@ -272,6 +277,21 @@ void LibraryView::updateReason() {
                  toQ(shown->name) + QLatin1Char('\n') + toQ(shown->source) + QLatin1Char('\n') + toQ(shown->error));
 }
 
+void LibraryView::openDetails(int key) {
+    const LibraryEntry* e = session_.library().find(key);
+    if (e && e->kind == LibraryEntry::Kind::adapter && e->state == LibraryEntry::State::ready) details_->open(*e);
+}
+
+// The row may be gone, or hold the adapter as it was read again for another base.
+void LibraryView::updateDetails() {
+    if (!details_->key()) return;
+    const LibraryEntry* e = session_.library().find(*details_->key());
+    if (e && e->state == LibraryEntry::State::ready)
+        details_->open(*e);
+    else if (!e || e->state == LibraryEntry::State::failed)
+        details_->close();
+}
+
 void LibraryView::removeSelected() {
     const std::vector<int> keys = selectedKeys();
     if (!keys.empty()) session_.removeAdapters(keys);
@@ -289,9 +309,12 @@ void LibraryView::showRowMenu(const QPoint& at) {
             details += toQ(e->name) + QLatin1Char('\n') + toQ(e->source) +
                        (e->error.empty() ? QString() : QLatin1Char('\n') + toQ(e->error));
         }
+        QAction* open = menu.addAction(tr("Details"), QKeySequence(Qt::Key_Return), this,
+                                       [this, key = keys.front()] { openDetails(key); });
         QAction* ask =
             menu.addAction(tr("Ask in the playground"), this, [this, keys] { emit playgroundRequested(keys); });
         ask->setEnabled(ready);
+        open->setEnabled(ready && keys.size() == 1);
         menu.addAction(tr("Copy details"), this,
                        [details] { QApplication::clipboard()->setText(details.join(QStringLiteral("\n\n"))); });
         menu.addSeparator();
@@ -342,8 +365,10 @@ void LibraryView::styleChanged() {
     auto* box = static_cast<QVBoxLayout*>(filter_box_->parentWidget()->layout());
     box->setContentsMargins(px(10), px(10), px(10), px(12));
     box->setSpacing(px(8));
-    zone_->restyle();
-    reason_->restyle();
+    const Colors& colors = colorsOf(this);
+    zone_->restyle(colors);
+    reason_->restyle(colors);
+    details_->restyle(colors);
     table_->verticalHeader()->setDefaultSectionSize(px(24));
     table_->verticalHeader()->setMinimumSectionSize(px(16));
     table_->horizontalHeader()->setFont(uiFont(11.5));

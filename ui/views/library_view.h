@@ -13,6 +13,8 @@ class QTableView;
 
 namespace spartan {
 
+class AdapterDetails;
+
 class LibraryView : public Panel {
     Q_OBJECT
 public:
@@ -22,6 +24,8 @@ public:
     QTableView& table() { return *table_; }
     QLineEdit& filterBox() { return *filter_box_; }
     std::vector<int> selectedKeys() const;
+    AdapterDetails& details() { return *details_; }
+    void openDetails(int key);  // of an adapter
 
 signals:
     void browseRequested();
@@ -42,6 +46,7 @@ private:
     void fitColumns();
     void updateFacts();
     void updateReason();
+    void updateDetails();
     void removeSelected();
 
     Session& session_;
@@ -51,6 +56,7 @@ private:
     QTableView* table_;
     DropZone* zone_;
     Reason* reason_;
+    AdapterDetails* details_;
 };
 
 }  // namespace spartan
