@@ -46,10 +46,21 @@ struct Vec {
 #else
     static constexpr bool kDotsPairs = false;
 #endif
+#if defined(__AVX512BF16__)
+    // The instruction rounds as round_bf16() does but for subnormals, which kept weights never are, and NaN.
+    SIMD void store_pairs(bf16* p, F even, F odd) {
+        const __m512i side_by_side = _mm512_setr_epi32(
+            0x00100000, 0x00110001, 0x00120002, 0x00130003, 0x00140004, 0x00150005, 0x00160006, 0x00170007, 0x00180008,
+            0x00190009, 0x001a000a, 0x001b000b, 0x001c000c, 0x001d000d, 0x001e000e, 0x001f000f);
+        const __m512i halves = __m512i(_mm512_cvtne2ps_pbh(odd, even));
+        _mm512_storeu_si512(p, _mm512_permutexvar_epi16(side_by_side, halves));
+    }
+#else
     SIMD void store_pairs(bf16* p, F even, F odd) {
         const __m512i low = _mm512_srli_epi32(_mm512_castps_si512(round_bf16(even)), 16);
         _mm512_storeu_si512(p, _mm512_or_si512(low, _mm512_castps_si512(round_bf16(odd))));
     }
+#endif
     SIMD void nibbles(const uint8_t* p, F& low, F& high) {
         const __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
         low = _mm512_cvtepi32_ps(_mm512_and_si512(bytes, _mm512_set1_epi32(15)));
