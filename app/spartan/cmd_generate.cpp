@@ -214,7 +214,8 @@ Result<std::vector<PromptEntry>> typed_prompt(const Session& session, const Gene
         if (o.has_system) messages.push_back({"system", o.system});
         messages.push_back({"user", text});
         if (!info.chat_template->note().empty()) warnings.push_back(info.chat_template->note());
-        entry.ids = info.chat_template->encode(*info.tokenizer, messages);
+        TRY_ASSIGN(ids, info.chat_template->encode(*info.tokenizer, messages));
+        entry.ids = std::move(ids);
     } else {
         entry.ids = info.tokenizer->encode(text, true, SpecialTokens::parse);
     }

@@ -315,9 +315,15 @@ Result<GgufTokenizerData> read_tokenizer_data(const GgufFile& f) {
 
 Result<void> open_text_parts(const GgufFile& f, OpenedModel& opened) {
     TRY_ASSIGN(chat, f.text("tokenizer.chat_template", ""));
-    opened.chat_template = ChatTemplate::recognise(chat);
-    if (!f.find("tokenizer.ggml.tokens")) return {};
+    ChatSource source{chat, {}};
+    if (!f.find("tokenizer.ggml.tokens")) {
+        opened.chat_template = ChatTemplate::make(std::move(source));
+        return {};
+    }
     TRY_ASSIGN(data, read_tokenizer_data(f));
+    for (const auto& [name, id] : {std::pair{"bos_token", data.bos}, {"eos_token", data.eos}, {"unk_token", data.unk}})
+        if (id >= 0) source.specials.emplace_back(name, data.tokens[size_t(id)]);
+    opened.chat_template = ChatTemplate::make(std::move(source));
     if (auto tokenizer = make_gguf_tokenizer(std::move(data), f.path())) {
         opened.tokenizer = *tokenizer;
     } else {

@@ -162,29 +162,6 @@ Result<void> settle_tying(OpenedModel& opened, std::vector<TensorSource>& tensor
     return {};
 }
 
-// The "default" one where tokenizer_config.json holds several.
-Result<std::string> template_in(const Json& config, const std::string& file) {
-    Fields f(config, file);
-    const Json* value = f.any("chat_template");
-    TRY_VOID(f.finish_known_only());
-    if (!value) return std::string();
-    if (value->is_string()) return value->get<std::string>();
-    if (value->is_array())
-        for (const Json& entry : *value)
-            if (entry.is_object() && entry.value("name", Json()) == "default" && entry.contains("template") &&
-                entry["template"].is_string())
-                return entry["template"].get<std::string>();
-    return Error{file, "chat_template", describe(*value), "a string, or a list with a template named default"};
-}
-
-Result<std::string> read_chat_template(const std::string& dir) {
-    const std::string own = dir + "/chat_template.jinja", config = dir + "/tokenizer_config.json";
-    if (exists(own)) return read_text_file(own, kMaxConfigBytes);
-    if (!exists(config)) return std::string();
-    TRY_ASSIGN(json, read_json_file(config, {.max_bytes = 64 << 20, .big_integers_as_double = true}));
-    return template_in(json, config);
-}
-
 // What only text needs: a model runs on ids without it, so a fault here is a warning.
 void open_text_parts(OpenedModel& opened, const std::string& dir) {
     const std::string tokenizer_path = dir + "/tokenizer.json";
@@ -199,12 +176,12 @@ void open_text_parts(OpenedModel& opened, const std::string& dir) {
         opened.tokenizer_error = Error{dir, "tokenizer.model", "SentencePiece only", "tokenizer.json"}.message();
         opened.warnings.push_back("runs on ids only: " + opened.tokenizer_error);
     }
-    std::string text;
-    if (auto found = read_chat_template(dir))
-        text = *found;
+    ChatSource source;
+    if (auto found = read_chat_source(dir))
+        source = *found;
     else
         opened.warnings.push_back("chat template left out: " + found.error().message());
-    opened.chat_template = ChatTemplate::recognise(text);
+    opened.chat_template = ChatTemplate::make(std::move(source));
 }
 
 Result<Json> read_config_file(const std::string& path) {

@@ -136,7 +136,7 @@ Result<OpenedModel> open_synthetic(const std::string& path, uint64_t seed) {
     }
     opened.dtype = "F32";
     opened.tokenizer = make_byte_tokenizer();
-    opened.chat_template = ChatTemplate::recognise("");
+    opened.chat_template = ChatTemplate::make({});
     return opened;
 }
 

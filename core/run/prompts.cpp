@@ -170,10 +170,12 @@ void PromptMaker::find_frames(const Model& model) {
     const auto plain = [&](const std::string& s) { return tokenizer.encode(s, true, SpecialTokens::as_text); };
     plain_.before = common_prefix(plain(a), plain(b));
     const auto& chat_template = model.info.chat_template;
-    if (!chat_template || chat_template->family() == ChatTemplate::Family::plain) return;
-    const auto chat = [&](const std::string& s) { return chat_template->encode(tokenizer, {{"user", s}}); };
-    chat_.before = common_prefix(chat(a), chat(b));
-    chat_.after = common_suffix(chat(a), chat(b));
+    if (!chat_template || chat_template->is_plain()) return;
+    const auto chat_a = chat_template->encode(tokenizer, {{"user", a}});
+    const auto chat_b = chat_template->encode(tokenizer, {{"user", b}});
+    if (!chat_a || !chat_b) return;  // a template that wants other conversations than a question
+    chat_.before = common_prefix(*chat_a, *chat_b);
+    chat_.after = common_suffix(*chat_a, *chat_b);
 }
 
 std::vector<Token> PromptMaker::random_ids(int64_t tokens, RandomStream& random) const {

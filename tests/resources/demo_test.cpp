@@ -173,7 +173,7 @@ void DemoTest::every_adapter_shows_its_behaviour_alone_and_in_one_batch() {
     for (const AdapterId id : ids)
         for (const std::string& prompt : prompts) {
             Request r;
-            r.prompt = chat.encode(*model->info.tokenizer, {{"user", prompt}});
+            r.prompt = expect(chat.encode(*model->info.tokenizer, {{"user", prompt}}));
             r.adapter = id;
             r.sampling.max_tokens = behaviours_.at("max_tokens").get<int32_t>();
             requests.push_back(r);

@@ -463,9 +463,9 @@ void PlaygroundView::updateControls() {
     setFacts(facts);
 }
 
-std::vector<Token> PlaygroundView::encodePrompt(const Model& model, const std::string& system,
-                                                const std::string& prompt) {
-    if (!model.info.tokenizer) return {};
+Result<std::vector<Token>> PlaygroundView::encodePrompt(const Model& model, const std::string& system,
+                                                        const std::string& prompt) {
+    if (!model.info.tokenizer) return std::vector<Token>();
     std::vector<ChatMessage> messages;
     if (!system.empty()) messages.push_back({"system", system});
     messages.push_back({"user", prompt});
@@ -485,9 +485,10 @@ void PlaygroundView::countPrompt() {
     const uint64_t request = ++count_request_;
     const std::string system = toStd(system_->toPlainText()), prompt = toStd(prompt_->toPlainText());
     runInWorker(
-        pool_, this, [model, system, prompt] { return encodePrompt(*model, system, prompt).size(); },
-        [this, request, model, system](size_t tokens) {
+        pool_, this, [model, system, prompt] { return encodePrompt(*model, system, prompt); },
+        [this, request, model, system](const Result<std::vector<Token>>& ids) {
             if (request != count_request_) return;
+            if (!ids) return facts_->setText(oneLine(ids.error().message(), 200));
             const ChatTemplate& chat = *model->info.chat_template;
             QString words = tr("chat template: %1").arg(toQ(chat.name()));
             if (!chat.note().empty()) words += QStringLiteral(" (%1)").arg(oneLine(chat.note(), 120));
@@ -495,7 +496,7 @@ void PlaygroundView::countPrompt() {
                          .arg(!system.empty()                        ? tr("own")
                               : chat.default_system_prompt().empty() ? tr("none")
                                                                      : tr("default"));
-            facts_->setText(words + tr(" · %1 tokens").arg(count(int64_t(tokens))));
+            facts_->setText(words + tr(" · %1 tokens").arg(count(int64_t(ids->size()))));
         });
     updateControls();
 }
@@ -527,7 +528,15 @@ void PlaygroundView::submitAll() {
     if (!engine) return;
     const Model& model = engine->model();
     Request request;
-    request.prompt = encodePrompt(model, toStd(system_->toPlainText()), toStd(prompt_->toPlainText()));
+    auto ids = encodePrompt(model, toStd(system_->toPlainText()), toStd(prompt_->toPlainText()));
+    if (!ids) {
+        for (Column* c : columns_) {
+            c->note = oneLine(ids.error().message(), 200);
+            c->update();
+        }
+        return;
+    }
+    request.prompt = std::move(*ids);
     request.sampling.temperature = float(temperature_->value());
     request.sampling.top_p = float(top_p_->value());
     request.sampling.top_k = top_k_->value();

@@ -61,7 +61,8 @@ private:
     void updateControls();
     void updateDiff();
     void countPrompt();
-    static std::vector<Token> encodePrompt(const Model& model, const std::string& system, const std::string& prompt);
+    static Result<std::vector<Token>> encodePrompt(const Model& model, const std::string& system,
+                                                   const std::string& prompt);
 
     Session& session_;
     QPlainTextEdit* prompt_;

@@ -21,7 +21,7 @@ Model model_with(std::shared_ptr<const Tokenizer> tokenizer, const std::string& 
     m.info.config.vocab_size = tokenizer ? tokenizer->vocab_size() : 100;
     m.info.config.eos = {2};
     m.info.tokenizer = std::move(tokenizer);
-    m.info.chat_template = ChatTemplate::recognise(chat);
+    m.info.chat_template = ChatTemplate::make({chat, {}});
     return m;
 }
 
@@ -84,7 +84,7 @@ private slots:
 
     void chats_go_through_the_template() {
         const Model m = model_with(make_byte_tokenizer(), kChatMl);
-        QCOMPARE(int(m.info.chat_template->family()), int(ChatTemplate::Family::chatml));
+        QVERIFY(!m.info.chat_template->is_plain());
         const PromptMaker maker(m);
         const std::string text = m.info.tokenizer->decode(maker.make(300, 1), false);
         QVERIFY2(contains(text, "<|im_start|>user\n"), text.c_str());
