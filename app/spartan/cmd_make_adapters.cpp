@@ -1,68 +1,11 @@
+#include "app/spartan/new_folder.h"
 #include "app/spartan/session.h"
 #include "core/base/text.h"
 
-#include <filesystem>
 #include <memory>
-
-#include <unistd.h>
 
 namespace spartan {
 namespace {
-
-namespace fs = std::filesystem;
-
-// A folder that is filled under another name and appears whole or not at all. One that is there already, and empty, may
-// be somebody's working directory: it stays, and receives what was made.
-class NewFolder {
-public:
-    static Result<NewFolder> create(const std::string& path) {
-        std::error_code error;
-        const bool exists = fs::exists(path, error);
-        if (exists && !(fs::is_directory(path, error) && fs::is_empty(path, error)))
-            return Error{path, "", fs::is_directory(path, error) ? "a folder that is not empty" : "a file",
-                         "a new or empty folder"};
-        NewFolder folder;
-        folder.exists_ = exists;
-        folder.path_ = fs::path(path).lexically_normal();
-        if (!folder.path_.has_filename()) folder.path_ = folder.path_.parent_path();
-        const std::string name = ".tmp" + std::to_string(::getpid());
-        folder.temporary_ = exists ? folder.path_ / name : fs::path(folder.path_.string() + name);
-        if (!fs::create_directory(folder.temporary_, error)) {
-            const std::string reason = error ? error.message() : "a file of the temporary name";
-            folder.temporary_.clear();
-            return Error{path, "", reason, "a folder that can be made"};
-        }
-        return folder;
-    }
-    NewFolder(NewFolder&& o) noexcept
-        : path_(std::move(o.path_)), temporary_(std::move(o.temporary_)), exists_(o.exists_) {
-        o.temporary_.clear();
-    }
-    NewFolder& operator=(NewFolder&&) = delete;
-    ~NewFolder() {
-        std::error_code ignored;
-        if (!temporary_.empty()) fs::remove_all(temporary_, ignored);
-    }
-
-    std::string inside(const std::string& name) const { return (temporary_ / name).string(); }
-    Result<void> commit() {
-        std::error_code error;
-        if (!exists_) {
-            fs::rename(temporary_, path_, error);
-            if (!error) temporary_.clear();
-        } else {
-            for (const fs::directory_entry& entry : fs::directory_iterator(temporary_, error))
-                if (!error) fs::rename(entry.path(), path_ / entry.path().filename(), error);
-        }
-        if (error) return Error{path_.string(), "", error.message(), "a folder that can be written"};
-        return {};
-    }
-
-private:
-    NewFolder() = default;
-    fs::path path_, temporary_;
-    bool exists_ = false;
-};
 
 Result<void> make_adapters(const GlobalOptions& options, const std::string& model,
                            const std::vector<std::string>& specs, const std::string& out, Progress& progress) {

@@ -75,7 +75,7 @@ CLI::Validator not_empty(std::string expected) {
 }
 
 void add_later_commands(CLI::App& app, Action& action) {
-    for (const char* name : {"serve", "verify", "merge", "simulate"}) {
+    for (const char* name : {"serve", "simulate"}) {
         CLI::App* command = app.add_subcommand(name, "not in this version")->group("")->prefix_command();
         command->callback([&action, name] {
             action = [name] { return bad_arguments(std::string(name) + ": not in this version"); };

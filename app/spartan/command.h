@@ -35,6 +35,8 @@ void add_bench(CLI::App&, GlobalOptions&, Action&);
 void add_compare(CLI::App&, GlobalOptions&, Action&);
 void add_export(CLI::App&, GlobalOptions&, Action&);
 void add_make_adapters(CLI::App&, GlobalOptions&, Action&);
+void add_merge(CLI::App&, GlobalOptions&, Action&);
+void add_verify(CLI::App&, GlobalOptions&, Action&);
 void add_devices(CLI::App&, GlobalOptions&, Action&);
 void add_completion(CLI::App&, GlobalOptions&, Action&);
 void add_later_commands(CLI::App&, Action&);  // refused by name

@@ -98,6 +98,8 @@ int run(int argc, char** argv) {
     add_compare(app, options, action);
     add_export(app, options, action);
     add_make_adapters(app, options, action);
+    add_merge(app, options, action);
+    add_verify(app, options, action);
     add_devices(app, options, action);
     add_completion(app, options, action);
     add_later_commands(app, action);

@@ -4,43 +4,8 @@
 #include "core/run/device_info.h"
 
 #include <algorithm>
-#include <chrono>
-#include <condition_variable>
-#include <mutex>
-#include <thread>
 
 namespace spartan {
-namespace {
-
-// Runs `work` beside a line that shows how far it is, where there is a terminal to show it.
-template <class Work>
-auto with_progress(ProgressLine& line, const std::string& what, Progress& progress, Work work) {
-    progress.done = 0;
-    progress.total = 0;
-    if (!ProgressLine::visible()) return work();
-    std::mutex mutex;
-    std::condition_variable wake;
-    bool over = false;
-    std::thread watcher([&] {
-        std::unique_lock lock(mutex);
-        while (!wake.wait_for(lock, std::chrono::milliseconds(100), [&] { return over; })) {
-            const int64_t total = progress.total, done = progress.done;
-            line.show(what + (total > 0 ? " " + std::to_string(done * 100 / total) + " %" : ""));
-        }
-    });
-    auto result = work();
-    {
-        const std::lock_guard lock(mutex);
-        over = true;
-    }
-    wake.notify_one();
-    watcher.join();
-    line.clear();
-    return result;
-}
-
-}  // namespace
-
 void add_model_option(CLI::App* command, ModelOptions& options) {
     command
         ->add_option("--model", options.model,

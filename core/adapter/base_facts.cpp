@@ -1,5 +1,7 @@
 #include "core/adapter/base_facts.h"
 
+#include "kernels/check.h"
+
 namespace spartan {
 namespace {
 
@@ -27,7 +29,32 @@ bool is_fused(const Config& c) {
         return false;
 }
 
+template <class Layer>
+const float* head_norm(const Layer& layer, NormRole role) {
+    if constexpr (requires { layer.q_norm; })
+        return role == NormRole::q ? layer.q_norm.data() : layer.k_norm.data();
+    else
+        return nullptr;
+}
+
 }  // namespace
+
+NormRole norm_role(const std::string& tensor) {
+    if (tensor.ends_with("input_layernorm.weight")) return NormRole::attention;
+    if (tensor.ends_with("post_attention_layernorm.weight")) return NormRole::mlp;
+    if (tensor.ends_with("q_norm.weight")) return NormRole::q;
+    if (tensor.ends_with("k_norm.weight")) return NormRole::k;
+    CHECK(tensor == "model.norm.weight");
+    return NormRole::final;
+}
+
+const float* base_norm(const Weights<float>& weights, NormRole role, int64_t layer) {
+    if (role == NormRole::final) return weights.final_norm.data();
+    const LayerWeights<float>& l = weights.layers[size_t(layer)];
+    if (role == NormRole::attention) return l.attention_norm.data();
+    if (role == NormRole::mlp) return l.mlp_norm.data();
+    return head_norm(l, role);
+}
 
 int64_t norm_size(const Model& model, NormRole role) {
     const ModelConfig& c = model.config();

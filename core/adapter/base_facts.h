@@ -11,6 +11,12 @@ namespace spartan {
 // Values in a norm's weight; 0: the base has no such norm.
 int64_t norm_size(const Model& model, NormRole role);
 
+// "model.layers.3.input_layernorm.weight" → attention.
+NormRole norm_role(const std::string& tensor);
+
+// A norm's weight as the base multiplies with it; null: the base has no such norm.
+const float* base_norm(const Weights<float>& weights, NormRole role, int64_t layer);
+
 // What is added to a norm's stored weight before it multiplies: 1 in families whose norms are 1 + w.
 float norm_offset(const ModelConfig& config);
 

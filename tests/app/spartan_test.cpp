@@ -27,7 +27,7 @@ private slots:
         const Output help = spartan_with({"--help"});
         QCOMPARE(help.code, 0);
         for (const char* command : {"inspect", "tokenize", "logits", "generate", "run", "bench", "compare", "export",
-                                    "make-adapters", "devices", "completion"}) {
+                                    "make-adapters", "merge", "verify", "devices", "completion"}) {
             QVERIFY2(help.out.contains(command), command);
             const Output one = spartan_with({command, "--help"});
             QCOMPARE(one.code, 0);

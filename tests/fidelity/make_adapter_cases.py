@@ -3,6 +3,7 @@
 
     pip install torch transformers==5.17.0 peft==0.21.2 safetensors numpy
     python3 tests/fidelity/make_adapter_cases.py [FAMILY ...]
+    python3 tests/fidelity/make_adapter_cases.py --random SEED COUNT FOLDER FAMILY    (tests/core/adapter/random_test.cpp)
 
 One FAMILY.json and FAMILY.safetensors per model family. The JSON holds the tiny model's config, its prompts and each
 adapter's config as PEFT saved it; of the weights of both only names, shapes and ranges, because every weight is drawn
@@ -247,6 +248,42 @@ def special(family):
     return {}
 
 
+def random_config(rng, family):
+    """Any kind, sizes, patterns and targets that PEFT takes for this model."""
+    names = FUSED if family == "phi3" else ALL
+    targets = [str(t) for t in rng.choice(names, rng.integers(1, len(names) + 1), replace=False)]
+    kind = rng.choice(["lora", "lora", "boft", "boft", "oft", "oft"])
+    tied = COMMON | FAMILIES[family][1]
+    if kind == "lora":
+        k = dict(r=int(rng.integers(1, 10)), lora_alpha=int(rng.integers(1, 24)), use_rslora=bool(rng.integers(2)),
+                 use_dora=bool(rng.random() < 0.3))
+        if rng.random() < 0.4:
+            k["rank_pattern"] = {str(rng.choice(targets)): int(rng.integers(1, 12)) for _ in range(2)}
+        if rng.random() < 0.4:
+            k["alpha_pattern"] = {r"layers\.%d\..*" % rng.integers(2): int(rng.integers(1, 40))}
+        if rng.random() < 0.3:
+            k["layers_to_transform"] = [int(rng.integers(2))]
+        elif rng.random() < 0.4:
+            targets.append(str(rng.choice(["embed_tokens", "lm_head"])))
+        elif rng.random() < 0.3:
+            k["trainable_token_indices"] = [int(t) for t in rng.choice(80, 4, replace=False)]
+        if rng.random() < 0.2 and not tied["tie_word_embeddings"] and not set(targets) & {"embed_tokens", "lm_head"}:
+            k["modules_to_save"] = ["norm", "lm_head"]
+        return lora(target_modules=targets, **k)
+    if kind == "boft":  # every width of these models is a multiple of 16 or 12
+        b, m = [(2, 1), (2, 2), (2, 3), (4, 1), (4, 2), (8, 1), (3, 1), (6, 1), (12, 1)][rng.integers(9)]
+        if b % 3 == 0:  # of 48 and 96 wide layers only; 64 where heads are wider
+            targets = [t for t in targets if t != "o_proj" or family != "qwen3"] or [names[0]]
+        if rng.random() < 0.3:
+            targets.append("lm_head")
+        return boft(b, m, target_modules=targets)
+    k = dict(use_cayley_neumann=bool(rng.integers(2)), num_cayley_neumann_terms=int(rng.integers(2, 8)),
+             coft=bool(rng.random() < 0.3), eps=float(rng.choice([0.05, 0.3])), block_share=bool(rng.random() < 0.3))
+    if rng.random() < 0.3:
+        targets.append(str(rng.choice(["embed_tokens", "lm_head"])))
+    return oft(int(rng.choice([2, 4, 5, 8, 12, 16])), target_modules=targets, **k)
+
+
 MERGED = {"llama": ["lora", "dora", "dora-tables", "boft-b4-m3", "oft-neumann", "lora-saved-tables", "lora-tokens",
                     "oft-embedding", "boft-head"],
           "qwen2": ["lora", "lora-bias-all", "boft-b8-m2", "boft-bias-all"], "phi3": ["lora", "boft-b8-m2", "dora"],
@@ -279,11 +316,15 @@ def save_adapter(family, name, config, salt, folder):
         scale, mean = range_of(key, shape, family)
         ranges[key] = [shape, scale, mean]
         out[key] = draw(f"{family}/{name}/{salt}/{key}", shape, scale, mean)
-        if name.endswith("bf16-file"):
+        if name.endswith("bf16-file") or (name.startswith("random") and salt_free(name) % 3 == 0):
             ranges[key].append("BF16")
             out[key] = out[key].to(torch.bfloat16)
     save_file(out, path, {"format": "pt"})
     return ranges
+
+
+def salt_free(name):
+    return int(name.rsplit("-", 1)[1])
 
 
 def base_names(family):
@@ -376,7 +417,7 @@ def changes(expected, name):
     return float((expected[f"{name}.logits"] - expected["base.logits"]).norm() / expected["base.logits"].norm())
 
 
-def run_family(family):
+def run_family(family, cases=None, out=OUT):
     base, tensors = make_base(family)
     prompts = [[int(v) for v in draw(f"{family}/prompt/{i}", [5 + 7 * i], 40 * 1024, 40 * 1024).floor().clamp(0, 79)]
                for i in range(PROMPTS)]
@@ -386,7 +427,7 @@ def run_family(family):
     half, _, _ = answers(make_base(family, torch.bfloat16)[0], prompts)
     expected["base.bf16_error"] = (half - expected["base.logits"]).norm(dim=1) / expected["base.logits"].norm(dim=1)
     adapters = []
-    cases = {**everywhere(FUSED if family == "phi3" else ALL), **special(family)}
+    cases = cases or {**everywhere(FUSED if family == "phi3" else ALL), **special(family)}
     for name, config in cases.items():
         try:
             adapters.append(run_case(family, name, config, prompts, expected))
@@ -396,21 +437,26 @@ def run_family(family):
         moved = changes(expected, name)
         print(f"{family} {name}: salt {adapters[-1]['salt']}, moves logits by {moved:.2f}, "
               f"bf16 error {float(expected[name + '.bf16_error'].mean()):.1e}", flush=True)
-        assert moved > 1e-3 or name == "oft-terms-1", "an adapter without effect proves nothing"
+        assert moved > 1e-3 or name == "oft-terms-1" or cases is not None and name.startswith("random"), "an adapter without effect proves nothing"
     with tempfile.TemporaryDirectory() as t:
         base.config.save_pretrained(t)
         config = json.loads((pathlib.Path(t) / "config.json").read_text())
-    OUT.mkdir(exist_ok=True)
+    out.mkdir(exist_ok=True)
     text = json.dumps({"family": family, "made_with": {"transformers": transformers.__version__, "peft": peft.__version__},
                        "config": config, "tensors": tensors, "prompts": prompts, "adapters": adapters}, indent=None,
                       separators=(",", ":"))
     # One adapter a line keeps differences readable.
-    (OUT / f"{family}.json").write_text(re.sub(r'\{"name":', '\n{"name":', text) + "\n")
-    save_file({k: v.contiguous() for k, v in expected.items()}, OUT / f"{family}.safetensors")
+    (out / f"{family}.json").write_text(re.sub(r'\{"name":', '\n{"name":', text) + "\n")
+    save_file({k: v.contiguous() for k, v in expected.items()}, out / f"{family}.safetensors")
     return len(adapters)
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    if sys.argv[1:2] == ["--random"]:
+        seed, count, folder, family = int(sys.argv[2]), int(sys.argv[3]), pathlib.Path(sys.argv[4]), sys.argv[5]
+        rng = np.random.default_rng(seed)
+        made = run_family(family, {f"random-{i}": random_config(rng, family) for i in range(count)}, folder)
+        sys.exit(0 if made == count else 1)
     total = sum(run_family(f) for f in (sys.argv[1:] or FAMILIES))
     print(f"{total} adapters")

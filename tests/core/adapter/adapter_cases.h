@@ -78,8 +78,10 @@ struct AdapterCases {
         return names;
     }
 
-    explicit AdapterCases(const std::string& family_name) : family(family_name) {
-        const std::string base = TESTS_DIR "/fidelity/adapter_cases/" + family;
+    explicit AdapterCases(const std::string& family_name,
+                          const std::string& folder = TESTS_DIR "/fidelity/adapter_cases")
+        : family(family_name) {
+        const std::string base = folder + "/" + family;
         json = *parse_json(*read_text_file(base + ".json"), base);
         read_expected(base + ".safetensors");
         write_model();
