@@ -215,6 +215,8 @@ void Fields::wrong(const char* key, const Json& value, const std::string& expect
     fail(key, describe(value), expected);
 }
 
+bool Fields::is_there(const char* key) const { return object_.is_object() && object_.contains(key); }
+
 bool Fields::has(const char* key) const {
     if (!object_.is_object()) return false;
     const auto it = object_.find(key);

@@ -40,7 +40,8 @@ class Fields {
 public:
     Fields(const Json& object, std::string file, std::string path = "");
 
-    bool has(const char* key) const;  // present and not null; does not mark it as read
+    bool has(const char* key) const;       // present and not null; does not mark it as read
+    bool is_there(const char* key) const;  // present, null or not; does not mark it as read
     std::string string(const char* key, std::string fallback = "");
     std::string one_of(const char* key, std::string fallback, const std::vector<std::string>& allowed);
     bool boolean(const char* key, bool fallback = false);

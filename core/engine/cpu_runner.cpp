@@ -3,6 +3,7 @@
 #include "core/engine/transformer.h"
 #include "kernels/memory.h"
 
+#include <algorithm>
 #include <map>
 #include <new>
 #include <numeric>
@@ -42,7 +43,9 @@ public:
         for (const LayerWeights<T>& layer : weights().layers) {
             for (const auto& w : layer.projection) layer_bytes_ += w.bytes();
             for (const auto& b : layer.bias) layer_bytes_ += int64_t(b.size() * sizeof(float));
-            layer_bytes_ += int64_t((layer.attention_norm.size() + layer.mlp_norm.size()) * sizeof(float));
+            layer_bytes_ += int64_t(
+                (layer.attention_norm.size() + layer.mlp_norm.size() + layer.q_norm.size() + layer.k_norm.size()) *
+                sizeof(float));
         }
     }
 
@@ -87,13 +90,23 @@ private:
             *phase = (*phase + 500) / 1000;
     }
 
+    // Keys that a layer with this window (0: none) reads.
+    static int64_t tokens_read(const Batch& batch, int64_t window) {
+        int64_t tokens = batch.context_tokens;
+        for (const BatchSequence& s : batch.sequences)
+            if (window > 0) tokens -= std::max<int64_t>(0, s.first_position + 1 - window);  // behind the first row's
+        return tokens;
+    }
+
     void count_bytes(const Batch& batch, StepBytes& bytes) const {
         const ModelConfig& c = model_->config();
         bytes.weights = layer_bytes_ + batch.num_rows() * c.hidden_size * int64_t(sizeof(T));
         if (!batch.heads.empty()) bytes.weights += weights().output().bytes() + c.hidden_size * int64_t(sizeof(float));
         for (const PlacedAdapter* placed : placed_of_segment_)
             if (placed) bytes.adapters += int64_t(placed->adapter->blob.size());
-        bytes.kv = batch.context_tokens * c.num_layers * 2 * c.kv_size() * int64_t(sizeof(T));
+        int64_t kv_tokens = 0;  // of all layers
+        for (int64_t layer = 0; layer < c.num_layers; ++layer) kv_tokens += tokens_read(batch, c.window_of(layer));
+        bytes.kv = kv_tokens * 2 * c.kv_size() * int64_t(sizeof(T));
     }
 
     std::shared_ptr<const Model> model_;

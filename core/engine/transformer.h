@@ -5,6 +5,9 @@
 //                 h = norm(x);  x += project_down(silu(project_gate(h)) * project_up(h))
 //     logits = norm(x)[rows that need them] · output^T
 //
+// What families change of it are switches of ModelConfig: norms of q and k, layers without rope or with a sliding
+// window, another activation, multipliers of the embedding, the scores, the residual and the logits.
+//
 // project() is the one formula of all adapters: gain * (W · rot(x) + scale · B(A x)) + bias, with each segment's parts
 // read from the pool. q, k and v may each see their own rotated input. Where a segment's adapter changes the embedding,
 // a norm or the output head, its rows alone take another way; a batch without such adapters takes none.
@@ -114,6 +117,8 @@ private:
     void norm(Segments segments, NormRole role, int64_t layer, const std::vector<float>& weight, Rows out, Rows in,
               int64_t vectors = 1);
     void project(int64_t layer, Projection p, Rows in, Rows out);
+    void activate(Rows gate, Rows up);
+    void add_to_residual(Rows x, Rows out);
     void attend(int64_t layer, const Batch& batch, T* pool, Rows out, Rows q, Rows k, Rows v);
     void product(Rows out, Rows x, const PackedMatrix<T>& w, int64_t& phase_ns);
     template <class PartOf>
@@ -207,6 +212,8 @@ void Transformer<Device, T>::forward(const Batch& batch, std::span<const PlacedA
 
     clock_.start();
     embed(batch);
+    const Rows x = rows_of(x_, config_.hidden_size);
+    if (config_.embedding_multiplier != 1) scale(device_, x, x, config_.embedding_multiplier);
     clock_.mark(result.times.other);
     for (int64_t layer = 0; layer < config_.num_layers && go_on(); ++layer) decoder_layer(layer, batch, pool);
     if (go_on()) heads(batch, logits);
@@ -296,25 +303,51 @@ void Transformer<Device, T>::decoder_layer(int64_t layer, const Batch& batch, T*
     project(layer, Projection::v, h, v);
     if (stopped_) return;
 
-    rope(device_, q, batch.positions, weights_.inv_freq, config_.head_dim);
-    rope(device_, k, batch.positions, weights_.inv_freq, config_.head_dim);
+    if (config_.qk_norm) {
+        norm(segments_, NormRole::q, layer, w.q_norm, q, q, config_.num_heads);
+        norm(segments_, NormRole::k, layer, w.k_norm, k, k, config_.num_kv_heads);
+    }
+    if (config_.rotates(layer))
+        for (const Rows& r : {q, k})
+            rope(device_, r, batch.positions, weights_.inv_freq, config_.head_dim,
+                 float(config_.rope.attention_factor));
     attend(layer, batch, pool, attended, q, k, v);
     if (stopped_) return;
 
     project(layer, Projection::o, attended, out);
     if (stopped_) return;
-    add(device_, x, x, out);
+    add_to_residual(x, out);
     norm(segments_, NormRole::mlp, layer, w.mlp_norm, h, x);
     clock_.mark(t.other);
     project(layer, Projection::gate, h, gate);
     project(layer, Projection::up, h, up);
     if (stopped_) return;
-    silu_mul(device_, gate, gate, up);
+    activate(gate, up);
     clock_.mark(t.other);
     project(layer, Projection::down, gate, out);
     if (stopped_) return;
-    add(device_, x, x, out);
+    add_to_residual(x, out);
     clock_.mark(t.other);
+}
+
+template <class Device, class T>
+void Transformer<Device, T>::activate(Rows gate, Rows up) {
+    switch (config_.gate_function) {
+        case GateFunction::silu:
+            return silu_mul(device_, gate, gate, up);
+        case GateFunction::gelu:
+            return gelu_mul(device_, gate, gate, up);
+        case GateFunction::gelu_tanh:
+            return gelu_tanh_mul(device_, gate, gate, up);
+    }
+}
+
+template <class Device, class T>
+void Transformer<Device, T>::add_to_residual(Rows x, Rows out) {
+    if (config_.residual_multiplier == 1)
+        add(device_, x, x, out);
+    else
+        add_scaled(device_, x, x, out, config_.residual_multiplier);
 }
 
 // Which parts the segments bring to one linear layer.
@@ -362,7 +395,8 @@ void Transformer<Device, T>::project(int64_t layer, Projection p, Rows in, Rows 
 // Stores all rows' k and v, then answers all rows' q, so many at a time as the pace allows.
 template <class Device, class T>
 void Transformer<Device, T>::attend(int64_t layer, const Batch& batch, T* pool, Rows out, Rows q, Rows k, Rows v) {
-    const float scale = 1.0f / std::sqrt(float(config_.head_dim));
+    const float scale = config_.score_scale();
+    const int64_t window = config_.window_of(layer);
     const auto segment = [&](const BatchSequence& s, int64_t begin, int64_t end) {
         return AttentionSegment{begin, end, s.first_position + begin - s.row_begin, (*s.block_tables)[size_t(layer)]};
     };
@@ -374,14 +408,15 @@ void Transformer<Device, T>::attend(int64_t layer, const Batch& batch, T* pool, 
     attention_.clear();
     int64_t flops = 0;
     const auto run = [&] {
-        attention<T>(device_, out, q, pool, layout_, scale, attention_);
+        attention<T>(device_, out, q, pool, layout_, scale, attention_, window);
         attention_pace_.learn(flops, clock_.mark(result_->times.attention));
         attention_.clear();
         flops = 0;
     };
     for (const BatchSequence& s : batch.sequences)
         for (int64_t begin = s.row_begin; begin < s.row_end;) {
-            const int64_t context = s.first_position + begin - s.row_begin + 1;
+            const int64_t before = s.first_position + begin - s.row_begin + 1;
+            const int64_t context = window > 0 ? std::min(before, window) : before;
             const int64_t flops_of_row = 4 * context * config_.q_size();
             const int64_t room = (attention_pace_.flops_in_one_call() - flops) / flops_of_row;
             const int64_t end = std::min<int64_t>(s.row_end, begin + std::max<int64_t>(room, 1));
@@ -420,8 +455,10 @@ void Transformer<Device, T>::heads(const Batch& batch, const HeadLogits& logits)
         const Rows in{head_in_.data(), {int64_t(count), hidden}};
         collect_head_segments(batch, first, count);
         norm(head_segments_, NormRole::final, 0, weights_.final_norm, in, in);
-        project_head({logits_.data(), {int64_t(count), config_.vocab_size}}, in);
+        const Rows out{logits_.data(), {int64_t(count), config_.vocab_size}};
+        project_head(out, in);
         if (stopped_) return;
+        if (config_.logits_scaling != 1) scale(device_, out, out, 1 / config_.logits_scaling);
         hand_out_logits(batch, first, count, logits);
         clock_.mark(t.other);
         pick_tokens(batch, first, count);

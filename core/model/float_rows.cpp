@@ -8,7 +8,8 @@ namespace spartan {
 
 std::optional<GgufType> float_type(std::string_view dtype) {
     for (const GgufType type :
-         {GgufType::f32, GgufType::f16, GgufType::bf16, GgufType::q4_0, GgufType::q4_1, GgufType::q8_0})
+         {GgufType::f32, GgufType::f16, GgufType::bf16, GgufType::q4_0, GgufType::q4_1, GgufType::q5_0, GgufType::q5_1,
+          GgufType::q8_0, GgufType::q2_k, GgufType::q3_k, GgufType::q4_k, GgufType::q5_k, GgufType::q6_k})
         if (dtype == name_of(type)) return type;
     return std::nullopt;
 }

@@ -12,7 +12,7 @@
 
 namespace spartan {
 
-// The float dtypes a safetensors file may hold weights in, and those of GGUF: F32, F16, BF16, Q4_0, Q4_1, Q8_0.
+// The float dtypes a safetensors file may hold weights in, and those of GGUF (kGgufTypeNames).
 std::optional<GgufType> float_type(std::string_view dtype);
 
 // Index of the first value that is NaN, infinite, or would become infinite when rounded to `dtype`; -1: none.

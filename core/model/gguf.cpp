@@ -225,8 +225,7 @@ private:
             t.shape[rank - 1 - i] = int64_t(n);  // the file has the innermost first
         }
         TRY_ASSIGN(type, cursor_.get<uint32_t>(name));
-        if (!is_supported(GgufType(type)))
-            return wrong(name, "type " + type_name(type), "F32, F16, BF16, Q4_0, Q4_1 or Q8_0");
+        if (!is_supported(GgufType(type))) return wrong(name, "type " + type_name(type), kGgufTypeNames);
         t.type = GgufType(type);
         TRY_ASSIGN(offset, cursor_.get<uint64_t>(name));
         if (offset > uint64_t(INT64_MAX)) return wrong(name, "offset " + std::to_string(offset), "less than 2^63");

@@ -1,6 +1,8 @@
-// A GGUF file of architecture llama as a model in Hugging Face's terms.
+// A GGUF file of architecture llama, qwen2, qwen3, gemma or phi3 as a model in Hugging Face's terms.
 #include "core/base/text.h"
+#include "core/model/family.h"
 #include "core/model/float_rows.h"
+#include "core/model/fused.h"
 #include "core/model/gguf.h"
 #include "core/model/hf_config.h"
 #include "core/model/layout.h"
@@ -18,31 +20,36 @@
 namespace spartan {
 namespace {
 
+// Architectures have the names of families; each file's keys begin with its own.
+constexpr const char* kArchitectures[] = {"llama", "qwen2", "qwen3", "gemma", "phi3"};
+
+std::string key_of(const ModelConfig& c, const char* name) { return c.kind + "." + name; }
+
 // ---- sizes ---------------------------------------------------------------------------------------------------------
 
 Result<void> read_sizes(const GgufFile& f, ModelConfig& c) {
-    const auto size = [&](int64_t& out, const char* key, int64_t max,
+    const auto size = [&](int64_t& out, const char* name, int64_t max,
                           std::optional<int64_t> fallback = {}) -> Result<void> {
-        TRY_ASSIGN(n, f.integer(key, fallback, 1, max));
+        TRY_ASSIGN(n, f.integer(key_of(c, name), fallback, 1, max));
         out = n;
         return {};
     };
-    TRY_VOID(size(c.max_position, "llama.context_length", ConfigLimits::max_position));
-    TRY_VOID(size(c.hidden_size, "llama.embedding_length", ConfigLimits::hidden_size));
-    TRY_VOID(size(c.num_layers, "llama.block_count", ConfigLimits::num_layers));
-    TRY_VOID(size(c.intermediate_size, "llama.feed_forward_length", ConfigLimits::intermediate_size));
-    TRY_VOID(size(c.num_heads, "llama.attention.head_count", ConfigLimits::num_heads));
-    TRY_VOID(size(c.num_kv_heads, "llama.attention.head_count_kv", ConfigLimits::num_heads, c.num_heads));
-    if (!f.find("llama.attention.key_length") && c.hidden_size % c.num_heads != 0)
-        return Error{f.path(), "llama.attention.head_count", std::to_string(c.num_heads),
-                     "a divisor of llama.embedding_length " + std::to_string(c.hidden_size)};
-    TRY_VOID(size(c.head_dim, "llama.attention.key_length", ConfigLimits::head_dim, c.hidden_size / c.num_heads));
+    TRY_VOID(size(c.max_position, "context_length", ConfigLimits::max_position));
+    TRY_VOID(size(c.hidden_size, "embedding_length", ConfigLimits::hidden_size));
+    TRY_VOID(size(c.num_layers, "block_count", ConfigLimits::num_layers));
+    TRY_VOID(size(c.intermediate_size, "feed_forward_length", ConfigLimits::intermediate_size));
+    TRY_VOID(size(c.num_heads, "attention.head_count", ConfigLimits::num_heads));
+    TRY_VOID(size(c.num_kv_heads, "attention.head_count_kv", ConfigLimits::num_heads, c.num_heads));
+    if (!f.find(key_of(c, "attention.key_length")) && c.hidden_size % c.num_heads != 0)
+        return Error{f.path(), key_of(c, "attention.head_count"), std::to_string(c.num_heads),
+                     "a divisor of " + key_of(c, "embedding_length") + " " + std::to_string(c.hidden_size)};
+    TRY_VOID(size(c.head_dim, "attention.key_length", ConfigLimits::head_dim, c.hidden_size / c.num_heads));
     int64_t value_length = 0;
-    TRY_VOID(size(value_length, "llama.attention.value_length", ConfigLimits::head_dim, c.head_dim));
+    TRY_VOID(size(value_length, "attention.value_length", ConfigLimits::head_dim, c.head_dim));
     if (value_length != c.head_dim)
-        return Error{f.path(), "llama.attention.value_length", std::to_string(value_length),
+        return Error{f.path(), key_of(c, "attention.value_length"), std::to_string(value_length),
                      "the key_length " + std::to_string(c.head_dim)};
-    TRY_ASSIGN(eps, f.number("llama.attention.layer_norm_rms_epsilon", {}, 0, 1));
+    TRY_ASSIGN(eps, f.number(key_of(c, "attention.layer_norm_rms_epsilon"), {}, 0, 1));
     c.rms_norm_eps = float(eps);
     return {};
 }
@@ -53,9 +60,9 @@ Result<void> read_vocabulary(const GgufFile& f, ModelConfig& c) {
         return Error{f.path(), "token_embd.weight",
                      embedding ? "shape " + shape_text(embedding->shape) : "no such tensor",
                      "a matrix [vocabulary, " + std::to_string(c.hidden_size) + "]"};
-    TRY_ASSIGN(vocab, f.integer("llama.vocab_size", embedding->shape[0], 1, ConfigLimits::vocab_size));
+    TRY_ASSIGN(vocab, f.integer(key_of(c, "vocab_size"), embedding->shape[0], 1, ConfigLimits::vocab_size));
     if (vocab != embedding->shape[0])
-        return Error{f.path(), "llama.vocab_size", std::to_string(vocab),
+        return Error{f.path(), key_of(c, "vocab_size"), std::to_string(vocab),
                      "the rows of token_embd.weight, " + std::to_string(embedding->shape[0])};
     TRY_ASSIGN(tokens, f.array("tokenizer.ggml.tokens", GgufValueType::string));
     if (tokens && tokens->count > uint64_t(vocab))
@@ -66,21 +73,24 @@ Result<void> read_vocabulary(const GgufFile& f, ModelConfig& c) {
 }
 
 Result<void> read_rope(const GgufFile& f, ModelConfig& c) {
-    TRY_ASSIGN(theta, f.number("llama.rope.freq_base", 1e4, 1e-3, 1e30));
+    TRY_ASSIGN(theta, f.number(key_of(c, "rope.freq_base"), 1e4, 1e-3, 1e30));
     c.rope.theta = theta;
-    TRY_ASSIGN(dimensions, f.integer("llama.rope.dimension_count", c.head_dim, 1, ConfigLimits::head_dim));
-    if (dimensions != c.head_dim)
-        return Error{f.path(), "llama.rope.dimension_count", std::to_string(dimensions),
+    TRY_ASSIGN(dimensions, f.integer(key_of(c, "rope.dimension_count"), c.head_dim, 1, ConfigLimits::head_dim));
+    const bool partial = find_family(c.kind)->partial_rotary && dimensions < c.head_dim && dimensions % 2 == 0;
+    if (partial) c.rotary_dim = dimensions;
+    if (dimensions != c.head_dim && !partial)
+        return Error{f.path(), key_of(c, "rope.dimension_count"), std::to_string(dimensions),
                      "the head size " + std::to_string(c.head_dim)};
-    TRY_ASSIGN(type, f.text("llama.rope.scaling.type", "none"));
+    TRY_ASSIGN(type, f.text(key_of(c, "rope.scaling.type"), "none"));
     if (type != "none" && type != "linear")
-        return Error{f.path(), "llama.rope.scaling.type", '"' + shorten(type, 80) + '"', "none or linear"};
+        return Error{f.path(), key_of(c, "rope.scaling.type"), '"' + shorten(type, 80) + '"', "none or linear"};
     // The key's name before rope.scaling.* came.
-    TRY_ASSIGN(old_factor, f.number("llama.rope.scale_linear", 1.0, 1e-6, 1e9));
-    TRY_ASSIGN(factor, f.number("llama.rope.scaling.factor", old_factor, 0, 1e9));
+    TRY_ASSIGN(old_factor, f.number(key_of(c, "rope.scale_linear"), 1.0, 1e-6, 1e9));
+    TRY_ASSIGN(factor, f.number(key_of(c, "rope.scaling.factor"), old_factor, 0, 1e9));
     if (type == "linear" && factor <= 0)
-        return Error{f.path(), "llama.rope.scaling.factor", value_text(float(factor)), "a factor above 0"};
-    const bool linear = type == "linear" || (f.find("llama.rope.scale_linear") && !f.find("llama.rope.scaling.type"));
+        return Error{f.path(), key_of(c, "rope.scaling.factor"), value_text(float(factor)), "a factor above 0"};
+    const bool linear =
+        type == "linear" || (f.find(key_of(c, "rope.scale_linear")) && !f.find(key_of(c, "rope.scaling.type")));
     if (linear && factor != 1) {
         c.rope.type = "linear";
         c.rope.factor = factor;
@@ -92,10 +102,10 @@ Result<void> read_rope(const GgufFile& f, ModelConfig& c) {
 Result<void> read_rope_divisors(const GgufFile& f, ModelConfig& c) {
     const GgufTensor* t = f.find_tensor("rope_freqs.weight");
     if (!t) return {};
-    if (t->shape != std::vector<int64_t>{c.head_dim / 2} || t->type != GgufType::f32)
+    if (t->shape != std::vector<int64_t>{c.rotary_size() / 2} || t->type != GgufType::f32)
         return Error{f.path(), t->name, std::string(name_of(t->type)) + " of shape " + shape_text(t->shape),
-                     "F32 of shape [" + std::to_string(c.head_dim / 2) + "]"};
-    c.rope.divisors.resize(size_t(c.head_dim / 2));
+                     "F32 of shape [" + std::to_string(c.rotary_size() / 2) + "]"};
+    c.rope.divisors.resize(size_t(c.rotary_size() / 2));
     TRY_VOID(f.file()->read(t->begin, c.rope.divisors.data(), t->bytes));
     for (size_t i = 0; i < c.rope.divisors.size(); ++i)
         if (const float v = c.rope.divisors[i]; !(v > 0) || std::isinf(v))
@@ -137,61 +147,91 @@ Result<void> refuse_other_models(const GgufFile& f, const ModelConfig& c) {
     };
     const double scale = 1 / std::sqrt(double(c.head_dim));
     const Key keys[] = {
-        {"llama.expert_count", {0}, "a dense model (0)"},
-        {"llama.attention.causal", {1}, "causal attention (true)"},
-        {"llama.attention.max_alibi_bias", {0}, "0"},
-        {"llama.attention.clamp_kqv", {0}, "0"},
-        {"llama.attention.scale", {0, double(float(scale))}, "1/sqrt(head size)"},
-        {"llama.logit_scale", {0, 1}, "1"},
-        {"llama.embedding_scale", {0, 1}, "1"},
-        {"llama.residual_scale", {0, 1}, "1"},
-        {"llama.use_parallel_residual", {0}, "false"},
-        {"llama.final_logit_softcapping", {0}, "0"},
-        {"llama.attn_logit_softcapping", {0}, "0"},
-        {"llama.rope.scaling.attn_factor", {0, 1}, "1"},
-        {"llama.attention.sliding_window", {0, double(c.max_position)}, "full attention (0)"},
-        {"split.count", {0, 1}, "a model in one file"},
+        {"expert_count", {0}, "a dense model (0)"},
+        {"attention.causal", {1}, "causal attention (true)"},
+        {"attention.max_alibi_bias", {0}, "0"},
+        {"attention.clamp_kqv", {0}, "0"},
+        {"attention.scale", {0, double(float(scale))}, "1/sqrt(head size)"},
+        {"logit_scale", {0, 1}, "1"},
+        {"embedding_scale", {0, 1}, "1"},
+        {"residual_scale", {0, 1}, "1"},
+        {"use_parallel_residual", {0}, "false"},
+        {"final_logit_softcapping", {0}, "0"},
+        {"attn_logit_softcapping", {0}, "0"},
+        {"rope.scaling.attn_factor", {0, 1}, "1"},
     };
-    for (const Key& key : keys)
-        if (const GgufValue* v = f.find(key.name); v && !is_neutral(*v, key.neutral))
-            return Error{f.path(), key.name, "another value", key.expected};
-    return {};
+    const auto check = [&](const std::string& name, const Key& key) -> Result<void> {
+        if (const GgufValue* v = f.find(name); v && !is_neutral(*v, key.neutral))
+            return Error{f.path(), name, "another value", key.expected};
+        return {};
+    };
+    for (const Key& key : keys) TRY_VOID(check(key_of(c, key.name), key));
+    if (find_family(c.kind)->windows != WindowRule::every_layer)
+        TRY_VOID(check(key_of(c, "attention.sliding_window"), {"", {0, double(c.max_position)}, "full attention (0)"}));
+    for (const char* name : {"rope_factors_long.weight", "rope_factors_short.weight"})
+        if (f.find_tensor(name)) return Error{f.path(), name, "longrope", "rope scaling none or linear"};
+    return check("split.count", {"", {0, 1}, "a model in one file"});
 }
 
-Result<void> check_architecture(const GgufFile& f) {
+Result<std::string> read_architecture(const GgufFile& f) {
     TRY_ASSIGN(architecture, f.text("general.architecture", {}));
-    if (architecture != "llama")
-        return Error{f.path(), "general.architecture", '"' + shorten(architecture, 80) + '"', "llama"};
+    if (std::none_of(std::begin(kArchitectures), std::end(kArchitectures),
+                     [&](const char* known) { return architecture == known; }))
+        return Error{f.path(), "general.architecture", '"' + shorten(architecture, 80) + '"',
+                     "llama, qwen2, qwen3, gemma or phi3"};
     TRY_ASSIGN(version, f.integer("general.quantization_version", 2, 0, UINT32_MAX));
     if (version != 2) return Error{f.path(), "general.quantization_version", std::to_string(version), "2"};
+    return architecture;
+}
+
+// What the architecture alone decides.
+void set_switches(const GgufFile& f, OpenedModel& opened, const Family& family) {
+    ModelConfig& c = opened.config;
+    c.qk_norm = family.qk_norm;
+    c.fused_projections = family.fused_projections;
+    if (family.norm_adds_one) c.gate_function = GateFunction::gelu_tanh;
+    if (family.scales_embedding) c.embedding_multiplier = float(std::sqrt(double(c.hidden_size)));
+    c.norm_adds_one = opened.norms_hold_one = family.norm_adds_one;  // llama.cpp's converter has added it
+    c.tied_embeddings = !f.find_tensor("output.weight");
+    c.qkv_bias = family.qkv_bias || f.find_tensor("blk.0.attn_q.bias");
+    c.o_bias = f.find_tensor("blk.0.attn_output.bias") != nullptr;
+    c.mlp_bias = f.find_tensor("blk.0.ffn_gate.bias") != nullptr;
+}
+
+Result<void> read_windows(const GgufFile& f, const Family& family, ModelConfig& c) {
+    if (family.windows != WindowRule::every_layer) return {};
+    TRY_ASSIGN(window, f.integer(key_of(c, "attention.sliding_window"), 0, 0, int64_t(1) << 40));
+    if (window > 0 && window < c.max_position) c.windows.assign(size_t(c.num_layers), window);
     return {};
 }
 
 // ---- tensors -------------------------------------------------------------------------------------------------------
 
 // "blk.3.attn_q.weight" -> "model.layers.3.self_attn.q_proj.weight"; a name without a counterpart stays.
-std::string hf_name(const std::string& name) {
+std::string hf_name(const std::string& name, bool fused) {
     if (name == "token_embd.weight") return "model.embed_tokens.weight";
     if (name == "output_norm.weight") return "model.norm.weight";
     if (name == "output.weight") return "lm_head.weight";
     constexpr std::pair<std::string_view, std::string_view> parts[] = {
-        {"attn_norm", "input_layernorm"}, {"ffn_norm", "post_attention_layernorm"},
-        {"attn_q", "self_attn.q_proj"},   {"attn_k", "self_attn.k_proj"},
-        {"attn_v", "self_attn.v_proj"},   {"attn_output", "self_attn.o_proj"},
-        {"ffn_gate", "mlp.gate_proj"},    {"ffn_up", "mlp.up_proj"},
-        {"ffn_down", "mlp.down_proj"},
+        {"attn_norm", "input_layernorm"},    {"ffn_norm", "post_attention_layernorm"},
+        {"attn_qkv", "self_attn.qkv_proj"},  {"attn_q_norm", "self_attn.q_norm"},
+        {"attn_k_norm", "self_attn.k_norm"}, {"attn_q", "self_attn.q_proj"},
+        {"attn_k", "self_attn.k_proj"},      {"attn_v", "self_attn.v_proj"},
+        {"attn_output", "self_attn.o_proj"}, {"ffn_gate", "mlp.gate_proj"},
+        {"ffn_up", "mlp.up_proj"},           {"ffn_down", "mlp.down_proj"},
     };
     const size_t layer_end = name.find('.', 4), part_end = name.rfind('.');
     if (!name.starts_with("blk.") || layer_end == std::string::npos || part_end <= layer_end) return name;
     const std::string_view part = std::string_view(name).substr(layer_end + 1, part_end - layer_end - 1);
-    for (const auto& [gguf, hf] : parts)
-        if (part == gguf)
+    for (const auto& [gguf, usual] : parts)
+        if (const std::string_view hf = fused && part == "ffn_up" ? "mlp.gate_up_proj" : usual; part == gguf)
             return "model.layers." + name.substr(4, layer_end - 4) + "." + std::string(hf) + name.substr(part_end);
     return name;
 }
 
-// llama.cpp's converter stores the rows of q and k so that the two halves of a rotary pair are neighbours: row 2j + p
-// of a head is Hugging Face's row p * head_dim / 2 + j. Returns where Hugging Face's row lies in the file.
+// For architecture llama, llama.cpp's converter stores the rows of q and k so that the two halves of a rotary pair are
+// neighbours: row 2j + p of a head is Hugging Face's row p * head_dim / 2 + j. Returns where Hugging Face's row lies in
+// the file.
 int64_t stored_row(int64_t row, int64_t head_dim) {
     const int64_t head = row / head_dim, within = row % head_dim, half = head_dim / 2;
     return head * head_dim + 2 * (within % half) + within / half;
@@ -231,15 +271,15 @@ ReadStored unpermuting_reader(const std::shared_ptr<InputFile>& file, int64_t be
 
 TensorSource make_source(const std::shared_ptr<InputFile>& file, const GgufTensor& g, const ModelConfig& c) {
     TensorSource t;
-    t.name = hf_name(g.name);
+    t.name = hf_name(g.name, c.fused_projections);
     t.shape = g.shape;
     t.dtype = name_of(g.type);
     t.bytes = g.bytes;
     const bool is_q = t.name.find(".q_proj.") != std::string::npos, is_k = t.name.find(".k_proj.") != std::string::npos;
     const int64_t out_size = is_q ? c.q_size() : c.kv_size();
     // Any other shape is refused by match_tensors(), so it is never read.
-    const bool permuted = (is_q || is_k) && !g.shape.empty() && g.shape.size() <= 2 && g.shape[0] == out_size &&
-                          (g.shape.size() == 2 || block_elements(g.type) == 1);
+    const bool permuted = c.kind == "llama" && (is_q || is_k) && !g.shape.empty() && g.shape.size() <= 2 &&
+                          g.shape[0] == out_size && (g.shape.size() == 2 || block_elements(g.type) == 1);
     t.read_stored =
         permuted ? unpermuting_reader(file, g.begin, t, c.head_dim) : plain_reader(file, g.begin, t.row_bytes());
     t.read_rows = [type = g.type, row_bytes = t.row_bytes(), cols = t.cols(), read = t.read_stored](
@@ -252,11 +292,7 @@ TensorSource make_source(const std::shared_ptr<InputFile>& file, const GgufTenso
     return t;
 }
 
-std::vector<TensorSource> make_sources(const GgufFile& f, ModelConfig& c) {
-    c.tied_embeddings = !f.find_tensor("output.weight");
-    c.qkv_bias = f.find_tensor("blk.0.attn_q.bias") != nullptr;
-    c.o_bias = f.find_tensor("blk.0.attn_output.bias") != nullptr;
-    c.mlp_bias = f.find_tensor("blk.0.ffn_gate.bias") != nullptr;
+std::vector<TensorSource> make_sources(const GgufFile& f, const ModelConfig& c) {
     std::vector<TensorSource> sources;
     for (const GgufTensor& t : f.tensors())
         if (t.name != "rope_freqs.weight") sources.push_back(make_source(f.file(), t, c));
@@ -351,22 +387,26 @@ std::string title_of(const std::string& path) {
 Result<OpenedModel> open_gguf(const std::string& path) {
     TRY_ASSIGN(file, GgufFile::open(path));
     const GgufFile& f = *file;
-    TRY_VOID(check_architecture(f));
+    TRY_ASSIGN(architecture, read_architecture(f));
+    const Family& family = *find_family(architecture);
     OpenedModel opened;
     opened.path = path;
     opened.name = title_of(path);
     opened.source = "gguf";
     ModelConfig& c = opened.config;
+    c.kind = architecture;
     TRY_VOID(read_sizes(f, c));
     TRY_VOID(refuse_other_models(f, c));
     TRY_VOID(read_vocabulary(f, c));
     TRY_VOID(read_rope(f, c));
+    TRY_VOID(read_windows(f, family, c));
     TRY_VOID(read_end_tokens(f, c));
-    TRY_VOID(check_config(c, path,
-                          {"llama.attention.head_count", "llama.attention.head_count_kv", "llama.attention.key_length"},
-                          opened.warnings));
+    const std::string heads = key_of(c, "attention.head_count"), head_dim = key_of(c, "attention.key_length");
+    const std::string kv_heads = key_of(c, "attention.head_count_kv");
+    TRY_VOID(check_config(c, path, {heads.c_str(), kv_heads.c_str(), head_dim.c_str()}, opened.warnings));
     TRY_VOID(read_rope_divisors(f, c));
-    std::vector<TensorSource> sources = make_sources(f, c);
+    set_switches(f, opened, family);
+    TRY_ASSIGN(sources, split_fused(c, make_sources(f, c), path));
     opened.files.push_back(f.file());
     opened.file_bytes = f.file()->size();
     for (const GgufTensor& t : f.tensors()) opened.parameters += t.elements();

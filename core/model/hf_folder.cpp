@@ -2,6 +2,7 @@
 #include "core/base/json.h"
 #include "core/base/text.h"
 #include "core/model/float_rows.h"
+#include "core/model/fused.h"
 #include "core/model/hf_config.h"
 #include "core/model/layout.h"
 #include "core/model/safetensors.h"
@@ -225,7 +226,8 @@ Result<OpenedModel> open_hf_folder(const std::string& path) {
     }
     opened.dtype = most_common_dtype(tensors);
     TRY_VOID(settle_tying(opened, tensors));
-    match_tensors(opened, std::move(tensors), shards.index_path);
+    TRY_ASSIGN(whole, split_fused(opened.config, std::move(tensors), shards.index_path));
+    match_tensors(opened, std::move(whole), shards.index_path);
     open_text_parts(opened, path);
     return opened;
 }

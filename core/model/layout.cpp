@@ -28,6 +28,10 @@ void add_layer(std::vector<WeightSlot>& slots, const ModelConfig& c, int64_t lay
     const std::string prefix = "model.layers." + std::to_string(layer) + ".";
     slots.push_back({prefix + "input_layernorm.weight", {c.hidden_size}, WeightRole::attention_norm, layer, {}});
     slots.push_back({prefix + "post_attention_layernorm.weight", {c.hidden_size}, WeightRole::mlp_norm, layer, {}});
+    if (c.qk_norm) {
+        slots.push_back({prefix + "self_attn.q_norm.weight", {c.head_dim}, WeightRole::q_norm, layer, {}});
+        slots.push_back({prefix + "self_attn.k_norm.weight", {c.head_dim}, WeightRole::k_norm, layer, {}});
+    }
     for (int i = 0; i < kNumProjections; ++i) {
         const auto p = Projection(i);
         const std::string name = prefix + (p < Projection::gate ? "self_attn." : "mlp.") + name_of(p);
@@ -83,7 +87,7 @@ void match_tensors(OpenedModel& opened, std::vector<TensorSource> found, const s
         if (tensor.shape != slot.shape)
             wrong.add({file, slot.name, "shape " + shape_text(tensor.shape), shape_text(slot.shape)});
         else if (!float_type(tensor.dtype))
-            wrong.add({file, slot.name, "dtype " + tensor.dtype, "F32, F16, BF16, Q4_0, Q4_1 or Q8_0"});
+            wrong.add({file, slot.name, "dtype " + tensor.dtype, kGgufTypeNames});
         else
             opened.tensors.push_back(std::move(tensor));
         by_name.erase(it);

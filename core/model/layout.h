@@ -8,7 +8,17 @@
 
 namespace spartan {
 
-enum class WeightRole : uint8_t { embedding, attention_norm, mlp_norm, projection, bias, final_norm, head };
+enum class WeightRole : uint8_t {
+    embedding,
+    attention_norm,
+    mlp_norm,
+    q_norm,
+    k_norm,
+    projection,
+    bias,
+    final_norm,
+    head
+};
 
 struct WeightSlot {
     std::string name;            // Hugging Face's
@@ -18,6 +28,7 @@ struct WeightSlot {
     Projection projection{};  // of projection and bias
 
     bool is_matrix() const { return shape.size() == 2; }
+    bool is_norm() const { return !is_matrix() && role != WeightRole::bias; }
 };
 
 // In the order of the layers; the head only when it is not tied to the embedding.

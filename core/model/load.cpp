@@ -68,6 +68,21 @@ std::string config_text(const ModelConfig& c) {
          {double(c.rms_norm_eps), c.rope.theta, c.rope.factor, c.rope.low_freq_factor, c.rope.high_freq_factor})
         text += " " + std::to_string(std::bit_cast<uint64_t>(v));
     for (const float v : c.rope.divisors) text += " " + std::to_string(std::bit_cast<uint32_t>(v));
+    const ModelConfig plain;  // what differs from it, so that the text of a plain Llama stays what it was
+    const auto note = [&](const char* name, double value, double usual) {
+        if (value != usual) text += std::string(" ") + name + " " + std::to_string(std::bit_cast<uint64_t>(value));
+    };
+    note("rotary_dim", double(c.rotary_dim), 0);
+    note("gate_function", double(c.gate_function), 0);
+    note("embedding_multiplier", double(c.embedding_multiplier), double(plain.embedding_multiplier));
+    note("attention_multiplier", double(c.attention_multiplier), double(plain.attention_multiplier));
+    note("residual_multiplier", double(c.residual_multiplier), double(plain.residual_multiplier));
+    note("logits_scaling", double(c.logits_scaling), double(plain.logits_scaling));
+    if (c.rope.type == "yarn")
+        for (const double v : {c.rope.beta_fast, c.rope.beta_slow, c.rope.truncate ? 1. : 0., c.rope.attention_factor})
+            note("yarn", v, -1);
+    for (const int64_t window : c.windows) note("window", double(window), -1);
+    for (const uint8_t rotates : c.rope_layers) note("rope", double(rotates), -1);
     return text + "\n";
 }
 
@@ -132,6 +147,10 @@ private:
                 return &weights_.layers[size_t(slot.layer)].attention_norm;
             case WeightRole::mlp_norm:
                 return &weights_.layers[size_t(slot.layer)].mlp_norm;
+            case WeightRole::q_norm:
+                return &weights_.layers[size_t(slot.layer)].q_norm;
+            case WeightRole::k_norm:
+                return &weights_.layers[size_t(slot.layer)].k_norm;
             case WeightRole::bias:
                 return &weights_.layers[size_t(slot.layer)].bias[size_t(slot.projection)];
             case WeightRole::final_norm:
@@ -191,6 +210,8 @@ private:
         if (const int64_t bad = first_not_representable(values, count, dtype_of<T>); bad >= 0)
             return Error{opened_.path, index_text(t, chunk.first * t.cols() + bad), value_text(values[bad]),
                          std::string("a finite value that fits ") + name_of(dtype_of<T>)};
+        if (slot.is_norm() && opened_.config.norm_adds_one && !opened_.norms_hold_one)
+            for (int64_t i = 0; i < count; ++i) values[i] += 1;
         if (kept(size_t(chunk.slot)))
             matrix_of(slot)->set_blocks(chunk.first, chunk.count, scratch.stored.data());
         else if (slot.is_matrix())
@@ -291,7 +312,7 @@ Result<void> check_loadable(const OpenedModel& opened, Precision precision) {
 
 int64_t weight_bytes_needed(const ModelConfig& config, DType dtype) {
     const std::vector<WeightSlot> slots = weight_slots(config);
-    return std::accumulate(slots.begin(), slots.end(), 4 * (config.head_dim / 2),
+    return std::accumulate(slots.begin(), slots.end(), 4 * (config.rotary_size() / 2),
                            [&](int64_t sum, const WeightSlot& slot) { return sum + packed_bytes(slot, dtype); });
 }
 

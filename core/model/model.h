@@ -24,7 +24,8 @@ class ChatTemplate;
 
 template <class T>
 struct LayerWeights {
-    std::vector<float> attention_norm, mlp_norm;              // [hidden]
+    std::vector<float> attention_norm, mlp_norm;              // [hidden]; what rows are multiplied by
+    std::vector<float> q_norm, k_norm;                        // [head_dim]; empty: none
     std::array<PackedMatrix<T>, kNumProjections> projection;  // [out, in], by Projection
     std::array<std::vector<float>, kNumProjections> bias;     // [out]; empty: none
 };
@@ -35,7 +36,7 @@ struct Weights {
     std::vector<LayerWeights<T>> layers;
     std::vector<float> final_norm;  // [hidden]
     PackedMatrix<T> head;           // [vocab, hidden]; empty: tied to the embedding
-    std::vector<float> inv_freq;    // [head_dim / 2]
+    std::vector<float> inv_freq;    // [rotary_size / 2]
     const PackedMatrix<T>& output() const { return head.empty() ? embedding : head; }
 };
 
@@ -43,7 +44,7 @@ struct Weights {
 struct TensorSource {
     std::string name;  // in Hugging Face's naming
     std::vector<int64_t> shape;
-    std::string dtype;  // as stored: F32, BF16, F16, Q4_0, Q4_1, Q8_0
+    std::string dtype;  // as stored: F32, BF16, F16 or a quantised type of GGUF
     int64_t bytes = 0;  // stored
     // Reads rows [first, first + count) as fp32 (rank-1 tensors are one row).
     std::function<Result<void>(int64_t first, int64_t count, float* out)> read_rows;
@@ -62,7 +63,8 @@ struct OpenedModel {
     std::string source;  // "safetensors", "gguf", "synthetic"
     std::string dtype;   // the most common stored dtype
     ModelConfig config;
-    std::vector<TensorSource> tensors;              // those the model uses, in the order of the layers
+    bool norms_hold_one = false;        // the 1 of config.norm_adds_one is already in the stored norms (GGUF)
+    std::vector<TensorSource> tensors;  // those the model uses, in the order of the layers
     std::vector<std::shared_ptr<InputFile>> files;  // held open until load_model() has read them
     int64_t parameters = 0, file_bytes = 0;      // values in all tensors of the files; size of the files that hold them
     std::shared_ptr<const Tokenizer> tokenizer;  // null: runs on ids only

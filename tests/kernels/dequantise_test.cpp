@@ -1,6 +1,10 @@
 #include "kernels/dequantise.h"
 #include "kernel_testing.h"
 
+#include <nlohmann/json.hpp>
+
+#include <cstring>
+#include <fstream>
 #include <limits>
 
 using namespace spartan;
@@ -66,6 +70,29 @@ private slots:
         }
     }
 
+    // Random blocks as the gguf package widens them (tests/fidelity/make_gguf_blocks.py), to the bit.
+    void blocksOfTheReference() {
+        std::ifstream in(TESTS_DIR "/fixtures/gguf_blocks.json");
+        const auto cases = nlohmann::json::parse(in);
+        QCOMPARE(cases.size(), size_t(10));
+        for (const auto& [name, c] : cases.items()) {
+            const auto type = GgufType(c["type"].get<uint32_t>());
+            QVERIFY2(is_supported(type) && name == name_of(type), name.c_str());
+            QCOMPARE(block_elements(type), c["elements"].get<int64_t>());
+            QCOMPARE(block_bytes(type), c["bytes"].get<int64_t>());
+            const auto decoded = [&](const char* key) {
+                return QByteArray::fromBase64(QByteArray::fromStdString(c[key].get<std::string>()));
+            };
+            const QByteArray blocks = decoded("blocks"), values = decoded("values");
+            QVERIFY(blocks.size() == 3 * block_bytes(type) && values.size() == 3 * 4 * block_elements(type));
+            const auto got = dequantised(type, {blocks.begin(), blocks.end()}, 3 * block_elements(type));
+            std::vector<float> want(got.size());
+            std::memcpy(want.data(), values.data(), size_t(values.size()));
+            for (size_t i = 0; i < got.size(); ++i)
+                VERIFY_CASE(got[i] == want[i], text_of(name, "[", i, "]: got ", got[i], ", want ", want[i]));
+        }
+    }
+
     void plainTypes() {
         const auto f32 = dequantised(GgufType::f32, {0, 0, 128, 63, 0, 0, 0, 192}, 2);
         QCOMPARE(f32, (std::vector<float>{1, -2}));
@@ -76,7 +103,7 @@ private slots:
 
     void names() {
         QVERIFY(is_supported(GgufType::q4_1));
-        QVERIFY(!is_supported(GgufType(6)));
+        QVERIFY(!is_supported(GgufType(9)));  // Q8_1
         QCOMPARE(std::string(name_of(GgufType::q8_0)), std::string("Q8_0"));
         QCOMPARE(std::string(name_of(GgufType(999))), std::string("?"));
     }

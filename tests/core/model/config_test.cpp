@@ -59,12 +59,18 @@ private slots:
         set("rms_norm_eps", "x", "rms_norm_eps");
         set("rope_theta", 0, "rope_theta: found 0");
         set("rope_theta", "1e4", "rope_theta");
-        set("hidden_act", "gelu", "hidden_act: found \"gelu\"");
-        set("architectures", {"MistralForCausalLM"}, "expected LlamaForCausalLM or Qwen2ForCausalLM");
-        set("architectures", {"FooForCausalLM"}, "expected LlamaForCausalLM or Qwen2ForCausalLM");
+        set("hidden_act", "relu", "hidden_act: found \"relu\", expected silu, gelu or gelu_pytorch_tanh");
+        const char* const architectures =
+            "expected LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM, GemmaForCausalLM, "
+            "Phi3ForCausalLM, GraniteForCausalLM or SmolLM3ForCausalLM";
+        set("architectures", {"Gemma2ForCausalLM"}, architectures);
+        set("architectures", {"FooForCausalLM"}, architectures);
+        set("architectures", {"MistralForCausalLM"}, "model_type: found \"llama\", expected the one of Mistral");
         set("architectures", "LlamaForCausalLM", "architectures");
         set("architectures", {"Qwen2ForCausalLM"}, "model_type: found \"llama\"");
-        set("model_type", "mistral", "model_type: found \"mistral\", expected llama or qwen2");
+        set("model_type", "mistral", "model_type: found \"mistral\", expected the one of LlamaForCausalLM");
+        set("model_type", "gemma3",
+            "model_type: found \"gemma3\", expected llama, mistral, qwen2, qwen3, gemma, phi3, granite or smollm3");
         set("quantization_config", {{"quant_method", "gptq"}}, "quantization_config");
         set("sliding_window", 16, "sliding_window: found 16");
         set("layer_types", {"full_attention", "sliding_attention"}, "layer_types");
@@ -77,9 +83,6 @@ private slots:
         set("peft_type", "LORA", "peft_type");
         set("eos_token_id", "2", "eos_token_id");
         set("eos_token_id", {2, 1.5}, "eos_token_id");
-        set("rope_scaling", {{"type", "yarn"}, {"factor", 2.0}},
-            "rope_scaling.type: found \"yarn\" (string), expected one of default, linear, llama3");
-        set("rope_scaling", {{"rope_type", "dynamic"}, {"factor", 2.0}}, "rope_scaling.rope_type");
         set("rope_scaling", {{"type", "linear"}}, "rope_scaling.factor: found nothing");
         set("rope_scaling", {{"type", "linear"}, {"factor", 0}}, "rope_scaling.factor: found 0");
         set("rope_scaling", {{"type", "linear"}, {"factor", 2}, {"surprise", 1}},
@@ -99,10 +102,40 @@ private slots:
             << QByteArray("num_attention_heads: found 2, expected a divisor of hidden_size 9");
         QTest::newRow("no architecture") << Change([](Json& j) { j.erase("architectures"), j.erase("model_type"); })
                                          << QByteArray("architectures: found nothing");
-        QTest::newRow("qwen2 window") << Change([](Json& j) {
-            j["architectures"] = {"Qwen2ForCausalLM"}, j["model_type"] = "qwen2";
-            j["use_sliding_window"] = true, j["sliding_window"] = 32, j["max_window_layers"] = 1;
-        }) << QByteArray("sliding_window: found 32");
+        const auto of = [](const char* kind, const char* name, const Json& changes, const char* says) {
+            QTest::newRow((std::string(kind) + " " + name).c_str()) << Change([=](Json& j) {
+                j.erase("architectures"), j["model_type"] = kind;
+                j.update(changes);
+            }) << QByteArray(says);
+        };
+        of("qwen2", "window unused", {{"layer_types", {"full_attention", "sliding_attention"}}},
+           "layer_types: found sliding_attention, expected use_sliding_window true");
+        of("qwen2", "layer type", {{"layer_types", {"full_attention", "chunked_attention"}}},
+           "layer_types: found \"chunked_attention\"");
+        of("qwen3", "layer types short", {{"layer_types", {"full_attention"}}}, "layer_types: found");
+        of("qwen2", "output bias", {{"attention_bias", true}}, "attention_bias: found true, expected false: a qwen2");
+        of("mistral", "mixed layers",
+           {{"sliding_window", 16}, {"layer_types", {"full_attention", "sliding_attention"}}},
+           "layer_types: found full_attention");
+        of("mistral", "window 0", {{"sliding_window", 0}}, "sliding_window: found 0");
+        of("mistral", "partial rotary", {{"partial_rotary_factor", 0.5}}, "partial_rotary_factor: found 0.5");
+        of("granite", "multiplier", {{"residual_multiplier", "x"}}, "residual_multiplier");
+        of("granite", "multiplier 0", {{"logits_scaling", 0}}, "logits_scaling: found 0");
+        of("llama", "multiplier", {{"residual_multiplier", 0.5}}, "residual_multiplier: found 0.5");
+        of("smollm3", "no_rope_layers short", {{"no_rope_layers", {1}}}, "no_rope_layers: found");
+        of("smollm3", "no_rope_layers 2", {{"no_rope_layers", {1, 2}}}, "no_rope_layers: found 2, expected 0 or 1");
+        of("smollm3", "interval 0", {{"no_rope_layer_interval", 0}}, "no_rope_layer_interval: found 0");
+        of("llama", "no_rope_layers", {{"no_rope_layers", {1, 0}}}, "no_rope_layers");
+        of("gemma", "both ways", {{"use_bidirectional_attention", true}}, "use_bidirectional_attention: found true");
+        of("phi3", "odd rotary", {{"partial_rotary_factor", 0.25}}, "partial_rotary_factor: found 0.25");
+        of("phi3", "longrope", {{"rope_scaling", {{"type", "longrope"}, {"short_factor", {1.0, 1.0}}}}},
+           "rope_scaling.type: found \"longrope\" (string), expected default");
+        of("llama", "longrope", {{"rope_scaling", {{"type", "longrope"}, {"factor", 2.0}}}},
+           "rope_scaling.type: found \"longrope\" (string), expected one of default, linear, dynamic, llama3, yarn");
+        of("llama", "yarn key", {{"rope_scaling", {{"type", "yarn"}, {"factor", 2.0}, {"low_freq_factor", 1.0}}}},
+           "rope_scaling.low_freq_factor: found an unknown key");
+        of("llama", "yarn betas", {{"rope_scaling", {{"type", "yarn"}, {"beta_fast", 1.0}, {"beta_slow", 2.0}}}},
+           "rope_scaling.beta_fast");
         QTest::newRow("two ropes") << Change([](Json& j) {
             j["rope_scaling"] = {{"type", "linear"}, {"factor", 2}}, j["rope_parameters"] = {{"rope_type", "default"}};
         }) << QByteArray("rope_scaling: found a value that differs");
@@ -172,8 +205,84 @@ private slots:
         const auto c = read(j);
         VERIFY_OK(c);
         QVERIFY(c->qkv_bias && !c->o_bias && !c->mlp_bias);
+        QVERIFY(c->windows.empty());
         j["use_sliding_window"] = true, j["max_window_layers"] = 2;  // no layer has it
         VERIFY_OK(read(j));
+        QVERIFY(read(j)->windows.empty());
+        j["max_window_layers"] = 1;
+        QCOMPARE(read(j)->windows, (std::vector<int64_t>{0, 16}));
+        j["layer_types"] = {"sliding_attention", "full_attention"};  // goes before
+        QCOMPARE(read(j)->windows, (std::vector<int64_t>{16, 0}));
+        j["sliding_window"] = 64;  // as wide as any context
+        QVERIFY(read(j)->windows.empty());
+    }
+
+    // What an absent key means differs by family.
+    void defaults_of_families() {
+        const auto of = [](const char* kind, const std::vector<const char*>& absent, const Json& changes = {}) {
+            Json j = tiny_config_json();
+            j.erase("architectures"), j["model_type"] = kind;
+            for (const char* key : absent) j.erase(key);
+            if (changes.is_object()) j.update(changes);
+            const auto c = read(j);
+            return c ? *c : (qWarning("%s", c.error().message().c_str()), ModelConfig());
+        };
+        const auto mistral = of("mistral", {"max_position_embeddings"});
+        QCOMPARE(mistral.max_position, 131072);
+        QCOMPARE(mistral.windows, (std::vector<int64_t>{4096, 4096}));
+        QVERIFY(of("mistral", {}, {{"sliding_window", nullptr}}).windows.empty());
+        QCOMPARE(of("qwen3", {"head_dim"}).head_dim, 128);
+        QVERIFY(of("qwen3", {}).qk_norm);
+        const auto gemma = of("gemma", {"head_dim", "tie_word_embeddings", "hidden_act"});
+        QVERIFY(gemma.head_dim == 256 && gemma.tied_embeddings && gemma.norm_adds_one);
+        QCOMPARE(gemma.gate_function, GateFunction::gelu_tanh);
+        QCOMPARE(gemma.embedding_multiplier, std::sqrt(8.f));
+        const auto phi3 = of("phi3", {"rms_norm_eps"});
+        QVERIFY(phi3.fused_projections && phi3.windows.empty() && phi3.rms_norm_eps == 1e-5f);
+        QCOMPARE(of("phi3", {}, {{"partial_rotary_factor", 0.5}}).rotary_size(), 2);
+        const auto granite = of("granite", {});
+        QCOMPARE(granite.score_scale(), 1.f);
+        const auto smollm3 = of("smollm3", {"rope_theta", "tie_word_embeddings"}, {{"no_rope_layer_interval", 2}});
+        QVERIFY(smollm3.tied_embeddings && smollm3.rope.theta == 2e6);
+        QVERIFY(smollm3.rotates(0) && !smollm3.rotates(1));
+        QCOMPARE(of("smollm3", {}, {{"no_rope_layers", {0, 1, 1}}}).rope_layers, (std::vector<uint8_t>{0, 1}));
+    }
+
+    void rope_yarn() {
+        Json j = tiny_config_json();
+        j["head_dim"] = 64;
+        j["rope_scaling"] = {{"type", "yarn"}, {"factor", 4.0}, {"original_max_position_embeddings", 32}};
+        const auto c = read(j);
+        VERIFY_OK(c);
+        QVERIFY(std::abs(c->rope.attention_factor - (0.1 * std::log(4.) + 1)) < 1e-12);
+        const auto inv = rope_inv_freq(*c);
+        QCOMPARE(inv.front(), 1.f);                                           // turns often: kept
+        QVERIFY(std::abs(inv.back() - std::pow(1e4, -62. / 64) / 4) < 1e-8);  // turns less than once: stretched
+        j["original_max_position_embeddings"] = 16;                           // goes before the object's own
+        QCOMPARE(read(j)->rope.original_max_position, 16);
+        j["rope_scaling"] = {{"type", "yarn"}};  // factor from the lengths
+        QCOMPARE(read(j)->rope.factor, 4.);
+        j["rope_scaling"] = {{"type", "yarn"}, {"factor", 4.0}, {"mscale", 0.7}, {"mscale_all_dim", 0.7}};
+        QCOMPARE(read(j)->rope.attention_factor, 1.);
+        j["rope_scaling"] = {{"type", "yarn"}, {"factor", 4.0}, {"attention_factor", 1.5}};
+        QCOMPARE(read(j)->rope.attention_factor, 1.5);
+    }
+
+    // Said where it has no effect, and where versions of transformers differ.
+    void warnings_of_switches() {
+        const auto warned = [](const Json& changes) {
+            Json j = tiny_config_json();
+            j.erase("architectures");
+            j.update(changes);
+            std::vector<std::string> warnings;
+            const auto c = read_hf_config(j, "config.json", warnings);
+            return c && warnings.size() == 1 ? warnings[0] : std::string();
+        };
+        VERIFY_CONTAINS(warned({{"rope_scaling", {{"type", "dynamic"}, {"factor", 2.0}}}}), "factor has no effect");
+        VERIFY_CONTAINS(warned({{"model_type", "gemma"}, {"hidden_act", "gelu"}}), "hidden_act is gelu");
+        VERIFY_CONTAINS(
+            warned({{"model_type", "gemma"}, {"hidden_act", "gelu_pytorch_tanh"}, {"hidden_activation", "gelu"}}),
+            "hidden_activation gelu is not used");
     }
 
     void biases_of_llama() {

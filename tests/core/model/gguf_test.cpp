@@ -93,10 +93,27 @@ private slots:
         row(
             "type -1", [](auto& g) { g.tensors[0].type = UINT32_MAX; }, "token_embd.weight: found type 4294967295");
         row(
-            "Q4_K", [](auto& g) { g.tensors[0].type = 12; },
-            "token_embd.weight: found type Q4_K, expected F32, F16, BF16, Q4_0, Q4_1 or Q8_0");
+            "IQ4_XS", [](auto& g) { g.tensors[0].type = 23; },
+            "token_embd.weight: found type IQ4_XS, expected F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, "
+            "Q4_K, Q5_K or Q6_K");
+        for (const auto& [number, name] : std::vector<std::pair<uint32_t, std::string>>{{9, "Q8_1"},
+                                                                                        {15, "Q8_K"},
+                                                                                        {16, "IQ2_XXS"},
+                                                                                        {17, "IQ2_XS"},
+                                                                                        {18, "IQ3_XXS"},
+                                                                                        {19, "IQ1_S"},
+                                                                                        {20, "IQ4_NL"},
+                                                                                        {21, "IQ3_S"},
+                                                                                        {22, "IQ2_S"},
+                                                                                        {29, "IQ1_M"},
+                                                                                        {34, "TQ1_0"},
+                                                                                        {39, "MXFP4"}})
+            row(
+                name.c_str(), [type = number](auto& g) { g.tensors[0].type = type; },
+                ("token_embd.weight: found type " + name + ", expected F32").c_str());
         row(
-            "Q5_0", [](auto& g) { g.tensors[0].type = 6; }, "found type Q5_0");
+            "Q4_K rows", [](auto& g) { g.tensors[0].type = 12; },
+            "token_embd.weight: found rows of 32 in Q4_K, expected a multiple of 256");
         row(
             "removed type 4", [](auto& g) { g.tensors[0].type = 4; }, "found type 4");
         // G32
@@ -190,8 +207,20 @@ private slots:
             "llama.block_count: found 1000000000");
         // What the sizes must be.
         row(
-            "architecture", [](auto& g) { g.str("general.architecture", "qwen2"); },
-            "general.architecture: found \"qwen2\", expected llama");
+            "architecture", [](auto& g) { g.str("general.architecture", "gemma2"); },
+            "general.architecture: found \"gemma2\", expected llama, qwen2, qwen3, gemma or phi3");
+        row(
+            "keys of another architecture", [](auto& g) { g.str("general.architecture", "qwen3"); },
+            "qwen3.context_length: found no such key");
+        row(
+            "longrope",
+            [](auto& g) {
+                g.tensors.push_back({"rope_factors_long.weight", {8}, 0, std::string(32, 0)});
+            },
+            "rope_factors_long.weight: found longrope");
+        row(
+            "window", [](auto& g) { g.u32("llama.attention.sliding_window", 16); },
+            "llama.attention.sliding_window: found another value, expected full attention");
         row(
             "no architecture", [](auto& g) { g.remove("general.architecture"); },
             "general.architecture: found no such key");

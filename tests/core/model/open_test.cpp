@@ -343,6 +343,107 @@ private slots:
         QVERIFY(inspect_model_text(*opened).size() >= 8);
     }
 
+    void inspect_tells_switches() {
+        const auto inspected = [this](const Json& changes) {
+            TinyHf hf = tiny_hf();
+            hf.config.erase("architectures");
+            hf.config.update(changes);
+            const std::string dir = fresh();
+            hf.write(dir);
+            const auto opened = open_model(dir);
+            std::string text;
+            for (const std::string& line : inspect_model_text(*opened)) text += line + "\n";
+            return std::pair(inspect_model_json(*opened), text);
+        };
+        const auto [llama, llama_text] = inspected({{"model_type", "llama"}});
+        QVERIFY(llama["switches"] == Json::object() && !contains(llama_text, "with "));
+        const auto [mistral, mistral_text] = inspected({{"model_type", "mistral"}, {"sliding_window", 16}});
+        QVERIFY(mistral["switches"]["sliding_windows"] == Json({16, 16}));
+        VERIFY_CONTAINS(mistral_text, "sliding window of 16 in all 2 layers");
+        const auto [granite, granite_text] = inspected({{"model_type", "granite"},
+                                                        {"residual_multiplier", 0.22},
+                                                        {"attention_multiplier", 0.5},
+                                                        {"logits_scaling", 8}});
+        VERIFY_CONTAINS(granite["switches"].dump(),
+                        R"({"attention_multiplier":0.5,"residual_multiplier":0.22,"logits_scaling":8.0})");
+        VERIFY_CONTAINS(granite_text, "scores times 0.5, residual times 0.22, logits over 8");
+        const auto [smollm3, smollm3_text] = inspected({{"model_type", "smollm3"}, {"no_rope_layers", {0, 1}}});
+        QVERIFY(smollm3["switches"]["no_rope_layers"] == Json({0, 1}));
+        VERIFY_CONTAINS(smollm3_text, "no rope in 1 of 2 layers");
+        const auto [yarn, yarn_text] =
+            inspected({{"model_type", "llama"}, {"rope_scaling", {{"type", "yarn"}, {"factor", 4.0}}}});
+        QVERIFY(yarn["rope_parameters"]["attention_factor"].get<double>() > 1.1);
+        VERIFY_CONTAINS(yarn_text, "rope yarn, theta 10000.0, factor 4.0, attention factor 1.138");
+    }
+
+    // phi3 holds q, k, v and gate, up stacked; what is wrong with a stack is said of the stack.
+    void fused_projections() {
+        TinyHf hf = tiny_hf();
+        const auto stack = [&](const std::string& prefix, const std::string& name,
+                               const std::vector<std::string>& parts) {
+            FileTensor whole{prefix + name + ".weight", "F32", {0, 8}, ""};
+            for (const std::string& part : parts) {
+                const FileTensor t = hf.tensor(prefix + part + ".weight");
+                whole.shape[0] += t.shape[0];
+                whole.data += t.data;
+                std::erase_if(hf.tensors, [&](const FileTensor& x) { return x.name == t.name; });
+            }
+            hf.tensors.push_back(whole);
+        };
+        const std::string plain = fresh();
+        hf.write(plain);
+        for (const char* layer : {"model.layers.0.", "model.layers.1."}) {
+            stack(std::string(layer) + "self_attn.", "qkv_proj", {"q_proj", "k_proj", "v_proj"});
+            stack(std::string(layer) + "mlp.", "gate_up_proj", {"gate_proj", "up_proj"});
+        }
+        hf.config.erase("architectures");
+        hf.config["model_type"] = "phi3";
+        const std::string dir = fresh();
+        hf.write(dir);
+        const auto fused = open_model(dir), separate = open_model(plain);
+        VERIFY_OK(fused);
+        QVERIFY(fused->problems.empty() && fused->warnings.empty());
+        QCOMPARE(fused->tensors.size(), separate->tensors.size());
+        for (size_t i = 0; i < fused->tensors.size(); ++i) {
+            const TensorSource &a = fused->tensors[i], &b = separate->tensors[i];
+            QCOMPARE(a.name, b.name);
+            QCOMPARE(a.shape, b.shape);
+            std::vector<float> x(size_t(a.rows() * a.cols())), y(x.size());
+            VERIFY_OK(a.read_rows(0, a.rows(), x.data()));
+            VERIFY_OK(b.read_rows(0, b.rows(), y.data()));
+            QCOMPARE(x, y);
+        }
+        TinyHf missing = hf, misshapen = hf;
+        std::erase_if(missing.tensors,
+                      [](const FileTensor& t) { return t.name.ends_with("1.mlp.gate_up_proj.weight"); });
+        const std::string first = fresh(), second = fresh();
+        missing.write(first);
+        VERIFY_CONTAINS(open_model(first).error().message(),
+                        "model.layers.1.mlp.gate_up_proj.weight: found no such tensor");
+        FileTensor& t = misshapen.tensor("model.layers.0.self_attn.qkv_proj.weight");
+        t.shape = {8, 16};
+        misshapen.write(second);
+        VERIFY_CONTAINS(open_model(second).error().message(), "qkv_proj.weight: found shape [8, 16], expected [16, 8]");
+    }
+
+    // A folder may hold the same weights twice; the pickle is never opened.
+    void safetensors_beside_bin() {
+        const TinyHf hf = tiny_hf();
+        const std::string both = fresh(), bin = fresh();
+        hf.write(both);
+        put(both + "/pytorch_model.bin", "pickle");
+        const auto opened = open_model(both);
+        VERIFY_OK(opened);
+        QVERIFY(opened->problems.empty());
+        hf.write(bin);
+        QVERIFY(QFile::remove(QString::fromStdString(bin + "/model.safetensors")));
+        put(bin + "/pytorch_model.bin", "pickle");
+        const auto refused = open_model(bin);
+        QVERIFY(!refused);
+        VERIFY_CONTAINS(refused.error().message(), "pytorch_model.bin: found a pickle, which is never opened");
+        VERIFY_CONTAINS(refused.error().message(), "save_pretrained");
+    }
+
     void the_word_demo() {
         const std::string cache = fresh();
         const QByteArray before = qgetenv("XDG_CACHE_HOME");
