@@ -439,8 +439,8 @@ void MainWindow::fillModelMenu(QMenu& menu) {
     });
     keep->setCheckable(true);
     keep->setChecked(session_.keepsQuantised());
-    keep->setToolTip(
-        tr("GGUF files of Q4_0, Q4_1 or Q8_0: the same answers in less memory, and faster for one sequence"));
+    keep->setToolTip(tr(
+        "GGUF files of Q4_0, Q4_1, Q8_0, Q4_K or Q6_K: the same answers in less memory, and faster for one sequence"));
     QAction* unload = menu.addAction(tr("Unload"), this, &MainWindow::unloadAsking);
     unload->setEnabled(session_.model() != nullptr);
 }

@@ -4,6 +4,9 @@
 //     Q4_0   d [16] f16 | pairs of k [16] of [16] bytes, the even k in the low half, the odd one in the high
 //     Q4_1   d [16] f16 | m [16] f16 | the same pairs
 //     Q8_0   d [16] f16 | k [32] of [16] int8
+//     Q4_K   d [16] f16 | dmin [16] f16 | the file's 12 bytes of scales and minima [12] of [16] | pairs [128] of [16]
+//     Q6_K   d [16] f16 | scales [16] of [16] int8 | pairs [128] of [16], the low four bits |
+//            fours of k [64] of [16] bytes, the high two bits of each, the first lowest
 #pragma once
 
 #include "kernels/dequantise.h"

@@ -60,13 +60,16 @@ void compare_with_oracle() {
 
 // Blocks with small finite scales and any weights.
 std::vector<std::byte> random_blocks(Random& random, GgufType type, int64_t count) {
-    const int64_t size = block_bytes(type), halves = type == GgufType::q4_1 ? 2 : 1;
+    const int64_t size = block_bytes(type);
+    const std::vector<int64_t> halves = type == GgufType::q6_k                             ? std::vector<int64_t>{208}
+                                        : type == GgufType::q4_1 || type == GgufType::q4_k ? std::vector<int64_t>{0, 2}
+                                                                                           : std::vector<int64_t>{0};
     std::vector<std::byte> blocks(size_t(count * size));
     for (std::byte& b : blocks) b = std::byte(random.between(0, 255));
     for (int64_t i = 0; i < count; ++i)
-        for (int64_t h = 0; h < halves; ++h) {
+        for (const int64_t at : halves) {
             const auto scale = uint16_t(random.between(0, 1) << 15 | random.between(0, 0x2fff));  // up to 0.125
-            std::memcpy(blocks.data() + i * size + 2 * h, &scale, 2);
+            std::memcpy(blocks.data() + i * size + at, &scale, 2);
         }
     return blocks;
 }
@@ -75,17 +78,20 @@ std::vector<std::byte> random_blocks(Random& random, GgufType type, int64_t coun
 template <class T>
 void compare_kept_with_dense() {
     Random random(7);
-    for (const GgufType type : {GgufType::q4_0, GgufType::q4_1, GgufType::q8_0})
-        for (const auto& [n, k] : {std::pair<int64_t, int64_t>{1, 32}, {16, 64}, {70, 576}, {193, 1536}, {129, 96}}) {
-            const auto blocks = random_blocks(random, type, n * k / 32);
+    for (const GgufType type : {GgufType::q4_0, GgufType::q4_1, GgufType::q8_0, GgufType::q4_k, GgufType::q6_k})
+        for (const auto& [n, k] :
+             {std::pair<int64_t, int64_t>{1, 32}, {16, 64}, {70, 576}, {193, 1536}, {129, 96}, {33, 256}}) {
+            if (k % block_elements(type) != 0) continue;
+            const auto blocks = random_blocks(random, type, n * k / block_elements(type));
             std::vector<float> values(size_t(n * k));
             dequantise_row(type, blocks.data(), n * k, values.data());
             const auto dense = packed<T>(values, n, k);
             using Matrix = PackedMatrix<T>;
             Matrix kept(n, k, std::shared_ptr<std::byte[]>(allocate_memory(Matrix::bytes_of(n, k, type))), type);
             for (int64_t row = 0; row < n; row += 48)  // whole panels, as a loader does
-                kept.set_blocks(row, std::min<int64_t>(48, n - row), blocks.data() + row * k / 32 * block_bytes(type));
-            QVERIFY(kept.bytes() <= (n + 15) / 16 * 16 * k / 32 * block_bytes(type) + 63);
+                kept.set_blocks(row, std::min<int64_t>(48, n - row),
+                                blocks.data() + row * k / block_elements(type) * block_bytes(type));
+            QVERIFY(kept.bytes() <= (n + 15) / 16 * 16 * k / block_elements(type) * block_bytes(type) + 63);
             std::vector<float> row(static_cast<size_t>(k)), want(static_cast<size_t>(k));
             for (const int64_t i : {int64_t(0), n / 2, n - 1}) {
                 kept.get_row(i, row.data());

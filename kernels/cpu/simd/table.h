@@ -29,12 +29,12 @@ struct MatmulBlock {
     bool add = false;  // to what out holds: the sums over the k before these
 };
 
-// For weights kept in one of a file's quantised types, in groups of 32 k of a panel (kernels/cpu/kept.h).
+// For weights kept in one of a file's quantised types (kernels/cpu/kept.h).
 struct KeptKernels {
-    // Groups [first, first + count) of one panel to a panel of T.
+    // Pieces of 32 k [first, first + count) of one panel to a panel of T.
     void (*widen_f32)(const uint8_t* panel, int64_t first, int64_t count, float* out) = nullptr;
     void (*widen_bf16)(const uint8_t* panel, int64_t first, int64_t count, bf16* out) = nullptr;
-    // The product of up to kept_rows rows in fp32 with the panels themselves; `steps` of the block counts groups.
+    // The product of up to kept_rows rows in fp32 with the panels themselves; `steps` of the block counts pieces.
     void (*rows_f32)(const MatmulBlock&) = nullptr;
 };
 

@@ -66,6 +66,10 @@ struct Vec {
         low = _mm512_cvtepi32_ps(_mm512_and_si512(bytes, _mm512_set1_epi32(15)));
         high = _mm512_cvtepi32_ps(_mm512_srli_epi32(bytes, 4));
     }
+    SIMD F bits(const uint8_t* p, int shift, int mask) {
+        const __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+        return _mm512_cvtepi32_ps(_mm512_and_si512(_mm512_srli_epi32(bytes, uint32_t(shift)), _mm512_set1_epi32(mask)));
+    }
     SIMD F signed_bytes(const uint8_t* p) {
         return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
     }

@@ -69,6 +69,12 @@ struct Vec {
             high[i] = float(p[i] >> 4);
         }
     }
+    // (byte >> shift) & mask of each, as floats.
+    SIMD F bits(const uint8_t* p, int shift, int mask) {
+        F v{};
+        for (int i = 0; i < kLanes; ++i) v[i] = float(p[i] >> shift & mask);
+        return v;
+    }
     SIMD F signed_bytes(const uint8_t* p) {
         F v{};
         for (int i = 0; i < kLanes; ++i) v[i] = float(int8_t(p[i]));
