@@ -3,6 +3,7 @@
 #include "core/base/text.h"
 #include "core/model/inspect.h"
 
+#include <cstdio>
 #include <filesystem>
 #include <map>
 #include <memory>
@@ -45,10 +46,63 @@ int conclude(const std::vector<std::string>& problems) {
     return problems.empty() ? kDone : report(make_error(first_of(problems)));
 }
 
-int inspect_adapter_folder(const std::string& path, bool json) {
+struct Check {
+    std::string name, figure;
+};
+
+std::string modules_text(size_t count) { return std::to_string(count) + (count == 1 ? " module" : " modules"); }
+
+// What loading has compared and measured; whatever does not hold was an error before this, or is a warning.
+std::vector<Check> checks_of(const Adapter& adapter, const Model& model) {
+    const size_t tables = size_t(adapter.embedding.has_value()) + size_t(adapter.head.has_value());
+    std::vector<Check> checks = {
+        {"config", "every key is one that is followed or says nothing"},
+        {"tensors",
+         "every one belongs to a module; all values are finite and fit " + std::string(name_of(adapter.dtype))},
+        {"shapes", modules_text(adapter.parts.size()) + ", " + std::to_string(tables) + " of 2 tables and " +
+                       std::to_string(adapter.norms.size()) + " norms fit " + model.info.name + " (" +
+                       std::to_string(model.config().num_layers) + " layers, " +
+                       std::to_string(model.config().hidden_size) + " wide, " +
+                       std::to_string(model.config().vocab_size) + " tokens)"}};
+    char figure[48];
+    std::snprintf(figure, sizeof figure, "|RᵀR - I| at most %.1e", adapter.orthogonality_error);
+    const bool rotates = adapter.kind == AdapterKind::boft || adapter.kind == AdapterKind::oft;
+    if (rotates) checks.push_back({"rotations", figure});
+    checks.push_back({"memory", format_bytes(int64_t(adapter.blob.size())) + " folded in " + name_of(adapter.dtype)});
+    checks.push_back({"content", "SHA-256 " + adapter.content_hash});
+    return checks;
+}
+
+// The adapter loaded on a base, as a run would.
+Result<int> inspect_on_model(const GlobalOptions& options, const std::string& path, const std::string& model_path,
+                             Progress& progress) {
+    TRY_ASSIGN(info, inspect_adapter(path));
+    ProgressLine line;
+    std::vector<std::string> of_model;
+    TRY_ASSIGN(model, load_session_model(options, model_path, options.seed_or(), progress, line, of_model));
+    TRY_ASSIGN(adapter, load_adapter("adapter", path, *model, progress));
+    info.warnings = adapter->warnings;
+    const std::vector<Check> checks = checks_of(*adapter, *model);
+    if (options.json) {
+        Json json = inspect_adapter_json(info);
+        json["base"] = model->info.name;
+        json["orthogonality_error"] = adapter->orthogonality_error;
+        json["checks"] = Json::array();
+        for (const Check& c : checks) json["checks"].push_back({{"name", c.name}, {"figure", c.figure}});
+        print_json(json);
+        return kDone;
+    }
+    print_adapter(path, info);
+    for (const Check& c : checks) print("  check     " + c.name + ": " + escape_control(c.figure) + "\n");
+    return kDone;
+}
+
+int inspect_adapter_folder(const GlobalOptions& options, const std::string& path, const std::string& model) {
+    if (!model.empty())
+        return perform([&](Progress& progress) { return inspect_on_model(options, path, model, progress); });
     const auto info = inspect_adapter(path);
     if (!info) return report(info.error());
-    if (json)
+    if (options.json)
         print_json(inspect_adapter_json(*info));
     else
         print_adapter(path, *info);
@@ -69,20 +123,27 @@ int inspect_model(const GlobalOptions& options, const std::string& path) {
 }  // namespace
 
 void add_inspect(CLI::App& app, GlobalOptions& options, Action& action) {
-    CLI::App* command =
-        add_command(app, "inspect", "What a model or adapter is: kind, shapes, sizes, memory, problems",
-                    {"spartan inspect ~/models/Llama-3.2-1B", "spartan inspect resources/demo/pirate --json",
-                     "spartan inspect synthetic:llama-2-7b"});
+    CLI::App* command = add_command(
+        app, "inspect", "What a model or adapter is: kind, shapes, sizes, memory, problems",
+        {"spartan inspect ~/models/Llama-3.2-1B", "spartan inspect resources/demo/pirate --json",
+         "spartan inspect resources/demo/pirate --model demo     every check against that base, with its figure",
+         "spartan inspect synthetic:llama-2-7b"});
     auto path = std::make_shared<std::string>();
     command->add_option("PATH", *path, "An adapter folder, or a MODEL: a folder, a .gguf file, synthetic:SHAPE or demo")
         ->type_name("")
         ->check(not_empty("a model or an adapter folder"))
         ->required();
+    auto model = std::make_shared<std::string>();
+    command->add_option("--model", *model, "Load the adapter at PATH on this base and show every check with its figure")
+        ->type_name("MODEL")
+        ->check(not_empty("a folder, a .gguf file or synthetic:SHAPE"));
     add_json_flag(command, options);
-    command->callback([&options, &action, path] {
-        action = [&options, path] {
-            return is_adapter_folder(*path) ? inspect_adapter_folder(*path, options.json)
-                                            : inspect_model(options, *path);
+    command->callback([&options, &action, path, model] {
+        action = [&options, path, model] {
+            if (is_adapter_folder(*path)) return inspect_adapter_folder(options, *path, *model);
+            if (!model->empty())
+                return bad_arguments("inspect: --model goes with the folder of an adapter, not of a model");
+            return inspect_model(options, *path);
         };
     });
 }

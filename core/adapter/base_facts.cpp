@@ -3,42 +3,6 @@
 #include "kernels/check.h"
 
 namespace spartan {
-namespace {
-
-template <class Config>
-bool has_head_norms(const Config& c) {
-    if constexpr (requires { c.qk_norm; })
-        return c.qk_norm;
-    else
-        return false;
-}
-
-template <class Config>
-bool adds_one(const Config& c) {
-    if constexpr (requires { c.norm_adds_one; })
-        return c.norm_adds_one;
-    else
-        return false;
-}
-
-template <class Config>
-bool is_fused(const Config& c) {
-    if constexpr (requires { c.fused_projections; })
-        return c.fused_projections;
-    else
-        return false;
-}
-
-template <class Layer>
-const float* head_norm(const Layer& layer, NormRole role) {
-    if constexpr (requires { layer.q_norm; })
-        return role == NormRole::q ? layer.q_norm.data() : layer.k_norm.data();
-    else
-        return nullptr;
-}
-
-}  // namespace
-
 NormRole norm_role(const std::string& tensor) {
     if (tensor.ends_with("input_layernorm.weight")) return NormRole::attention;
     if (tensor.ends_with("post_attention_layernorm.weight")) return NormRole::mlp;
@@ -53,23 +17,24 @@ const float* base_norm(const Weights<float>& weights, NormRole role, int64_t lay
     const LayerWeights<float>& l = weights.layers[size_t(layer)];
     if (role == NormRole::attention) return l.attention_norm.data();
     if (role == NormRole::mlp) return l.mlp_norm.data();
-    return head_norm(l, role);
+    return role == NormRole::q ? l.q_norm.data() : l.k_norm.data();
 }
 
 int64_t norm_size(const Model& model, NormRole role) {
     const ModelConfig& c = model.config();
     if (role != NormRole::q && role != NormRole::k) return c.hidden_size;
-    return has_head_norms(c) ? c.head_dim : 0;
+    return c.qk_norm ? c.head_dim : 0;
 }
 
-float norm_offset(const ModelConfig& config) { return adds_one(config) ? 1.0f : 0.0f; }
+float norm_offset(const ModelConfig& config) { return config.norm_adds_one ? 1.0f : 0.0f; }
 
-bool has_fused_projections(const ModelConfig& config) { return is_fused(config); }
+bool has_fused_projections(const ModelConfig& config) { return config.fused_projections; }
 
 std::vector<std::string> adaptable_modules(const ModelConfig& config) {
     std::vector<std::string> words = {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
                                       "mlp.gate_proj",    "mlp.up_proj",      "mlp.down_proj"};
-    if (is_fused(config)) words = {"self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj"};
+    if (config.fused_projections)
+        words = {"self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj"};
     std::vector<std::string> names = {"model.embed_tokens", "lm_head"};
     for (int64_t layer = 0; layer < config.num_layers; ++layer)
         for (const std::string& word : words) names.push_back("model.layers." + std::to_string(layer) + "." + word);

@@ -46,6 +46,20 @@ private slots:
         }
     }
 
+    void inspect_on_a_base() {
+        const Output text = spartan_with({"inspect", kAdapter, "--model", kModel});
+        QVERIFY2(text.code == 0, text.err);
+        for (const char* word : {"check     shapes: ", "|RᵀR - I| at most", "SHA-256", "trained for"})
+            QVERIFY2(text.out.contains(word), text.out);
+        const Json json = spartan_with({"inspect", kAdapter, "--model", kModel, "--json"}).json();
+        QVERIFY(json["orthogonality_error"].get<double>() < 1e-4);
+        QVERIFY(json["checks"].size() >= 5);
+        const Output other = spartan_with({"inspect", kAdapter, "--model", kGolden + "/llama-gqa-tied/model"});
+        QCOMPARE(other.code, 1);
+        QVERIFY2(other.err.contains("inputs") && other.err.contains("as q_proj of"), other.err);
+        QCOMPARE(spartan_with({"inspect", kModel, "--model", kModel}).code, 2);
+    }
+
     void verify_says_what_is_missing() {
         const Output no_python = spartan_with({"verify", kModel, "--python", "/nonexistent/python3"});
         QCOMPARE(no_python.code, 1);

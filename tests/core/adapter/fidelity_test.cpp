@@ -160,7 +160,7 @@ void FidelityTest::there_are_enough() {
     size_t adapters = 0;
     for (const std::string& family : families_with_cases()) adapters += AdapterCases(family).adapters().size();
     qInfo("%zu adapters over %zu families", adapters, families_with_cases().size());
-    QVERIFY(adapters >= 55);
+    QVERIFY(adapters >= 100 && families_with_cases().size() >= 8);
 }
 
 QTEST_GUILESS_MAIN(FidelityTest)
