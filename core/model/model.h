@@ -76,8 +76,8 @@ struct OpenedModel {
 
 Result<OpenedModel> open_model(const std::string& path, uint64_t seed = 42);
 
-// What a model computes in, and whether weights that a file holds quantised stay so in memory (Q4_0, Q4_1, Q8_0, Q4_K, Q6_K; others
-// are converted, with a warning). Keeping changes no bit of any result.
+// What a model computes in, and whether weights that a file holds quantised stay so in memory (Q4_0, Q4_1, Q8_0, Q4_K,
+// Q6_K; others are converted, with a warning). Keeping changes no bit of any result.
 struct Precision {
     Precision(DType type, bool keep = false) : dtype(type), keep_quantised(keep) {}
     DType dtype;
