@@ -180,7 +180,7 @@ std::string number_text(Interpreter& in, const Value& v) {
 }
 Value to_float(Interpreter& in, const Value& v, const Arguments& a) {
     const auto p = a.bind("float", {"default"});
-    const Value fallback = given(p[0]) ? p[0] : Value::of(0.0);
+    Value fallback = given(p[0]) ? p[0] : Value::of(0.0);
     if (v.is_number()) return Value::of(v.real());
     bool ok = false;
     const double d = v.is_text() ? parse_real(number_text(in, v), ok) : 0;
@@ -188,7 +188,7 @@ Value to_float(Interpreter& in, const Value& v, const Arguments& a) {
 }
 Value to_int(Interpreter& in, const Value& v, const Arguments& a) {
     const auto p = a.bind("int", {"default", "base"});
-    const Value fallback = given(p[0]) ? p[0] : Value::of(int64_t{0});
+    Value fallback = given(p[0]) ? p[0] : Value::of(int64_t{0});
     const int64_t base = given(p[1]) ? to_integer(p[1], "base") : 10;
     if (base != 10) fail_unsupported("int with a base other than 10");
     if (v.is_integer()) return Value::of(v.integer());
@@ -383,7 +383,8 @@ Value map(Interpreter& in, const Value& v, const Arguments& a) {
         const auto p = a.bind("map", {"attribute", "default"}, 1);
         for (const Value& x : all) {
             Value value = path(in, x, p[0]);
-            out.push_back(value.is_undefined() && given(p[1]) ? p[1] : std::move(value));
+            if (value.is_undefined() && given(p[1])) value = p[1];
+            out.push_back(std::move(value));
         }
         return make_list(in.budget(), std::move(out), Kind::generator);
     }

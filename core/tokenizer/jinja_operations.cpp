@@ -24,10 +24,10 @@ Value repeat(Budget& budget, const Value& what, int64_t times) {
     const auto n = static_cast<uint64_t>(std::max<int64_t>(times, 0));
     if (what.is_text()) {
         const Text& text = what.text();
-        if (text.size() > 0 && n > Budget::max_made_bytes * 64) budget.make(n);
+        if (!text.empty() && n > Budget::max_made_bytes * 64) budget.make(n);
         budget.make(n * text.size() + value_bytes);
         Text out;
-        for (uint64_t i = 0; i < n && text.size() > 0; ++i) out.append(text);
+        for (uint64_t i = 0; i < n && !text.empty(); ++i) out.append(text);
         return Value::of(std::move(out));
     }
     const auto& values = what.items().values;
@@ -149,9 +149,9 @@ Value make_text(Budget& budget, Text text) {
 Value make_list(Budget& budget, std::vector<Value> values, Kind kind) {
     budget.make((values.size() + 2) * value_bytes);
     budget.work(1 + values.size() / 4);
-    const Value made = kind == Kind::tuple       ? Value::tuple(std::move(values))
-                       : kind == Kind::generator ? Value::generator(std::move(values))
-                                                 : Value::list(std::move(values));
+    Value made = kind == Kind::tuple       ? Value::tuple(std::move(values))
+                 : kind == Kind::generator ? Value::generator(std::move(values))
+                                           : Value::list(std::move(values));
     budget.check_value_depth(made.depth());
     return made;
 }
@@ -170,7 +170,7 @@ Value make_dict(Budget& budget, std::vector<std::pair<Value, Value>> entries) {
         if (!found) unique.emplace_back(std::move(key), std::move(value));
     }
     budget.make((unique.size() + 1) * 2 * value_bytes);
-    const Value made = Value::dict(std::move(unique));
+    Value made = Value::dict(std::move(unique));
     budget.check_value_depth(made.depth());
     return made;
 }
