@@ -243,21 +243,20 @@ private:
     Weights<T> weights_;
 };
 
-// As PackedMatrix lays it out: panels of 16 rows, bf16 columns in pairs.
 int64_t packed_bytes(const WeightSlot& slot, DType dtype) {
     if (!slot.is_matrix()) return 4 * slot.shape[0];
-    const int64_t rows = (slot.shape[0] + 15) / 16 * 16;
-    return dtype == DType::f32 ? 4 * rows * slot.shape[1] : 2 * rows * ((slot.shape[1] + 1) / 2 * 2);
+    return dtype == DType::f32 ? PackedMatrix<float>::bytes_of(slot.shape[0], slot.shape[1])
+                               : PackedMatrix<bf16>::bytes_of(slot.shape[0], slot.shape[1]);
 }
 
-// Calls f(slot, tensor, bytes in memory) for what can stay as it is stored.
+// Calls f(slot, bytes in memory) for what can stay as it is stored.
 template <class Function>
 void for_each_kept(const OpenedModel& opened, const Function& f) {
     const std::vector<WeightSlot> slots = weight_slots(opened.config);
     for (size_t i = 0; i < std::min(slots.size(), opened.tensors.size()); ++i) {
         const TensorSource& t = opened.tensors[i];
         if (const auto type = slots[i].is_matrix() ? kept_type(t) : std::nullopt)
-            f(slots[i], t, PackedMatrix<float>::bytes_of(t.rows(), t.cols(), type));
+            f(slots[i], PackedMatrix<float>::bytes_of(t.rows(), t.cols(), type));
     }
 }
 
@@ -319,15 +318,14 @@ int64_t weight_bytes_needed(const ModelConfig& config, DType dtype) {
 int64_t weight_bytes_needed(const OpenedModel& opened, Precision precision) {
     int64_t bytes = weight_bytes_needed(opened.config, precision.dtype);
     if (!precision.keep_quantised) return bytes;
-    for_each_kept(opened, [&](const WeightSlot& slot, const TensorSource&, int64_t kept) {
-        bytes += kept - packed_bytes(slot, precision.dtype);
-    });
+    for_each_kept(opened,
+                  [&](const WeightSlot& slot, int64_t kept) { bytes += kept - packed_bytes(slot, precision.dtype); });
     return bytes;
 }
 
 int64_t kept_bytes_needed(const OpenedModel& opened) {
     int64_t bytes = 0;
-    for_each_kept(opened, [&](const WeightSlot&, const TensorSource&, int64_t kept) { bytes += kept; });
+    for_each_kept(opened, [&](const WeightSlot&, int64_t kept) { bytes += kept; });
     return bytes;
 }
 
