@@ -219,17 +219,14 @@ LibraryView::LibraryView(Session& session, Selection& selection, QWidget* parent
     connect(shut, &QShortcut::activated, details_, &AdapterDetails::close);
     auto* remove = new QShortcut(QKeySequence::Delete, table_, nullptr, nullptr, Qt::WidgetShortcut);
     connect(remove, &QShortcut::activated, this, &LibraryView::removeSelected);
-    for (const auto signal : {&QAbstractItemModel::rowsInserted, &QAbstractItemModel::rowsRemoved})
-        connect(&session.library(), signal, this, [this] {
-            updateFacts();
-            updateReason();
-            updateDetails();
-        });
-    connect(&session.library(), &QAbstractItemModel::dataChanged, this, [this] {
+    const auto changed = [this] {
         updateFacts();
         updateReason();
         updateDetails();
-    });
+    };
+    for (const auto signal : {&QAbstractItemModel::rowsInserted, &QAbstractItemModel::rowsRemoved})
+        connect(&session.library(), signal, this, changed);
+    connect(&session.library(), &QAbstractItemModel::dataChanged, this, changed);
 
     EmptyState* empty = emptyState();
     empty->set(tr("Drop a base model and adapters anywhere"),
