@@ -54,11 +54,7 @@ Answers answer(const AdapterCases& cases, const Subject& s, bool together) {
             requests.back().want_logits = true;
         }
     }
-    std::vector<RequestId> ids;
-    if (together)
-        ids = e.run(requests);
-    else
-        for (const Request& r : requests) ids.push_back(e.run({r})[0]);
+    const std::vector<RequestId> ids = together ? e.run(requests) : e.run_alone(requests);
     const auto done = e.records.finished();
     Answers answers(s.adapters.size());
     for (size_t i = 0; i < ids.size(); ++i) {
@@ -67,15 +63,6 @@ Answers answer(const AdapterCases& cases, const Subject& s, bool together) {
         answers[i / cases.prompts().size()].push_back({std::move(logits), done.at(ids[i]).output});
     }
     return answers;
-}
-
-double relative_error(const std::vector<float>& got, const std::vector<float>& want) {
-    double difference = 0, norm = 0;
-    for (size_t i = 0; i < want.size(); ++i) {
-        difference += std::pow(double(got[i]) - double(want[i]), 2);
-        norm += std::pow(double(want[i]), 2);
-    }
-    return std::sqrt(difference / norm);
 }
 
 // max |difference| / max |want|; NaN stays.

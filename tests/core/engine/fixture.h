@@ -11,6 +11,7 @@
 #include <map>
 #include <mutex>
 #include <random>
+#include <span>
 
 namespace spartan::test {
 
@@ -303,10 +304,26 @@ struct TestEngine {
         if (!engine->wait_idle(120'000)) std::abort();
         return ids;
     }
+    // The same one after another, each alone.
+    std::vector<RequestId> run_alone(const std::vector<Request>& requests) {
+        std::vector<RequestId> ids;
+        for (const Request& r : requests) ids.push_back(run({r})[0]);
+        return ids;
+    }
     RequestRecord run_one(const Request& request) {
         const RequestId id = run({request})[0];
         return records.finished().at(id);
     }
 };
+
+// |got - want| / |want|, Frobenius norms.
+inline double relative_error(std::span<const float> got, std::span<const float> want) {
+    double difference = 0, norm = 0;
+    for (size_t i = 0; i < want.size(); ++i) {
+        difference += std::pow(double(got[i]) - double(want[i]), 2);
+        norm += std::pow(double(want[i]), 2);
+    }
+    return std::sqrt(difference / norm);
+}
 
 }  // namespace spartan::test

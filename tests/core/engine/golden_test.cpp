@@ -94,24 +94,11 @@ std::vector<Answer> answer(const Case& c, bool together, int32_t max_batch_token
         requests.push_back(make_request(p.ids, ids.at(p.adapter), 16));
         requests.back().want_logits = true;
     }
-    std::vector<RequestId> submitted;
-    if (together)
-        submitted = e.run(requests);
-    else
-        for (const Request& r : requests) submitted.push_back(e.run({r})[0]);
+    const std::vector<RequestId> submitted = together ? e.run(requests) : e.run_alone(requests);
     const auto done = e.records.finished();
     std::vector<Answer> answers;
     for (const RequestId id : submitted) answers.push_back({e.records.logits(id), done.at(id).output});
     return answers;
-}
-
-double relative_error(const std::vector<float>& got, const std::vector<float>& want) {
-    double difference = 0, norm = 0;
-    for (size_t i = 0; i < want.size(); ++i) {
-        difference += std::pow(double(got[i]) - double(want[i]), 2);
-        norm += std::pow(double(want[i]), 2);
-    }
-    return std::sqrt(difference / norm);
 }
 
 }  // namespace
