@@ -170,12 +170,13 @@ private:
                              "\"" + shorten(name, 80) + "\", of which the file holds no copy",
                              "embed_tokens, lm_head or norms with their tensors"});
         }
-        for (const auto& [name, ids] : c.tokens) {
+        for (const auto& entry : c.tokens) {  // no structured binding: clang 14 cannot capture one
             const bool found = std::any_of(folder_.modules.begin(), folder_.modules.end(), [&](const PeftModule& m) {
-                return m.at(TensorRole::token_rows) && c.tokens_of(m.name) == &ids;
+                return m.at(TensorRole::token_rows) && c.tokens_of(m.name) == &entry.second;
             });
             if (!found)
-                add_problem({c.file, "trainable_token_indices", "tokens of \"" + shorten(name, 80) + "\" without rows",
+                add_problem({c.file, "trainable_token_indices",
+                             "tokens of \"" + shorten(entry.first, 80) + "\" without rows",
                              "embed_tokens or lm_head with a trainable_tokens_delta in the file"});
         }
     }
