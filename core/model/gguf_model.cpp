@@ -314,9 +314,9 @@ Result<std::vector<T>> numbers(const GgufFile& f, const std::string& key, GgufVa
     return out;
 }
 
-// llama.cpp's defaults where the file does not say: SentencePiece models and Llama 3 begin with BOS.
+// llama.cpp's defaults where the file does not say: SentencePiece models, Llama 3 and Tekken begin with BOS.
 bool adds_bos(const GgufTokenizerData& d) {
-    return d.model == "llama" || d.pre == "llama3" || d.pre == "llama-v3" || d.pre == "llama-bpe";
+    return d.model == "llama" || d.pre == "llama3" || d.pre == "llama-v3" || d.pre == "llama-bpe" || d.pre == "tekken";
 }
 
 Result<GgufTokenizerData> read_tokenizer_data(const GgufFile& f) {

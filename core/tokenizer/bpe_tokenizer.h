@@ -1,4 +1,5 @@
-// Every tokenizer this program has: a chain of steps around byte-pair encoding. The readers fill TokenizerParts.
+// Every tokenizer this program has: a chain of steps around byte-pair encoding or the unigram model. The readers fill
+// TokenizerParts.
 #pragma once
 
 #include "core/tokenizer/added_tokens.h"
@@ -7,6 +8,7 @@
 #include "core/tokenizer/normalizer.h"
 #include "core/tokenizer/pre_tokenizer.h"
 #include "core/tokenizer/tokenizer.h"
+#include "core/tokenizer/unigram.h"
 
 #include <string>
 #include <unordered_map>
@@ -16,7 +18,7 @@
 namespace spartan {
 
 struct TokenizerParts {
-    std::variant<RankedBpe, ScoredBpe> model;
+    std::variant<RankedBpe, ScoredBpe, Unigram> model;
     std::vector<AddedToken> added;
     std::vector<NormalizerStep> normalizer;
     std::vector<PreTokenizerStep> pre_tokenizer;

@@ -20,16 +20,26 @@ constexpr const char* llama3_expression =
 constexpr const char* qwen2_expression =
     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 
-enum class Family : uint8_t { gpt2, smollm, llama3, qwen2 };
+constexpr const char* tekken_expression =
+    R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+constexpr const char* deepseek3_expressions[] = {
+    R"(\p{N}{1,3})", R"([一-龥぀-ゟ゠-ヿ]+)",
+    R"([!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)"};
+
+constexpr const char* deepseek_coder_expressions[] = {R"([\r\n])", R"(\s?\p{L}+)", R"(\s?\p{P}+)",
+                                                      R"([一-龥ࠀ-一가-퟿]+)", R"(\p{N})"};
+
+enum class Family : uint8_t { gpt2, smollm, llama3, qwen2, tekken, deepseek3, deepseek_coder };
 struct PreName {
     const char* name;
     Family family;
 };
 // "" and "default" are files from before the key existed: GPT-2's own splitting.
 constexpr PreName pre_names[] = {
-    {"", Family::gpt2},           {"default", Family::gpt2},     {"gpt-2", Family::gpt2},
-    {"smollm", Family::smollm},   {"llama-bpe", Family::llama3}, {"llama3", Family::llama3},
-    {"llama-v3", Family::llama3}, {"qwen2", Family::qwen2},      {"deepseek-r1-qwen", Family::qwen2}};
+    {"", Family::gpt2},           {"default", Family::gpt2},          {"gpt-2", Family::gpt2},
+    {"smollm", Family::smollm},   {"llama-bpe", Family::llama3},      {"llama3", Family::llama3},
+    {"llama-v3", Family::llama3}, {"qwen2", Family::qwen2},           {"deepseek-r1-qwen", Family::qwen2},
+    {"tekken", Family::tekken},   {"deepseek-v3", Family::deepseek3}, {"deepseek-coder", Family::deepseek_coder}};
 
 std::string in_quotes(std::string_view s) { return '"' + escape_control(shorten(s, 80)) + '"'; }
 
@@ -109,31 +119,42 @@ private:
                                       [&](const PreName& p) { return data_.pre == p.name; });
         if (pre == std::end(pre_names))
             return error("pre", in_quotes(data_.pre),
-                         "one of default, gpt-2, smollm, llama-bpe, qwen2; the model's tokenizer.json works too, "
+                         "one of default, gpt-2, smollm, llama-bpe, qwen2, tekken, deepseek-v3, deepseek-coder; the "
+                         "model's tokenizer.json works too, "
                          "beside the file");
         auto& model = parts_.model.emplace<RankedBpe>();
         TRY_VOID(fill(model.vocabulary));
         TRY_VOID(read_merges(model));
-        model.ignore_merges = pre->family == Family::llama3;
+        const bool whole_pieces = pre->family == Family::llama3 || pre->family == Family::tekken;
+        model.ignore_merges = whole_pieces;
         if (pre->family == Family::qwen2) parts_.normalizer.emplace_back(UnicodeForm{NormalForm::nfc});
         TRY_VOID(add_splitting(pre->family));
         parts_.decoder.emplace_back(ByteLevelDecoder{});
         parts_.kind = "byte-level BPE";
-        return add_ends(pre->family == Family::llama3);
+        return add_ends(whole_pieces);
     }
 
     Result<void> add_splitting(Family family) {
-        ByteLevelStep bytes;
-        const bool own = family == Family::llama3 || family == Family::qwen2;
-        const char* expression = family == Family::llama3  ? llama3_expression
-                                 : family == Family::qwen2 ? qwen2_expression
-                                                           : gpt2_expression;
-        TRY_ASSIGN(pattern, Pattern::regex(expression, file_, "tokenizer.ggml.pre"));
+        const auto pattern = [this](const char* expression) {
+            return Pattern::regex(expression, file_, "tokenizer.ggml.pre");
+        };
+        std::vector<const char*> expressions;
+        if (family == Family::llama3) expressions = {llama3_expression};
+        if (family == Family::qwen2) expressions = {qwen2_expression};
+        if (family == Family::tekken) expressions = {tekken_expression};
+        if (family == Family::deepseek3)
+            expressions.assign(std::begin(deepseek3_expressions), std::end(deepseek3_expressions));
+        if (family == Family::deepseek_coder)
+            expressions.assign(std::begin(deepseek_coder_expressions), std::end(deepseek_coder_expressions));
+        for (const char* expression : expressions) {
+            TRY_ASSIGN(compiled, pattern(expression));
+            parts_.pre_tokenizer.emplace_back(SplitStep{std::move(compiled), SplitBehavior::isolated, false});
+        }
         if (family == Family::smollm) parts_.pre_tokenizer.emplace_back(DigitsStep{true});
-        if (own) {
-            parts_.pre_tokenizer.emplace_back(SplitStep{std::move(pattern), SplitBehavior::isolated, false});
-        } else {
-            bytes.split.push_back(std::move(pattern));
+        ByteLevelStep bytes;
+        if (expressions.empty()) {
+            TRY_ASSIGN(compiled, pattern(gpt2_expression));
+            bytes.split.push_back(std::move(compiled));
         }
         parts_.pre_tokenizer.emplace_back(std::move(bytes));
         return {};

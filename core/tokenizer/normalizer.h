@@ -21,7 +21,12 @@ struct ReplaceAll {
     Pattern pattern;
     std::string content;
 };
-using NormalizerStep = std::variant<UnicodeForm, Prepend, ReplaceAll>;
+struct Lowercase {};
+struct StripAccents {};  // combining marks go
+struct StripSpaces {     // white space at the text's ends
+    bool left = false, right = false;
+};
+using NormalizerStep = std::variant<UnicodeForm, Prepend, ReplaceAll, Lowercase, StripAccents, StripSpaces>;
 
 std::string apply_normalizer(const std::vector<NormalizerStep>& steps, std::string_view text, PatternScratch& scratch);
 

@@ -56,7 +56,7 @@ public:
     virtual std::string description() const = 0;              // "byte-level BPE, 49,152 tokens"
 };
 
-// tokenizer.json: byte-level BPE, and BPE with byte fallback (Llama-2). Unknown components are refused by name.
+// tokenizer.json: byte-level BPE, BPE with byte fallback (Llama-2) and unigram. Unknown components are refused by name.
 Result<std::shared_ptr<const Tokenizer>> read_tokenizer_json(const std::string& path);
 // The same from text in memory; `file` names it in errors.
 Result<std::shared_ptr<const Tokenizer>> parse_tokenizer_json(std::string_view text, const std::string& file);

@@ -59,12 +59,19 @@ public:
         } else {
             parts_.decoder.emplace_back(JoinDecoder{});
         }
-        parts_.kind = bpe().unknown.byte_fallback ? "BPE with byte fallback" : byte_level_ ? "byte-level BPE" : "BPE";
+        parts_.kind = is_unigram()                  ? "unigram"
+                      : bpe().unknown.byte_fallback ? "BPE with byte fallback"
+                      : byte_level_                 ? "byte-level BPE"
+                                                    : "BPE";
         return std::shared_ptr<const Tokenizer>(std::make_shared<BpeTokenizer>(std::move(parts_)));
     }
 
 private:
     RankedBpe& bpe() { return std::get<RankedBpe>(parts_.model); }
+    bool is_unigram() const { return std::holds_alternative<Unigram>(parts_.model); }
+    const Vocabulary& vocabulary() const {
+        return std::visit([](const auto& model) -> const Vocabulary& { return model.vocabulary; }, parts_.model);
+    }
 
     Error error(std::string field, std::string found, std::string expected) const {
         return Error{file_, std::move(field), std::move(found), std::move(expected)};
@@ -103,8 +110,10 @@ private:
 
     Result<void> read_model(const Json& json) {
         Fields f(json, file_, "model");
-        if (f.string("type", "BPE") != "BPE")
-            return unknown_type(json, "model", "BPE (other kinds of model are not supported)");
+        const std::string type = f.string("type", "BPE");
+        if (type == "Unigram") return read_unigram(f);
+        if (type != "BPE")
+            return unknown_type(json, "model", "BPE or Unigram (other kinds of model are not supported)");
         if (const Json* dropout = f.any("dropout"); dropout && *dropout != 0)
             f.fail("dropout", describe(*dropout), "0 or null: ids must not be random");
         for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"}) {
@@ -124,7 +133,42 @@ private:
         TRY_VOID(read_vocab(*vocab));
         TRY_VOID(read_merges(*merges));
         if (unk) TRY_VOID(read_unknown(*unk));
-        if (bpe().unknown.byte_fallback) TRY_VOID(read_byte_tokens());
+        if (bpe().unknown.byte_fallback) TRY_VOID(read_byte_tokens(bpe().unknown));
+        return {};
+    }
+
+    // vocab: [[token, score], …], where a token's place is its id.
+    Result<void> read_unigram(Fields& f) {
+        Unigram& model = parts_.model.emplace<Unigram>();
+        model.unknown.byte_fallback = flag(f, "byte_fallback");
+        f.require("vocab");
+        f.require("unk_id");  // also of null: a character that no token holds would have no id
+        const int64_t unk = f.integer("unk_id", 0, 0, max_id);
+        const Json* vocab = f.array("vocab");
+        TRY_VOID(f.finish());
+        if (vocab->empty()) return error("model.vocab", "no tokens", "at least one");
+        if (vocab->size() > size_t(max_id))
+            return error("model.vocab", std::to_string(vocab->size()) + " tokens", "at most " + std::to_string(max_id));
+        if (unk >= int64_t(vocab->size()))
+            return error("model.unk_id", std::to_string(unk), "an id below " + std::to_string(vocab->size()));
+        model.vocabulary.reserve(vocab->size());
+        model.scores.reserve(vocab->size());
+        for (size_t i = 0; i < vocab->size(); ++i) TRY_VOID(read_unigram_token(model, (*vocab)[i], i));
+        model.unknown.unknown = static_cast<Token>(unk);
+        if (model.unknown.byte_fallback) TRY_VOID(read_byte_tokens(model.unknown));
+        model.finish();
+        return {};
+    }
+    Result<void> read_unigram_token(Unigram& model, const Json& json, size_t index) const {
+        const std::string path = "model.vocab[" + std::to_string(index) + "]";
+        if (!json.is_array() || json.size() != 2 || !json[0].is_string() || !json[1].is_number())
+            return error(path, describe(json), "a token and its score: [\"a\", -1.5]");
+        const std::string& text = json[0].get_ref<const std::string&>();
+        if (model.vocabulary.insert(text, static_cast<Token>(index)) != Vocabulary::Insert::done)
+            return error(path,
+                         in_quotes(text) + ", as model.vocab[" + std::to_string(model.vocabulary.find(text)) + "]",
+                         "each token once");
+        model.scores.push_back(json[1].get<double>());
         return {};
     }
 
@@ -196,11 +240,11 @@ private:
         return {};
     }
 
-    Result<void> read_byte_tokens() {
-        const Vocabulary& vocabulary = bpe().vocabulary;
+    Result<void> read_byte_tokens(UnknownRule& rule) {
+        const Vocabulary& vocabulary = this->vocabulary();
         constexpr char hex[] = "0123456789ABCDEF";
         for (size_t b = 0; b < 256; ++b)
-            bpe().unknown.byte_tokens[b] = vocabulary.find(std::string("<0x") + hex[b >> 4] + hex[b & 15] + ">");
+            rule.byte_tokens[b] = vocabulary.find(std::string("<0x") + hex[b >> 4] + hex[b & 15] + ">");
         for (Token id = 0; id < vocabulary.end(); ++id) {
             const std::string_view text = vocabulary.text(id);
             if (text.size() != 6 || !text.starts_with("<0x") || text[5] != '>') continue;
@@ -241,7 +285,7 @@ private:
 
     // The reference numbers added tokens itself and only warns when the file disagrees; such a file is refused here.
     Result<void> check_added_id(const AddedToken& t, const std::string& path, Vocabulary& seen) {
-        const Vocabulary& vocabulary = bpe().vocabulary;
+        const Vocabulary& vocabulary = this->vocabulary();
         const Token in_model = vocabulary.find(t.content);
         if (in_model >= 0 && in_model != t.id)
             return error(path + ".id", std::to_string(t.id),
@@ -283,7 +327,19 @@ private:
             parts_.normalizer.emplace_back(std::move(replace));
             return {};
         }
-        return unknown_type(json, path, "one of Sequence, NFC, NFD, NFKC, NFKD, Prepend, Replace");
+        if (type == "Lowercase" || type == "StripAccents") {
+            parts_.normalizer.emplace_back(type == "Lowercase" ? NormalizerStep(Lowercase{})
+                                                               : NormalizerStep(StripAccents{}));
+            return f.finish();
+        }
+        if (type == "Strip") {
+            f.require("strip_left");
+            f.require("strip_right");
+            parts_.normalizer.emplace_back(StripSpaces{f.boolean("strip_left"), f.boolean("strip_right")});
+            return f.finish();
+        }
+        return unknown_type(json, path,
+                            "one of Sequence, NFC, NFD, NFKC, NFKD, Prepend, Replace, Lowercase, Strip, StripAccents");
     }
 
     Result<ReplaceAll> read_replace(Fields& f, const std::string& path) {
@@ -448,7 +504,7 @@ private:
     }
 
     bool knows(Token id) {
-        return bpe().vocabulary.has(id) ||
+        return vocabulary().has(id) ||
                std::any_of(parts_.added.begin(), parts_.added.end(), [id](const AddedToken& t) { return t.id == id; });
     }
 

@@ -138,6 +138,34 @@ bool is_word(char32_t c) {
            (c >= 0x1F150 && c <= 0x1F169) || (c >= 0x1F170 && c <= 0x1F189);
 }
 
+std::string lower_case(std::string_view text) {
+    std::string out;
+    out.reserve(text.size());
+    for (size_t i = 0; i < text.size();) {
+        const Utf8Step step = utf8_step(text, i);
+        i += step.size;
+        if (step.code == 0x130) {
+            out += "i\u0307";  // the one character whose lower case is two
+        } else {
+            append_utf8(out, static_cast<char32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(step.code))));
+        }
+    }
+    return out;
+}
+
+std::string without_marks(std::string_view text) {
+    std::string out;
+    out.reserve(text.size());
+    for (size_t i = 0; i < text.size();) {
+        const Utf8Step step = utf8_step(text, i);
+        const auto category = utf8proc_category(static_cast<utf8proc_int32_t>(step.code));
+        const bool mark = category >= UTF8PROC_CATEGORY_MN && category <= UTF8PROC_CATEGORY_ME;
+        if (!mark) out += text.substr(i, step.size);
+        i += step.size;
+    }
+    return out;
+}
+
 std::string normalize(std::string_view text, NormalForm form) {
     if (is_ascii(text)) return std::string(text);
     const bool compatible = form == NormalForm::nfkc || form == NormalForm::nfkd;

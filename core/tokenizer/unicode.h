@@ -37,6 +37,9 @@ bool is_white_space(char32_t c);  // White_Space
 bool is_numeric(char32_t c);      // Nd, Nl, No: Rust's char::is_numeric
 bool is_word(char32_t c);         // \w of Unicode TR 18: Alphabetic, M, Nd, Pc, Join_Control
 
+std::string lower_case(std::string_view text);     // character by character, as Rust's to_lowercase()
+std::string without_marks(std::string_view text);  // without categories Mn, Mc and Me
+
 enum class NormalForm : uint8_t { nfc, nfd, nfkc, nfkd };
 
 // O(n log n) whatever the text: long runs of combining marks are sorted, not bubbled. Requires valid UTF-8.

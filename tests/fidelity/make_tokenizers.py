@@ -89,6 +89,28 @@ def llama_decoder(strip=1):
     return decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", strip, 0)])
 
 
+def unigram(byte_tokens=False, **steps):
+    tok = Tokenizer(models.Unigram())
+    for name, step in steps.items():
+        setattr(tok, name, step)
+    trainer = trainers.UnigramTrainer(vocab_size=500, special_tokens=["<unk>", "<s>", "</s>"], unk_token="<unk>", show_progress=False,
+                                      max_piece_length=12)
+    tok.train_from_iterator(list(corpus()), trainer)
+    data = json.loads(tok.to_str())
+    if byte_tokens:
+        data["model"]["byte_fallback"] = True
+        data["model"]["vocab"] += [[b, 0.0] for b in BYTES]
+    return Tokenizer.from_str(json.dumps(data))
+
+
+TEKKEN = (r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+"
+          r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+DEEPSEEK_V3 = [r"\p{N}{1,3}", r"[一-龥぀-ゟ゠-ヿ]+",
+               r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*"""
+               r"""|\s*[\r\n]+|\s+(?!\S)|\s+"""]
+DEEPSEEK_CODER = [r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", r"[一-龥ࠀ-一가-퟿]+"]
+
+
 def with_added_tokens(tok):
     tok.add_special_tokens([AddedToken("<mask>", lstrip=True, rstrip=True, special=True, normalized=False), AddedToken("[X]", special=True)])
     tok.add_tokens([AddedToken("new", single_word=True), AddedToken("newword", normalized=False), AddedToken("ab", rstrip=True),
@@ -131,10 +153,29 @@ def make_all():
     made["strip_both"] = byte_fallback(
         normalizer=normalizers.Replace(" ", "▁"),
         decoder=decoders.Sequence([decoders.ByteFallback(), decoders.Fuse(), decoders.Replace("▁", " "), decoders.Strip(" ", 2, 1)]))
+    isolated = lambda expressions: [split(Regex(e), "isolated") for e in expressions]
+    made["tekken"] = bos(byte_level(pre_tokenizer=seq([split(Regex(TEKKEN), "isolated"), byte_step(regex=False)])))
+    data = json.loads(made["tekken"].to_str())
+    data["model"]["ignore_merges"] = True
+    made["tekken"] = Tokenizer.from_str(json.dumps(data))
+    made["deepseek_v3"] = byte_level(pre_tokenizer=seq(isolated(DEEPSEEK_V3) + [byte_step(regex=False)]))
+    made["deepseek_coder"] = byte_level(pre_tokenizer=seq(isolated(DEEPSEEK_CODER) + [pre_tokenizers.Digits(True), byte_step(regex=False)]))
+    made["unigram"] = with_added_tokens(bos(unigram(
+        normalizer=normalizers.Sequence([normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), " ")]),
+        pre_tokenizer=pre_tokenizers.Metaspace(), decoder=decoders.Metaspace())))
+    made["unigram_bytes"] = bos(unigram(
+        byte_tokens=True, pre_tokenizer=pre_tokenizers.Metaspace(prepend_scheme="first", split=False),
+        decoder=decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace(prepend_scheme="first", split=False)])), " </s>")
+    made["lowercase"] = with_added_tokens(byte_level(
+        normalizer=normalizers.Sequence([normalizers.NFD(), normalizers.Lowercase(), normalizers.StripAccents(), normalizers.Strip()]),
+        pre_tokenizer=byte_step()))
+    made["strip_left"] = byte_level(normalizer=normalizers.Sequence([normalizers.Strip(True, False), normalizers.Lowercase()]),
+                                    pre_tokenizer=byte_step())
     return made
 
 
-def expected(tok, texts):
+def expected(tok, texts, as_text_too):
+    """`as_text_too`: not for unigram, which makes special tokens out of typed text in the reference."""
     rows = []
     for text in texts:
         ids = tok.encode(text).ids
@@ -147,8 +188,11 @@ def expected(tok, texts):
             if type(error).__name__ != "PanicException":
                 raise
             continue
-        rows.append({"text": text, "ids": ids, "ids_no_special": tok.encode(text, add_special_tokens=False).ids, "ids_as_text": as_text,
-                     "decoded": decoded, "decoded_all": decoded_all})
+        row = {"text": text, "ids": ids, "ids_no_special": tok.encode(text, add_special_tokens=False).ids, "ids_as_text": as_text,
+               "decoded": decoded, "decoded_all": decoded_all}
+        if not as_text_too:
+            del row["ids_as_text"]
+        rows.append(row)
     return rows
 
 
@@ -162,7 +206,7 @@ def main():
         if name in ("smollm", "llama2_metaspace"):  # the older spelling
             data["model"]["merges"] = [" ".join(m) for m in data["model"]["merges"]]
         (folder / "tokenizer.json").write_text(json.dumps(data, ensure_ascii=False, separators=(",", ":")) + "\n")
-        rows = ",\n".join(json.dumps(r, ensure_ascii=False, separators=(",", ":")) for r in expected(tok, texts))
+        rows = ",\n".join(json.dumps(r, ensure_ascii=False, separators=(",", ":")) for r in expected(tok, texts, "unigram" not in name))
         (folder / "expected.json").write_text("[" + rows + "]\n")
         print(name, tok.get_vocab_size(), "tokens, tokenizers", tokenizers.__version__)
 

@@ -105,13 +105,19 @@ private slots:
                                 << "smollm";
         QTest::newRow("llama-bpe") << "llama3"
                                    << "llama-bpe";
+        QTest::newRow("tekken") << "tekken"
+                                << "tekken";
+        QTest::newRow("deepseek-v3") << "deepseek_v3"
+                                     << "deepseek-v3";
+        QTest::newRow("deepseek-coder") << "deepseek_coder"
+                                        << "deepseek-coder";
     }
     void equals_tokenizer_json() {
         QFETCH(QString, folder);
         QFETCH(QString, pre);
         const std::string path = std::string(TESTS_DIR) + "/fixtures/tokenizers/" + folder.toStdString();
         GgufTokenizerData d = as_gguf(read(path + "/tokenizer.json"), pre.toStdString());
-        d.bos = 0;  // <s>, put before the text by default with llama-bpe only
+        d.bos = 0;  // <s>, put before the text by default with llama-bpe and tekken only
         auto made = make_gguf_tokenizer(std::move(d), "m.gguf");
         QVERIFY2(made.has_value(), made ? "" : made.error().message().c_str());
         for (const Json& c : read(path + "/expected.json")) {
@@ -155,8 +161,8 @@ private slots:
         add(
             "model", "bert", [](auto&) {}, R"(m.gguf: tokenizer.ggml.model: found "bert", expected gpt2)");
         add(
-            "pre", "gpt2", [](auto& d) { d.pre = "tekken"; },
-            R"(m.gguf: tokenizer.ggml.pre: found "tekken", expected one of default, gpt-2)");
+            "pre", "gpt2", [](auto& d) { d.pre = "falcon"; },
+            R"(m.gguf: tokenizer.ggml.pre: found "falcon", expected one of default, gpt-2)");
         add(
             "no tokens", "gpt2", [](auto& d) { d.tokens.clear(), d.token_type.clear(); },
             "tokenizer.ggml.tokens: found no tokens");

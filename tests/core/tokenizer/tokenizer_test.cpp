@@ -10,6 +10,7 @@
 #include <QTest>
 
 #include <functional>
+#include <limits>
 #include <random>
 
 using namespace spartan;
@@ -84,7 +85,27 @@ private slots:
                                << "t.json: found [] (array), expected an object";
         QTest::newRow("no model") << "{}"
                                   << "t.json: model: found nothing";
-        add("model type", "/model/type", R"("Unigram")", R"(t.json: model.type: found "Unigram", expected BPE)");
+        add("model type", "/model/type", R"("WordPiece")", R"(t.json: model.type: found "WordPiece", expected BPE)");
+        const auto unigram = [&](const char* name, const char* fields, const char* message) {
+            const std::string text = std::string(R"({"type": "Unigram", )") + fields + "}";
+            add(name, "/model", text.c_str(), message);
+        };
+        unigram("no unk_id", R"("vocab": [["a", -1]])", "t.json: model.unk_id: found nothing");
+        unigram("unk_id null", R"("unk_id": null, "vocab": [["a", -1]])", "t.json: model.unk_id: found null");
+        unigram("unk_id high", R"("unk_id": 7, "vocab": [["a", -1]])",
+                "t.json: model.unk_id: found 7, expected an id below 1");
+        unigram("unigram empty", R"("unk_id": 0, "vocab": [])", "t.json: model.vocab: found no tokens");
+        unigram("unigram vocab", R"("unk_id": 0, "vocab": {"a": 1})", "t.json: model.vocab: found");
+        unigram("unigram entry", R"("unk_id": 0, "vocab": [["<unk>", 0], ["a"]])", "t.json: model.vocab[1]: found");
+        unigram("unigram twice", R"("unk_id": 0, "vocab": [["a", 0], ["a", 1]])",
+                R"(t.json: model.vocab[1]: found "a", as model.vocab[0])");
+        unigram("unigram key", R"("unk_id": 0, "vocab": [["a", 0]], "x": 1)", "t.json: model.x: found an unknown key");
+        unigram("unigram bytes", R"("unk_id": 0, "byte_fallback": true, "vocab": [["<unk>", 0], ["<0xZZ>", 0]])",
+                R"(t.json: model.vocab["<0xZZ>"]: found a byte token)");
+        add("precompiled", "/normalizer", R"({"type": "Precompiled", "precompiled_charsmap": "AA=="})",
+            R"(t.json: normalizer.type: found "Precompiled")");
+        add("strip side", "/normalizer", R"({"type": "Strip", "strip_left": true})",
+            "t.json: normalizer.strip_right: found nothing");
         add("version", "/version", R"("2.0")", "t.json: version: found \"2.0\"");
         add("unknown key", "/extra", "1", "t.json: extra: found an unknown key");
         add("unknown model key", "/model/extra", "1", "t.json: model.extra: found an unknown key");
@@ -213,8 +234,10 @@ private slots:
 
     void stays_linear_data() {
         QTest::addColumn<QString>("path");
-        for (const char* name : {"golden/tokenizers/gpt2", "golden/tokenizers/llama2", "golden/tokenizers/llama3",
-                                 "fixtures/tokenizers/qwen2", "fixtures/tokenizers/llama2_metaspace"})
+        for (const char* name :
+             {"golden/tokenizers/gpt2", "golden/tokenizers/llama2", "golden/tokenizers/llama3",
+              "fixtures/tokenizers/qwen2", "fixtures/tokenizers/llama2_metaspace", "fixtures/tokenizers/tekken",
+              "fixtures/tokenizers/deepseek_v3", "fixtures/tokenizers/unigram", "fixtures/tokenizers/unigram_bytes"})
             QTest::newRow(name) << QString::fromUtf8(name);
     }
     // A quarter of a megabyte of each: quadratic work would take minutes.
@@ -231,6 +254,42 @@ private slots:
             (*tokenizer)->decode(ids, false);
             QVERIFY2(timer.elapsed() < 20 * seconds, part.c_str());
         }
+    }
+
+    // Four times the text in at most twelve times the time, whatever the machine: quadratic work takes sixteen times.
+    void mixed_text_stays_linear_data() { stays_linear_data(); }
+    void mixed_text_stays_linear() {
+        QFETCH(QString, path);
+        const auto tokenizer = read_tokenizer_json(root + "/" + path.toStdString() + "/tokenizer.json");
+        QVERIFY(tokenizer.has_value());
+        const std::string words =
+            "The quick brown fox's 1234 jumps; naïve café, 日本語の文 and кот!\n\n    return x[i] += 1;  ";
+        const auto best_of_three = [&](const std::string& text) {
+            qint64 best = std::numeric_limits<qint64>::max();
+            for (int i = 0; i < 3; ++i) {
+                QElapsedTimer timer;
+                timer.start();
+                (*tokenizer)->encode(text, true, SpecialTokens::parse);
+                best = std::min(best, timer.nsecsElapsed());
+            }
+            return best;
+        };
+        const qint64 small = best_of_three(repeat(words, 262'144)), large = best_of_three(repeat(words, 1 << 20));
+        QVERIFY2(large < 12 * small, (std::to_string(small) + " ns, " + std::to_string(large) + " ns").c_str());
+    }
+
+    // Thousands of added tokens that begin alike.
+    void many_added_tokens_stay_linear() {
+        Json json = tiny();
+        for (int i = 0; i < 5000; ++i)
+            json["added_tokens"].push_back(
+                {{"id", 10 + i}, {"content", "aaaaaaaab" + std::to_string(i) + "!"}, {"special", i % 2 == 0}});
+        const auto t = make(json);
+        QElapsedTimer timer;
+        timer.start();
+        for (const char* part : {"a", "aaaaaaaab", "aaaaaaaab499", "b", "aaaaaaaab4999!"})
+            t->encode(repeat(part, 1 << 20), true, SpecialTokens::parse);
+        QVERIFY(timer.elapsed() < 20 * seconds);
     }
 
     // Row 42
