@@ -97,6 +97,10 @@ private:
 
 }  // namespace
 
+double yarn_attention_factor(double factor, double mscale) {
+    return factor <= 1 ? 1 : 0.1 * mscale * std::log(factor) + 1;
+}
+
 std::vector<float> rope_inv_freq(const ModelConfig& c) {
     const int64_t half = c.rotary_size() / 2;
     CHECK(c.rope.divisors.empty() || int64_t(c.rope.divisors.size()) == half);

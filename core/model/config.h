@@ -62,6 +62,9 @@ const char* name_of(Projection p);  // "q_proj" …
 int64_t in_features(const ModelConfig&, Projection);
 int64_t out_features(const ModelConfig&, Projection);
 
+// YaRN's factor of cos and sin for a context stretched by `factor` (Peng et al. 2023): 1 + 0.1 mscale ln(factor).
+double yarn_attention_factor(double factor, double mscale = 1);
+
 // Inverse frequencies [rotary_size() / 2] with the scaling of `rope.type` applied, in fp32 as transformers computes
 // them.
 std::vector<float> rope_inv_freq(const ModelConfig&);

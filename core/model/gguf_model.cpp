@@ -4,6 +4,7 @@
 #include "core/model/float_rows.h"
 #include "core/model/fused.h"
 #include "core/model/gguf.h"
+#include "core/model/gguf_rope.h"
 #include "core/model/hf_config.h"
 #include "core/model/layout.h"
 #include "core/model/source.h"
@@ -72,47 +73,6 @@ Result<void> read_vocabulary(const GgufFile& f, ModelConfig& c) {
     return {};
 }
 
-Result<void> read_rope(const GgufFile& f, ModelConfig& c) {
-    TRY_ASSIGN(theta, f.number(key_of(c, "rope.freq_base"), 1e4, 1e-3, 1e30));
-    c.rope.theta = theta;
-    TRY_ASSIGN(dimensions, f.integer(key_of(c, "rope.dimension_count"), c.head_dim, 1, ConfigLimits::head_dim));
-    const bool partial = find_family(c.kind)->partial_rotary && dimensions < c.head_dim && dimensions % 2 == 0;
-    if (partial) c.rotary_dim = dimensions;
-    if (dimensions != c.head_dim && !partial)
-        return Error{f.path(), key_of(c, "rope.dimension_count"), std::to_string(dimensions),
-                     "the head size " + std::to_string(c.head_dim)};
-    TRY_ASSIGN(type, f.text(key_of(c, "rope.scaling.type"), "none"));
-    if (type != "none" && type != "linear")
-        return Error{f.path(), key_of(c, "rope.scaling.type"), '"' + shorten(type, 80) + '"', "none or linear"};
-    // The key's name before rope.scaling.* came.
-    TRY_ASSIGN(old_factor, f.number(key_of(c, "rope.scale_linear"), 1.0, 1e-6, 1e9));
-    TRY_ASSIGN(factor, f.number(key_of(c, "rope.scaling.factor"), old_factor, 0, 1e9));
-    if (type == "linear" && factor <= 0)
-        return Error{f.path(), key_of(c, "rope.scaling.factor"), value_text(float(factor)), "a factor above 0"};
-    const bool linear =
-        type == "linear" || (f.find(key_of(c, "rope.scale_linear")) && !f.find(key_of(c, "rope.scaling.type")));
-    if (linear && factor != 1) {
-        c.rope.type = "linear";
-        c.rope.factor = factor;
-    }
-    return {};
-}
-
-// rope_freqs.weight: what each inverse frequency is divided by (Llama 3.1 and later).
-Result<void> read_rope_divisors(const GgufFile& f, ModelConfig& c) {
-    const GgufTensor* t = f.find_tensor("rope_freqs.weight");
-    if (!t) return {};
-    if (t->shape != std::vector<int64_t>{c.rotary_size() / 2} || t->type != GgufType::f32)
-        return Error{f.path(), t->name, std::string(name_of(t->type)) + " of shape " + shape_text(t->shape),
-                     "F32 of shape [" + std::to_string(c.rotary_size() / 2) + "]"};
-    c.rope.divisors.resize(size_t(c.rotary_size() / 2));
-    TRY_VOID(f.file()->read(t->begin, c.rope.divisors.data(), t->bytes));
-    for (size_t i = 0; i < c.rope.divisors.size(); ++i)
-        if (const float v = c.rope.divisors[i]; !(v > 0) || std::isinf(v))
-            return Error{f.path(), t->name + "[" + std::to_string(i) + "]", value_text(v), "a finite value above 0"};
-    return {};
-}
-
 Result<void> read_end_tokens(const GgufFile& f, ModelConfig& c) {
     for (const char* key : {"eos", "eot", "eom"}) {  // end of sequence, of turn, of message: each ends a generation
         TRY_ASSIGN(id, f.integer(std::string("tokenizer.ggml.") + key + "_token_id", -1, -1, UINT32_MAX));
@@ -158,7 +118,6 @@ Result<void> refuse_other_models(const GgufFile& f, const ModelConfig& c) {
         {"use_parallel_residual", {0}, "false"},
         {"final_logit_softcapping", {0}, "0"},
         {"attn_logit_softcapping", {0}, "0"},
-        {"rope.scaling.attn_factor", {0, 1}, "1"},
     };
     const auto check = [&](const std::string& name, const Key& key) -> Result<void> {
         if (const GgufValue* v = f.find(name); v && !is_neutral(*v, key.neutral))
@@ -169,7 +128,7 @@ Result<void> refuse_other_models(const GgufFile& f, const ModelConfig& c) {
     if (find_family(c.kind)->windows != WindowRule::every_layer)
         TRY_VOID(check(key_of(c, "attention.sliding_window"), {"", {0, double(c.max_position)}, "full attention (0)"}));
     for (const char* name : {"rope_factors_long.weight", "rope_factors_short.weight"})
-        if (f.find_tensor(name)) return Error{f.path(), name, "longrope", "rope scaling none or linear"};
+        if (f.find_tensor(name)) return Error{f.path(), name, "longrope", "rope scaling none, linear or yarn"};
     return check("split.count", {"", {0, 1}, "a model in one file"});
 }
 
@@ -398,13 +357,13 @@ Result<OpenedModel> open_gguf(const std::string& path) {
     TRY_VOID(read_sizes(f, c));
     TRY_VOID(refuse_other_models(f, c));
     TRY_VOID(read_vocabulary(f, c));
-    TRY_VOID(read_rope(f, c));
+    TRY_VOID(read_gguf_rope(f, c, opened.warnings));
     TRY_VOID(read_windows(f, family, c));
     TRY_VOID(read_end_tokens(f, c));
     const std::string heads = key_of(c, "attention.head_count"), head_dim = key_of(c, "attention.key_length");
     const std::string kv_heads = key_of(c, "attention.head_count_kv");
     TRY_VOID(check_config(c, path, {heads.c_str(), kv_heads.c_str(), head_dim.c_str()}, opened.warnings));
-    TRY_VOID(read_rope_divisors(f, c));
+    TRY_VOID(read_gguf_rope_divisors(f, c));
     set_switches(f, opened, family);
     TRY_ASSIGN(sources, split_fused(c, make_sources(f, c), path));
     opened.files.push_back(f.file());

@@ -2,13 +2,8 @@
 
 #include "core/model/hf_config.h"
 
-#include <cmath>
-
 namespace spartan {
 namespace {
-
-// YaRN's factor of cos and sin for a context stretched by `scale` (Peng et al. 2023).
-double yarn_scale(double scale, double mscale) { return scale <= 1 ? 1 : 0.1 * mscale * std::log(scale) + 1; }
 
 void read_llama3(Fields& f, RopeConfig& rope) {
     for (const char* needed : {"low_freq_factor", "high_freq_factor"}) f.require(needed);
@@ -30,8 +25,9 @@ void read_yarn(Fields& f, RopeConfig& rope) {
         f.fail("beta_fast", describe(Json(rope.beta_fast)), "at least beta_slow, " + Json(rope.beta_slow).dump());
     rope.truncate = f.boolean("truncate", true);
     const double mscale = optional("mscale", 0, 0), all = optional("mscale_all_dim", 0, 0);
-    const double inferred = mscale != 0 && all != 0 ? yarn_scale(rope.factor, mscale) / yarn_scale(rope.factor, all)
-                                                    : yarn_scale(rope.factor, 1);
+    const double inferred = mscale != 0 && all != 0
+                                ? yarn_attention_factor(rope.factor, mscale) / yarn_attention_factor(rope.factor, all)
+                                : yarn_attention_factor(rope.factor);
     rope.attention_factor = optional("attention_factor", inferred, 0);
 }
 

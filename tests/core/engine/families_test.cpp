@@ -116,6 +116,17 @@ std::vector<float> interleave_heads(const std::vector<float>& values, int64_t he
     return out;
 }
 
+// What the converter writes of a rope_scaling of type yarn.
+void add_yarn(GgufBuilder& g, const std::string& arch, const Json& scaling) {
+    const std::string prefix = arch + ".rope.scaling.";
+    g.str(prefix + "type", "yarn").f32(prefix + "factor", scaling["factor"].get<float>());
+    g.u32(prefix + "original_context_length", scaling["original_max_position_embeddings"].get<uint32_t>());
+    const std::pair<const char*, const char*> optional[] = {
+        {"attention_factor", "yarn_attn_factor"}, {"beta_fast", "yarn_beta_fast"}, {"beta_slow", "yarn_beta_slow"}};
+    for (const auto& [hf, gguf] : optional)
+        if (scaling.contains(hf)) g.f32(prefix + gguf, scaling[hf].get<float>());
+}
+
 // `c` is the config as the folder gives it.
 std::string gguf_of(const TinyHf& hf, const ModelConfig& c) {
     const std::string arch = c.kind == "mistral" ? "llama" : c.kind;
@@ -134,6 +145,7 @@ std::string gguf_of(const TinyHf& hf, const ModelConfig& c) {
     if (arch == "phi3") u32("attention.sliding_window", c.window_of(0));
     g.f32(arch + ".attention.layer_norm_rms_epsilon", c.rms_norm_eps);
     if (arch != "gemma") g.f32(arch + ".rope.freq_base", float(c.rope.theta));
+    if (hf.config.contains("rope_scaling")) add_yarn(g, arch, hf.config["rope_scaling"]);
     for (const FileTensor& t : hf.tensors) {
         std::vector<float> values(t.data.size() / 4);
         std::memcpy(values.data(), t.data.data(), t.data.size());
@@ -255,26 +267,38 @@ void FamiliesTest::bf16() {
 
 void FamiliesTest::gguf_data() {
     QTest::addColumn<QString>("file");
-    for (const char* name :
-         {"llama", "llama-biases-head-dim", "mistral-full", "qwen2", "qwen3", "gemma", "phi3", "phi3-partial-window"})
-        QTest::newRow(name) << folder().filePath(QString(name) + ".json");
+    QTest::addColumn<QByteArray>("yarn");  // a rope_scaling to add
+    QTest::addColumn<int>("warnings");
+    for (const char* name : {"llama", "llama-biases-head-dim", "llama-yarn", "mistral-full", "qwen2", "qwen3", "gemma",
+                             "phi3", "phi3-partial-window"})
+        QTest::newRow(name) << folder().filePath(QString(name) + ".json") << QByteArray() << 0;
+    const QByteArray plain = R"({"type":"yarn","factor":2.5,"original_max_position_embeddings":32})";
+    const QByteArray all = R"({"type":"yarn","factor":4.0,"original_max_position_embeddings":16,
+                               "attention_factor":1.3,"beta_fast":8.0,"beta_slow":2.0})";
+    for (const char* name : {"qwen2", "qwen3", "gemma"})
+        QTest::addRow("%s-yarn", name) << folder().filePath(QString(name) + ".json") << plain << 0;
+    for (const char* name : {"llama", "qwen3"})
+        QTest::addRow("%s-yarn-all-keys", name) << folder().filePath(QString(name) + ".json") << all << 3;
 }
 
 // A GGUF file of the same weights gives the same bits as the folder.
 void FamiliesTest::gguf() {
     QFETCH(QString, file);
+    QFETCH(QByteArray, yarn);
+    QFETCH(int, warnings);
     QTemporaryDir dir;
     const std::string folder_path = dir.filePath("folder").toStdString(), path = dir.filePath("m.gguf").toStdString();
     const Json json = read_case(file);
-    const TinyHf hf = folder_of(json);
+    TinyHf hf = folder_of(json);
+    if (!yarn.isEmpty()) hf.config["rope_scaling"] = Json::parse(yarn.toStdString());
     hf.write(folder_path);
     const Case from_folder = load_case(json, DType::f32, folder_path);
     put(path, gguf_of(hf, from_folder.model->config()));
     const Case from_gguf = load_case(json, DType::f32, path);
-    QVERIFY(from_gguf.model->info.warnings.empty());
+    QCOMPARE(int(from_gguf.model->info.warnings.size()), warnings);
     const auto want = answer(from_folder, true, 1024), got = answer(from_gguf, true, 1024);
     for (size_t i = 0; i < want.size(); ++i) {
-        QCOMPARE(got[i].greedy, from_folder.prompts[i].greedy);
+        QCOMPARE(got[i].greedy, want[i].greedy);
         QVERIFY(got[i].logits == want[i].logits);
     }
 }

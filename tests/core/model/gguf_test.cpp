@@ -254,8 +254,34 @@ private slots:
             "partial rope", [](auto& g) { g.u32("llama.rope.dimension_count", 8); },
             "llama.rope.dimension_count: found 8, expected the head size 16");
         row(
-            "yarn", [](auto& g) { g.str("llama.rope.scaling.type", "yarn"); },
-            "llama.rope.scaling.type: found \"yarn\", expected none or linear");
+            "rope scaling", [](auto& g) { g.str("llama.rope.scaling.type", "longrope"); },
+            "llama.rope.scaling.type: found \"longrope\", expected none, linear or yarn");
+        row(
+            "attention factor without yarn", [](auto& g) { g.f32("llama.rope.scaling.attn_factor", 1.5f); },
+            "llama.rope.scaling.attn_factor: found 1.5, expected 1 without yarn");
+        row(
+            "yarn without a factor", [](auto& g) { g.str("llama.rope.scaling.type", "yarn"); },
+            "llama.rope.scaling.factor: found no such key");
+        const auto yarn_row = [&](const char* key, float value, const char* says) {
+            row(
+                key,
+                [key, value](auto& g) {
+                    g.str("llama.rope.scaling.type", "yarn").f32("llama.rope.scaling.factor", 4);
+                    g.f32(std::string("llama.rope.scaling.") + key, value);
+                },
+                says);
+        };
+        yarn_row("factor", -2, "llama.rope.scaling.factor: found -2");
+        yarn_row("original_context_length", 64,
+                 "llama.rope.scaling.original_context_length: found a value of type f32");
+        yarn_row("attn_factor", NAN, "llama.rope.scaling.attn_factor: found NaN");
+        yarn_row("yarn_beta_fast", 0.5f,
+                 "llama.rope.scaling.yarn_beta_fast: found 0.5, expected at least yarn_beta_slow");
+        yarn_row("yarn_beta_slow", 0, "llama.rope.scaling.yarn_beta_slow: found 0");
+        yarn_row("yarn_attn_factor", -1, "llama.rope.scaling.yarn_attn_factor: found -1");
+        yarn_row("yarn_ext_factor", 0.5f, "llama.rope.scaling.yarn_ext_factor: found 0.5, expected 1");
+        yarn_row("yarn_log_multiplier", 0.1f,
+                 "llama.rope.scaling.yarn_log_multiplier: found 0.1, expected 0: architecture");
         row(
             "value length", [](auto& g) { g.u32("llama.attention.value_length", 8); },
             "llama.attention.value_length: found 8");
@@ -446,6 +472,44 @@ private slots:
         g = tiny_gguf();
         g.f32("llama.rope.scale_linear", 2);
         QCOMPARE(open(g)->config.rope.factor, 2.0);
+        g = tiny_gguf();
+        g.f32("llama.rope.scaling.factor", 2);  // without a type it is linear
+        QCOMPARE(open(g)->config.rope.type, std::string("linear"));
+        g.f32("llama.rope.scaling.factor", 0);  // not set
+        QCOMPARE(open(g)->config.rope.type, std::string("default"));
+        g.str("llama.rope.scaling.type", "none").f32("llama.rope.scaling.factor", 2);
+        QCOMPARE(open(g)->config.rope.type, std::string("default"));
+    }
+
+    void yarn() {
+        GgufBuilder g = tiny_gguf();
+        g.str("llama.rope.scaling.type", "yarn").f32("llama.rope.scaling.factor", 4);
+        const auto plain = open(g);
+        VERIFY_OK(plain);
+        const double inferred = 1 + 0.1 * std::log(4.0);
+        QCOMPARE(plain->config.rope.type, std::string("yarn"));
+        QCOMPARE(plain->config.rope.factor, 4.0);
+        QCOMPARE(plain->config.rope.original_max_position, 128);  // the context's length where the file does not say
+        QCOMPARE(plain->config.rope.attention_factor, inferred);
+        g.u32("llama.rope.scaling.original_context_length", 32).f32("llama.rope.scaling.attn_factor", 1.5f);
+        // What llama.cpp writes when it saves a model itself: its defaults.
+        g.f32("llama.rope.scaling.yarn_ext_factor", -1).f32("llama.rope.scaling.yarn_attn_factor", 1);
+        g.f32("llama.rope.scaling.yarn_beta_fast", 32).f32("llama.rope.scaling.yarn_beta_slow", 1);
+        g.f32("llama.rope.scaling.yarn_log_multiplier", 0);
+        const auto saved = open(g);
+        VERIFY_OK(saved);
+        QCOMPARE(saved->config.rope.original_max_position, 32);
+        QCOMPARE(saved->config.rope.attention_factor, 1.5 * inferred);
+        QCOMPARE(saved->warnings, std::vector<std::string>{});
+        g.remove("llama.rope.scaling.yarn_ext_factor");  // of a config.json
+        g.f32("llama.rope.scaling.yarn_beta_fast", 16);
+        const auto converted = open(g);
+        VERIFY_OK(converted);
+        QCOMPARE(converted->config.rope.attention_factor, 1.5);
+        QCOMPARE(converted->config.rope.beta_fast, 16.0);
+        QCOMPARE(converted->warnings.size(), size_t(2));
+        VERIFY_CONTAINS(converted->warnings[0], "llama.rope.scaling.yarn_attn_factor is followed");
+        VERIFY_CONTAINS(converted->warnings[1], "llama.rope.scaling.yarn_beta_fast is followed");
     }
 
     void problems_and_warnings() {
