@@ -1,0 +1,44 @@
+// How every CUDA kernel here is launched, and the rule that makes overlapping launches safe: a kernel calls
+// pdl_trigger() first, may then read what no kernel of a step writes (weights, adapters, tables), and calls pdl_wait()
+// in every thread before it touches anything else, writes anything or ends.
+#pragma once
+
+#include "kernels/cuda/device.h"
+
+#include <cuda_runtime.h>
+
+namespace spartan {
+
+// Lets the next kernel's blocks start as soon as there is room for them.
+__device__ __forceinline__ void pdl_trigger() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+// Returns once every kernel before this one has ended and its writes are visible.
+__device__ __forceinline__ void pdl_wait() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+// Launches on the device's stream; throws DeviceError. An empty grid launches nothing.
+template <class... Parameters, class... Arguments>
+void launch(CudaDevice& device, void (*kernel)(Parameters...), dim3 grid, int block, size_t shared_bytes,
+            Arguments... arguments) {
+    if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = grid;
+    config.blockDim = dim3(unsigned(block));
+    config.dynamicSmemBytes = shared_bytes;
+    config.stream = device.stream();
+    cudaLaunchAttribute overlap = {};
+    overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    overlap.val.programmaticStreamSerializationAllowed = 1;
+    config.attrs = &overlap;
+    config.numAttrs = device.overlaps_launches() ? 1 : 0;
+    CHECK_CUDA(cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...));
+}
+
+}  // namespace spartan

@@ -1,0 +1,52 @@
+// Storage types on the device, and the few PTX instructions that several kernels use. bf16 is spartan::bf16, with the
+// layout of __nv_bfloat16.
+#pragma once
+
+#include "kernels/view.h"
+
+#include <cstdint>
+
+#include <cuda_bf16.h>
+
+namespace spartan {
+
+__device__ __forceinline__ float bf16_low(uint32_t pair) { return __uint_as_float(pair << 16); }
+__device__ __forceinline__ float bf16_high(uint32_t pair) { return __uint_as_float(pair & 0xffff0000u); }
+__device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
+    const __nv_bfloat162 v = __floats2bfloat162_rn(low, high);
+    return *reinterpret_cast<const uint32_t*>(&v);
+}
+
+// 16 bytes of what no kernel of a step writes and that is read once. Not ld.global.nc, which ptxas moves below
+// griddepcontrol.wait, so that nothing would be requested ahead.
+__device__ __forceinline__ uint4 load_weights(const void* p) {
+    uint4 v;
+    asm volatile("ld.global.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "l"(p)
+                 : "memory");
+    return v;
+}
+
+// c [16 x 8] += a [16 x 16] * b [16 x 8], bf16 in, fp32 sums. Lane 4r + q holds: a.x (row r, k 2q, 2q+1), a.y (row
+// r+8), a.z (row r, k 2q+8, 2q+9), a.w (row r+8, the same k); b0 (k 2q, 2q+1, column r), b1 (k 2q+8, 2q+9); c[0], c[1]
+// (row r, columns 2q, 2q+1), c[2], c[3] (row r+8).
+__device__ __forceinline__ void mma_bf16(float (&c)[4], const uint4& a, uint32_t b0, uint32_t b1) {
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b0), "r"(b1));
+}
+
+__device__ __forceinline__ float warp_sum(float v) {
+#pragma unroll
+    for (int offset = 16; offset > 0; offset >>= 1) v += __shfl_xor_sync(~0u, v, offset);
+    return v;
+}
+__device__ __forceinline__ float warp_max(float v) {
+#pragma unroll
+    for (int offset = 16; offset > 0; offset >>= 1) v = fmaxf(v, __shfl_xor_sync(~0u, v, offset));
+    return v;
+}
+
+}  // namespace spartan
