@@ -1,0 +1,103 @@
+#include "kernels/cuda/matmul.h"
+
+#include "kernels/check.h"
+#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/skinny.h"
+
+namespace spartan {
+
+namespace {
+
+constexpr int kTile = 64;      // rows and columns of out that a CTA computes
+constexpr int kDepth = 16;     // of k, staged in shared memory at a time
+constexpr int kThreads = 256;  // each has 4 x 4 outputs, 16 apart
+constexpr int kPerThread = 4;  // along either side
+
+// values[0, count)[k0, k0 + kDepth) of a row-major [.., k] matrix, transposed; zeros outside.
+template <class T>
+__device__ void stage(float (&to)[kDepth][kTile + 1], const T* values, int64_t count, int64_t k, int64_t k0) {
+#pragma unroll
+    for (int i = 0; i < kTile * kDepth / kThreads; ++i) {
+        const int at = threadIdx.x + i * kThreads, row = at / kDepth, depth = at % kDepth;
+        to[depth][row] = row < count && k0 + depth < k ? to_float(values[row * k + k0 + depth]) : 0.f;
+    }
+}
+
+template <class Out, class T>
+__global__ void __launch_bounds__(kThreads) plain(Out* out, const T* x, const T* w, int64_t m, int64_t n, int64_t k) {
+    __shared__ float x_tile[kDepth][kTile + 1], w_tile[kDepth][kTile + 1];
+    pdl_trigger();
+    pdl_wait();
+    const int64_t m0 = int64_t(blockIdx.y) * kTile, n0 = int64_t(blockIdx.x) * kTile;
+    const int row = threadIdx.x / 16, column = threadIdx.x % 16;
+    float sum[kPerThread][kPerThread] = {};
+    for (int64_t k0 = 0; k0 < k; k0 += kDepth) {
+        stage(x_tile, x + m0 * k, m - m0, k, k0);
+        stage(w_tile, w + n0 * k, n - n0, k, k0);
+        __syncthreads();
+#pragma unroll
+        for (int depth = 0; depth < kDepth; ++depth)
+#pragma unroll
+            for (int i = 0; i < kPerThread; ++i)
+#pragma unroll
+                for (int j = 0; j < kPerThread; ++j)
+                    sum[i][j] = fmaf(x_tile[depth][row + 16 * i], w_tile[depth][column + 16 * j], sum[i][j]);
+        __syncthreads();
+    }
+#pragma unroll
+    for (int i = 0; i < kPerThread; ++i)
+#pragma unroll
+        for (int j = 0; j < kPerThread; ++j) {
+            const int64_t to_row = m0 + row + 16 * i, to_column = n0 + column + 16 * j;
+            if (to_row < m && to_column < n) out[to_row * n + to_column] = from_float<Out>(sum[i][j]);
+        }
+}
+
+template <class Out, class T>
+void plain_matmul(CudaDevice& device, const MatmulProduct<Out, T>& p, int64_t m, int64_t k) {
+    const auto tiles = [](int64_t size) { return unsigned((size + kTile - 1) / kTile); };
+    CHECK(m <= int64_t(kTile) * 65535);
+    launch(device, plain<Out, T>, dim3(tiles(p.n), tiles(m)), kThreads, 0, p.out, p.x, p.w, m, p.n, k);
+}
+
+bool aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
+
+template <class Out>
+void bf16_matmul(CudaDevice& device, MatmulPlans& plans, std::span<const MatmulProduct<Out, bf16>> products, int64_t m,
+                 int64_t k) {
+    const auto uses_blas = [&](const auto& p) {
+        return m > kSkinnyRows && !plans.batch_invariant() && aligned(p.out) && plans.uses_blas<Out>(m, p.n, k);
+    };
+    if (plans.batch_invariant() && m > kSkinnyRows) return wide_matmul<Out>(device, products, m, k);
+    bool any_blas = false;
+    for (const auto& p : products) any_blas |= p.n > 0 && uses_blas(p);
+    if (!any_blas) return skinny_matmul<Out>(device, products, m, k, plans.batch_invariant());
+    for (const auto& p : products) {
+        if (p.n == 0) continue;
+        if (!uses_blas(p) || !plans.multiply(device, p.out, p.x, p.w, m, p.n, k))
+            skinny_matmul<Out>(device, {&p, 1}, m, k, false);
+    }
+}
+
+}  // namespace
+
+template <class Out, class T>
+void matmul(CudaDevice& device, MatmulPlans& plans, std::span<const MatmulProduct<Out, T>> products, int64_t m,
+            int64_t k) {
+    CHECK(!products.empty() && products.size() <= kMostProducts && m >= 0 && k >= 1);
+    bool tensor_cores = std::is_same_v<T, bf16> && k % kSkinnyBlock == 0;
+    for (const auto& p : products) {
+        CHECK(p.n >= 0 && (p.n == 0 || m == 0 || (p.out && p.x && p.w)));
+        tensor_cores &= aligned(p.x) && aligned(p.w);
+    }
+    if (m == 0) return;
+    if constexpr (std::is_same_v<T, bf16>)
+        if (tensor_cores) return bf16_matmul<Out>(device, plans, products, m, k);
+    for (const auto& p : products) plain_matmul(device, p, m, k);
+}
+
+template void matmul(CudaDevice&, MatmulPlans&, std::span<const MatmulProduct<float, float>>, int64_t, int64_t);
+template void matmul(CudaDevice&, MatmulPlans&, std::span<const MatmulProduct<float, bf16>>, int64_t, int64_t);
+template void matmul(CudaDevice&, MatmulPlans&, std::span<const MatmulProduct<bf16, bf16>>, int64_t, int64_t);
+
+}  // namespace spartan

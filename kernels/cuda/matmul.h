@@ -1,0 +1,87 @@
+// Matrix product of activation rows with a weight as Hugging Face stores it:
+//
+//     out[m, n] = sum over k of x[m, k] * w[n, k]
+//
+//     out  [m, n]  T or float (logits), must not alias x
+//     x    [m, k]  T = float or bf16
+//     w    [n, k]  T, row-major: one copy serves every path
+//
+// bf16, k a multiple of 64, x and w 16-byte aligned:
+//     m <= 32   skinny.h: weights read once; up to three products in one launch
+//     m > 32    what MatmulPlans chose for (m's bucket, n, k, Out): cuBLASLt or skinny.h over groups of 32 rows
+//     batch invariant: skinny.h with one split of k for every m, so that a row's bits depend on nothing but its x and w
+// All else: a plain tiled kernel, one fp32 accumulator per output in rising k (batch invariant as well).
+// m, n may be 0; k >= 1. Sums are fp32 everywhere. Nothing here allocates or waits, so that calls may be captured.
+#pragma once
+
+#include "kernels/cuda/device.h"
+#include "kernels/view.h"
+
+#include <cstdint>
+#include <memory>
+#include <span>
+
+namespace spartan {
+
+// How bf16 products of more than 32 rows are computed, and the memory cuBLASLt works in. Belongs to the owner of the
+// device and stays alive as long as the graphs that were captured with it. One stream at a time may use it.
+class MatmulPlans {
+public:
+    struct Choice {
+        bool skinny = false;  // else cuBLASLt
+        int candidates = 0;   // that were timed
+        double us = 0;        // a product, by the chosen one
+    };
+
+    // Allocates cuBLASLt's working memory, once; none when `batch_invariant`, which has no use for cuBLASLt.
+    explicit MatmulPlans(bool batch_invariant = false);
+    ~MatmulPlans();
+    MatmulPlans(const MatmulPlans&) = delete;
+    MatmulPlans& operator=(const MatmulPlans&) = delete;
+
+    bool batch_invariant() const;
+
+    // Row counts that share a plan: the smallest of 48, 64, 96, 128, 192, ... that is not below m.
+    static int64_t bucket_of(int64_t m);
+
+    // Times every way to compute [m, k] x [n, k] and keeps the fastest for bucket_of(m); without it, cuBLASLt's first
+    // heuristic serves. Writes `out`, reads `x`, goes round among `w` (as many of the model's layers as there are, so
+    // that the weights come from memory as they will). m > 32, k a multiple of 64. Waits for the GPU: call it at start,
+    // never while the stream is captured. Does nothing when batch_invariant().
+    template <class Out>
+    Choice prepare(CudaDevice& device, Out* out, const bf16* x, std::span<const bf16* const> w, int64_t m, int64_t n,
+                   int64_t k);
+
+    // For matmul(). Pointers are 16-byte aligned, k is a multiple of 64. uses_blas(): whether the plan is cuBLASLt's;
+    // multiply(): false when cuBLASLt has no algorithm for the shape, and then nothing was launched.
+    template <class Out>
+    bool uses_blas(int64_t m, int64_t n, int64_t k);
+    template <class Out>
+    bool multiply(CudaDevice& device, Out* out, const bf16* x, const bf16* w, int64_t m, int64_t n, int64_t k);
+
+private:
+    struct State;
+    std::unique_ptr<State> state_;
+};
+
+template <class Out, class T>
+struct MatmulProduct {
+    Out* out = nullptr;    // [m, n]
+    const T* x = nullptr;  // [m, k]
+    const T* w = nullptr;  // [n, k]
+    int64_t n = 0;
+};
+constexpr int kMostProducts = 3;  // of one call
+
+// Out = T or float. One to three products of the same m and k: q, k and v with an input each, or gate and up.
+template <class Out, class T>
+void matmul(CudaDevice& device, MatmulPlans& plans, std::span<const MatmulProduct<Out, T>> products, int64_t m,
+            int64_t k);
+
+template <class Out, class T>
+void matmul(CudaDevice& device, MatmulPlans& plans, Out* out, const T* x, const T* w, int64_t m, int64_t n, int64_t k) {
+    const MatmulProduct<Out, T> one{out, x, w, n};
+    matmul(device, plans, std::span<const MatmulProduct<Out, T>>(&one, 1), m, k);
+}
+
+}  // namespace spartan

@@ -1,0 +1,379 @@
+// Products on the GPU against sums in double precision: every path, odd sizes, several products in one launch, batch
+// invariance, plans and capture.
+#include "kernels/cuda/matmul.h"
+#include "gpu_fixture.h"
+#include "kernels/cuda/skinny.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <sstream>
+#include <string>
+#include <thread>
+
+using namespace spartan;
+
+namespace {
+
+std::string text_of(const auto&... parts) {
+    std::ostringstream out;
+    (out << ... << parts);
+    return out.str();
+}
+
+// x [m, k] * w [n, k]^T in double precision, by all processors.
+template <class T>
+std::vector<double> exact_product(const std::vector<T>& x, const std::vector<T>& w, size_t m, size_t n, size_t k) {
+    const std::vector<double> wide_x = [&] {
+        std::vector<double> v;
+        for (const T& value : x) v.push_back(double(to_float(value)));
+        return v;
+    }();
+    std::vector<double> out(m * n);
+    const size_t team = std::max(1u, std::thread::hardware_concurrency());
+    std::vector<std::thread> threads;
+    for (size_t part = 0; part < team; ++part)
+        threads.emplace_back([&, part] {
+            std::vector<double> row(k);
+            for (size_t i = n * part / team; i < n * (part + 1) / team; ++i) {
+                for (size_t j = 0; j < k; ++j) row[j] = double(to_float(w[i * k + j]));
+                for (size_t t = 0; t < m; ++t) {
+                    const double* const values = wide_x.data() + t * k;
+                    double sums[4] = {};
+                    size_t j = 0;
+                    for (; j + 4 <= k; j += 4)
+                        for (size_t u = 0; u < 4; ++u) sums[u] += values[j + u] * row[j + u];
+                    for (; j < k; ++j) sums[0] += values[j] * row[j];
+                    out[t * n + i] = sums[0] + sums[1] + sums[2] + sums[3];
+                }
+            }
+        });
+    for (std::thread& t : threads) t.join();
+    return out;
+}
+
+// An output with a margin behind it that nobody may write to.
+template <class Out>
+struct Output {
+    static constexpr size_t kMargin = 256;
+    size_t count;
+    DeviceArray<Out> array;
+
+    explicit Output(size_t size) : count(size), array(size + kMargin) {}
+    Out* data() const { return array.data(); }
+
+    // "" when all of the first want.size() values are right, each on its own, and the margin is untouched. `rounding`:
+    // what one rounding and the sum's own error may leave of a value.
+    std::string wrong(const std::vector<double>& want, double rounding) const {
+        const std::vector<Out> got = array.read();
+        double squares = 0;
+        for (const double v : want) squares += v * v;
+        const double usual = std::sqrt(squares / double(std::max<size_t>(want.size(), 1)));
+        if (want.size() != count) return "sizes differ";
+        for (size_t i = 0; i < count; ++i)
+            if (!(std::abs(double(to_float(got[i])) - want[i]) <= rounding * (std::abs(want[i]) + 0.25 * usual)))
+                return text_of("[", i, "] got ", to_float(got[i]), ", want ", want[i]);
+        for (size_t i = count; i < got.size(); ++i)
+            if (!std::isnan(to_float(got[i]))) return text_of("written behind the end at +", i - count);
+        return "";
+    }
+    std::vector<Out> values() const {
+        std::vector<Out> v = array.read();
+        v.resize(count);
+        return v;
+    }
+};
+
+template <class Out>
+constexpr double kRounding = std::is_same_v<Out, float> ? 2e-4 : 1. / 256;
+
+// x and w in host and device memory and their exact product for up to `rows` rows of x.
+template <class T>
+struct Problem {
+    size_t rows, n, k;
+    std::vector<T> x, w;
+    std::vector<double> want;
+    DeviceArray<T> device_x, device_w;
+
+    Problem(size_t rows_, size_t n_, size_t k_, uint32_t seed)
+        : rows(rows_),
+          n(n_),
+          k(k_),
+          x(random_values<T>(rows * k, seed)),
+          w(random_values<T>(n * k, seed + 1, 0.03f)),
+          want(exact_product(x, w, rows, n, k)),
+          device_x(x),
+          device_w(w) {}
+
+    std::vector<double> want_of(size_t m) const { return {want.begin(), want.begin() + std::ptrdiff_t(m * n)}; }
+
+    // Out of the first m rows; "" or what is wrong.
+    template <class Out>
+    std::string run(CudaDevice& device, MatmulPlans& plans, size_t m) const {
+        Output<Out> out(m * n);
+        matmul(device, plans, out.data(), device_x.data(), device_w.data(), int64_t(m), int64_t(n), int64_t(k));
+        const std::string wrong = out.wrong(want_of(m), kRounding<Out>);
+        return wrong.empty() ? "" : text_of("m ", m, " n ", n, " k ", k, ": ", wrong);
+    }
+    template <class Out>
+    std::vector<Out> values(CudaDevice& device, MatmulPlans& plans, size_t first, size_t m) const {
+        Output<Out> out(m * n);
+        matmul(device, plans, out.data(), device_x.data() + first * k, device_w.data(), int64_t(m), int64_t(n),
+               int64_t(k));
+        return out.values();
+    }
+};
+
+#define VERIFY_RIGHT(wrong)                       \
+    do {                                          \
+        const std::string wrong_ = (wrong);       \
+        QVERIFY2(wrong_.empty(), wrong_.c_str()); \
+    } while (0)
+
+// As numbers.cuh describes mma.m16n8k16, for one warp: registers of each lane as pairs of values.
+struct Fragments {
+    std::array<std::array<std::array<int, 2>, 4>, 32> a{};
+    std::array<std::array<std::array<int, 2>, 2>, 32> b{};
+
+    int product(int row, int column) const {
+        int sum = 0;
+        for (int k = 0; k < 16; ++k) {
+            const auto q = size_t(k % 8 / 2), pair = size_t(k % 2), high = size_t(k / 8);
+            sum += a[size_t(row % 8) * 4 + q][2 * high + size_t(row / 8)][pair] * b[size_t(column) * 4 + q][high][pair];
+        }
+        return sum;
+    }
+};
+
+}  // namespace
+
+class CudaMatmulTest : public QObject {
+    Q_OBJECT
+
+private slots:
+    // On the CPU: what the lanes load, multiplied as the tensor cores do, is the product.
+    void skinnyLayout() {
+        constexpr int kTile = kSkinnyTile, kBlock = kSkinnyBlock;
+        std::array<std::array<int, kBlock>, kTile> w{};
+        std::array<std::array<int, kBlock>, 8> x{};
+        std::mt19937 random(1);
+        for (auto& row : w)
+            for (int& v : row) v = int(random() % 19) - 9;
+        for (auto& row : x)
+            for (int& v : row) v = int(random() % 19) - 9;
+        std::array<std::array<int, 8>, kTile> sums{};
+        for (int half = 0; half < 2; ++half)
+            for (int t = 0; t < 2; ++t)
+                for (int step = 0; step < 2; ++step) {
+                    Fragments f;
+                    for (int lane = 0; lane < 32; ++lane)
+                        for (int reg = 0; reg < 4; ++reg)
+                            for (int e = 0; e < 2; ++e) {
+                                const int k = skinny_k(lane, half) + step * 4 + reg / 2 * 2 + e;
+                                const int row = skinny_w_row(lane, 2 * t + reg % 2);
+                                f.a[size_t(lane)][size_t(reg)][size_t(e)] = w[size_t(row)][size_t(k)];
+                                f.b[size_t(lane)][size_t(reg / 2)][size_t(e)] = x[size_t(lane / 4)][size_t(k)];
+                            }
+                    for (int row = 0; row < 16; ++row)
+                        for (int column = 0; column < 8; ++column)
+                            sums[size_t(skinny_w_row(row % 8 * 4, 2 * t + row / 8))][size_t(column)] +=
+                                f.product(row, column);
+                }
+        for (size_t row = 0; row < kTile; ++row)
+            for (size_t column = 0; column < 8; ++column) {
+                int want = 0;
+                for (size_t k = 0; k < kBlock; ++k) want += w[row][k] * x[column][k];
+                QCOMPARE(sums[row][column], want);
+            }
+    }
+
+    void buckets() {
+        for (const auto& [m, bucket] : std::vector<std::pair<int64_t, int64_t>>{
+                 {33, 48}, {48, 48}, {49, 64}, {64, 64}, {65, 96}, {97, 128}, {129, 192}, {256, 256}, {8192, 8192}})
+            QCOMPARE(MatmulPlans::bucket_of(m), bucket);
+    }
+
+    void squareBf16() {
+        SKIP_WITHOUT_GPU();
+        CudaDevice device;
+        MatmulPlans plans;
+        const Problem<bf16> problem(256, 4096, 4096, 1);
+        for (const size_t m : {1, 7, 8, 9, 16, 17, 31, 32, 33, 48, 64, 65, 96, 256}) {
+            VERIFY_RIGHT(problem.run<bf16>(device, plans, m));
+            VERIFY_RIGHT(problem.run<float>(device, plans, m));
+        }
+    }
+
+    void vocabulary() {
+        SKIP_WITHOUT_GPU();
+        CudaDevice device;
+        MatmulPlans plans;
+        const Problem<bf16> problem(40, 49152, 576, 3);
+        for (const size_t m : {1, 16, 24, 40}) VERIFY_RIGHT(problem.run<float>(device, plans, m));
+        VERIFY_RIGHT(problem.run<bf16>(device, plans, 8));
+    }
+
+    void oddSizes() {
+        SKIP_WITHOUT_GPU();
+        CudaDevice device;
+        MatmulPlans plans, invariant(true);
+        uint32_t seed = 10;
+        for (const auto& [n, k] : std::vector<std::pair<size_t, size_t>>{
+                 {70, 48}, {70, 64}, {71, 128}, {1, 64}, {33, 1088}, {257, 1}, {100, 7}, {192, 2560}, {31, 11008}}) {
+            const Problem<bf16> problem(130, n, k, seed++);
+            for (const size_t m : {0, 1, 5, 8, 13, 24, 32, 33, 64, 97, 130}) {
+                VERIFY_RIGHT(problem.run<bf16>(device, plans, m));
+                VERIFY_RIGHT(problem.run<float>(device, plans, m));
+                VERIFY_RIGHT(problem.run<bf16>(device, invariant, m));
+            }
+        }
+    }
+
+    void plainFloat() {
+        SKIP_WITHOUT_GPU();
+        CudaDevice device;
+        MatmulPlans plans(true);
+        uint32_t seed = 30;
+        for (const auto& [n, k] :
+             std::vector<std::pair<size_t, size_t>>{{1, 1}, {70, 48}, {576, 576}, {65, 1537}, {129, 16}}) {
+            const Problem<float> problem(70, n, k, seed++);
+            for (const size_t m : {0, 1, 3, 63, 64, 65, 70}) VERIFY_RIGHT(problem.run<float>(device, plans, m));
+            const std::vector<float> all = problem.values<float>(device, plans, 0, 70);
+            const std::vector<float> last = problem.values<float>(device, plans, 69, 1);
+            QVERIFY(std::memcmp(all.data() + 69 * n, last.data(), n * sizeof(float)) == 0);
+        }
+    }
+
+    // x or w in the middle of a row: no 16-byte loads.
+    void misaligned() {
+        SKIP_WITHOUT_GPU();
+        CudaDevice device;
+        MatmulPlans plans;
+        constexpr size_t m = 3, n = 70, k = 128;
+        const auto x = random_values<bf16>(m * k + 1, 50), w = random_values<bf16>(n * k + 1, 51);
+        const DeviceArray<bf16> device_x(x), device_w(w);
+        const auto behind_first = [](const std::vector<bf16>& v) { return std::vector<bf16>(v.begin() + 1, v.end()); };
+        Output<bf16> out(m * n);
+        matmul(device, plans, out.data(), device_x.data() + 1, device_w.data() + 1, m, n, k);
+        VERIFY_RIGHT(out.wrong(exact_product(behind_first(x), behind_first(w), m, n, k), kRounding<bf16>));
+        Output<bf16> shifted(m * n + 1);  // out may lie anywhere
+        matmul(device, plans, shifted.data() + 1, device_x.data(), device_w.data(), m, n, k);
+        std::vector<bf16> values = shifted.values();
+        QVERIFY(std::isnan(to_float(values[0])));
+        values.erase(values.begin());
+        QVERIFY(relative_error(values, exact_product(x, w, m, n, k)) < kTolerance<bf16>);
+    }
+
+    void severalProductsAtOnce() {
+        SKIP_WITHOUT_GPU();
+        CudaDevice device;
+        MatmulPlans plans, invariant(true);
+        constexpr size_t k = 576;
+        const Problem<bf16> q(70, 576, k, 60), key(70, 193, k, 62), v(70, 40, k, 64);
+        for (MatmulPlans* p : {&plans, &invariant})
+            for (const size_t m : {1, 9, 30, 70}) {
+                Output<bf16> out_q(m * q.n), out_k(m * key.n), out_v(m * v.n);
+                const auto product = [](const Output<bf16>& out, const Problem<bf16>& from) {
+                    return MatmulProduct<bf16, bf16>{out.data(), from.device_x.data(), from.device_w.data(),
+                                                     int64_t(from.n)};
+                };
+                const std::array<MatmulProduct<bf16, bf16>, 3> three{product(out_q, q), product(out_k, key),
+                                                                     product(out_v, v)};
+                matmul<bf16, bf16>(device, *p, three, int64_t(m), int64_t(k));
+                VERIFY_RIGHT(out_q.wrong(q.want_of(m), kRounding<bf16>));
+                VERIFY_RIGHT(out_k.wrong(key.want_of(m), kRounding<bf16>));
+                VERIFY_RIGHT(out_v.wrong(v.want_of(m), kRounding<bf16>));
+                // Alone or with others, empty ones between: the same bits.
+                Output<bf16> alone(m * key.n);
+                const std::array<MatmulProduct<bf16, bf16>, 2> with_empty{MatmulProduct<bf16, bf16>{},
+                                                                          product(alone, key)};
+                matmul<bf16, bf16>(device, *p, with_empty, int64_t(m), int64_t(k));
+                QVERIFY(std::memcmp(alone.values().data(), out_k.values().data(), m * key.n * sizeof(bf16)) == 0);
+            }
+        const Problem<float> gate(5, 65, 50, 66), up(5, 65, 50, 68);
+        Output<float> out_gate(5 * 65), out_up(5 * 65);
+        const std::array<MatmulProduct<float, float>, 2> two{
+            MatmulProduct<float, float>{out_gate.data(), gate.device_x.data(), gate.device_w.data(), 65},
+            MatmulProduct<float, float>{out_up.data(), up.device_x.data(), up.device_w.data(), 65}};
+        matmul<float, float>(device, plans, two, 5, 50);
+        VERIFY_RIGHT(out_gate.wrong(gate.want, kRounding<float>));
+        VERIFY_RIGHT(out_up.wrong(up.want, kRounding<float>));
+    }
+
+    void batchInvariance() {
+        SKIP_WITHOUT_GPU();
+        CudaDevice device;
+        MatmulPlans plans(true);
+        for (const auto& [n, k] : std::vector<std::pair<size_t, size_t>>{{4096, 4096}, {130, 576}, {576, 1536}}) {
+            constexpr size_t kRows = 300;
+            const Problem<bf16> problem(kRows, n, k, uint32_t(70 + n));
+            const std::vector<float> all = problem.values<float>(device, plans, 0, kRows);
+            for (const size_t m : {1, 7, 8, 15, 16, 24, 32, 33, 64, 96, 97, 256}) {
+                VERIFY_RIGHT(problem.run<bf16>(device, plans, m));
+                for (const size_t first : {size_t(0), size_t(3), kRows - m}) {
+                    const std::vector<float> some = problem.values<float>(device, plans, first, m);
+                    QVERIFY2(std::memcmp(some.data(), all.data() + first * n, m * n * sizeof(float)) == 0,
+                             text_of("n ", n, " k ", k, " m ", m, " from row ", first).c_str());
+                }
+            }
+        }
+    }
+
+    void sameBitsEveryTime() {
+        SKIP_WITHOUT_GPU();
+        CudaDevice device;
+        MatmulPlans plans;
+        const Problem<bf16> problem(96, 1000, 1024, 80);
+        for (const size_t m : {1, 12, 32, 96}) {
+            const std::vector<float> first = problem.values<float>(device, plans, 0, m);
+            for (int i = 0; i < 5; ++i)
+                QVERIFY(std::memcmp(first.data(), problem.values<float>(device, plans, 0, m).data(),
+                                    first.size() * sizeof(float)) == 0);
+        }
+    }
+
+    void preparedAndCaptured() {
+        SKIP_WITHOUT_GPU();
+        CudaDevice device;
+        MatmulPlans plans;
+        constexpr size_t kRows = 256, n = 1024, k = 2048;
+        const Problem<bf16> problem(kRows, n, k, 90);
+        const DeviceArray<bf16> other_w(problem.w);
+        const std::array<const bf16*, 2> layers{problem.device_w.data(), other_w.data()};
+        Output<bf16> scratch(kRows * n);
+        DeviceArray<float> logits(kRows * n);
+        for (const int64_t m : {48, 64, 96, 256}) {
+            for (const auto& choice :
+                 {plans.prepare<bf16>(device, scratch.data(), problem.device_x.data(), layers, m, n, k),
+                  plans.prepare<float>(device, logits.data(), problem.device_x.data(), layers, m, n, k)}) {
+                QVERIFY(choice.candidates >= 1);
+                QVERIFY(choice.us > 0.5 && choice.us < 5000);
+                QVERIFY(m <= 96 || !choice.skinny);
+            }
+            // The plan of a bucket serves what is in it.
+            for (const int64_t below : {m, m - 1, m - 13}) {
+                VERIFY_RIGHT(problem.run<bf16>(device, plans, size_t(below)));
+                VERIFY_RIGHT(problem.run<float>(device, plans, size_t(below)));
+            }
+        }
+        for (const size_t m : {4, 48, 96, 200, 256}) {  // 200 is in 256's bucket
+            Output<bf16> out(m * n);
+            cudaGraph_t graph = nullptr;
+            cudaGraphExec_t executable = nullptr;
+            CHECK_CUDA(cudaStreamBeginCapture(device.stream(), cudaStreamCaptureModeThreadLocal));
+            for (int i = 0; i < 3; ++i)
+                matmul(device, plans, out.data(), problem.device_x.data(), problem.device_w.data(), int64_t(m),
+                       int64_t(n), int64_t(k));
+            CHECK_CUDA(cudaStreamEndCapture(device.stream(), &graph));
+            CHECK_CUDA(cudaGraphInstantiate(&executable, graph, 0));
+            CHECK_CUDA(cudaGraphLaunch(executable, device.stream()));
+            device.synchronize();
+            VERIFY_RIGHT(out.wrong(problem.want_of(m), kRounding<bf16>));
+            CHECK_CUDA(cudaGraphExecDestroy(executable));
+            CHECK_CUDA(cudaGraphDestroy(graph));
+        }
+    }
+};
+
+QTEST_GUILESS_MAIN(CudaMatmulTest)
+#include "matmul_test.moc"
