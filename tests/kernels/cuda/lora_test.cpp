@@ -1,0 +1,244 @@
+#include "kernels/cuda/lora.h"
+
+#include "tiles_on_device.h"
+
+using namespace spartan;
+
+namespace {
+
+constexpr int kParts = 5;
+
+// Low-rank parts of kParts linear layers of one rank; 0: the adapter leaves them alone.
+template <class T>
+struct LowRank {
+    int rank = 0;
+    float scale = 1;
+    std::vector<std::vector<T>> a, b_t;  // [part]
+    std::vector<std::unique_ptr<DeviceArray<T>>> stored;
+    std::unique_ptr<DeviceArray<CudaPart>> parts;
+};
+
+struct Case {
+    int64_t in = 0;
+    std::vector<int64_t> widths;  // of the projections
+    std::vector<int> ranks;       // of the adapters
+    std::vector<TileSpec> tiles;
+    int first_part = 0, empty = 3, rows_behind = 2;
+    bool batch_invariant = false;
+    bool cancels = false;  // ranks come in pairs that all but cancel, and are added to 0
+};
+
+template <class T>
+LowRank<T> random_low_rank(const Case& c, int rank, uint32_t seed) {
+    LowRank<T> l;
+    l.rank = rank;
+    l.scale = 0.5f + 0.25f * float(seed % 7);
+    std::vector<CudaPart> parts(kParts);
+    for (int i = 0; i < kParts && rank > 0; ++i) {
+        const int p = i - c.first_part;
+        const int64_t width = p >= 0 && p < int(c.widths.size()) ? c.widths[size_t(p)] : 1;
+        l.a.push_back(random_values<T>(size_t(rank * c.in), seed + uint32_t(2 * i), 1 / std::sqrt(float(c.in))));
+        l.b_t.push_back(random_values<T>(size_t(rank * width), seed + uint32_t(2 * i + 1), 1 / std::sqrt(float(rank))));
+        for (int r = 1; c.cancels && r < rank; r += 2) {
+            for (int64_t k = 1; k < c.in; ++k)
+                l.a.back()[size_t(r * c.in + k)] = l.a.back()[size_t((r - 1) * c.in + k)];
+            for (int64_t n = 0; n < width; ++n)
+                l.b_t.back()[size_t(r * width + n)] =
+                    from_float<T>(-to_float(l.b_t.back()[size_t((r - 1) * width + n)]));
+        }
+        for (const auto* values : {&l.a.back(), &l.b_t.back()})
+            l.stored.push_back(std::make_unique<DeviceArray<T>>(*values));
+        CudaPart& part = parts[size_t(i)];
+        part.a = l.stored[l.stored.size() - 2]->data();
+        part.b_t = l.stored.back()->data();
+        part.rank = rank;
+        part.scale = l.scale;
+    }
+    l.parts = std::make_unique<DeviceArray<CudaPart>>(parts);
+    return l;
+}
+
+template <class T>
+std::vector<double> with_low_rank(const T* y, const T* x, const LowRank<T>* l, int part, int64_t in, int64_t width) {
+    std::vector<double> want(static_cast<size_t>(width));
+    for (int64_t n = 0; n < width; ++n) want[size_t(n)] = double(to_float(y[n]));
+    for (int r = 0; l && r < l->rank; ++r) {
+        double sum = 0;
+        for (int64_t k = 0; k < in; ++k)
+            sum += double(to_float(l->a[size_t(part)][size_t(r * in + k)])) * double(to_float(x[k]));
+        for (int64_t n = 0; n < width; ++n)
+            want[size_t(n)] += double(l->scale) * sum * double(to_float(l->b_t[size_t(part)][size_t(r * width + n)]));
+    }
+    return want;
+}
+
+template <class T>
+void check(const Case& c) {
+    CudaDevice device;
+    const std::string text = QStringLiteral("in %1, out %2.., rank %3.., %4 tiles of %5.. rows")
+                                 .arg(c.in)
+                                 .arg(c.widths[0])
+                                 .arg(c.ranks[0])
+                                 .arg(c.tiles.size())
+                                 .arg(c.tiles[0].rows)
+                                 .toStdString();
+    std::vector<LowRank<T>> adapters;
+    std::vector<CudaPart*> parts;
+    int max_rank = 0;
+    for (size_t i = 0; i < c.ranks.size(); ++i) {
+        adapters.push_back(random_low_rank<T>(c, c.ranks[i], uint32_t(100 * i)));
+        parts.push_back(adapters.back().parts->data());
+        max_rank = std::max(max_rank, c.ranks[i]);
+    }
+    const int num_projections = int(c.widths.size());
+    const int64_t used = rows_of(c.tiles), rows = used + c.rows_behind;
+    const auto tiles = upload_tiles(c.tiles, parts, c.empty);
+    const auto x = random_values<T>(size_t(rows * c.in), 7);
+    const DeviceArray<T> device_x(x);
+    const DeviceArray<float> workspace(size_t(lora_workspace_bytes(num_projections, rows, c.in, max_rank) / 4));
+    LoraOutputs<T> outputs;
+    std::vector<std::vector<T>> before;
+    std::vector<std::unique_ptr<DeviceArray<T>>> out;
+    for (int p = 0; p < num_projections; ++p) {
+        before.push_back(random_values<T>(size_t(rows * c.widths[size_t(p)]), uint32_t(50 + p), c.cancels ? 0.f : 1.f));
+        out.push_back(std::make_unique<DeviceArray<T>>(before.back()));
+        outputs.out[p] = out.back()->data();
+        outputs.width[p] = c.widths[size_t(p)];
+    }
+    lora<T>(device, outputs, device_x.data(), tiles.data(), int(tiles.size()), c.first_part, num_projections, rows,
+            c.in, max_rank, workspace.data(), c.batch_invariant);
+    device.synchronize();
+    for (int p = 0; p < num_projections; ++p) {
+        const auto got = out[size_t(p)]->read();
+        const auto& old = before[size_t(p)];
+        const int64_t width = c.widths[size_t(p)];
+        int64_t row = 0;
+        for (const TileSpec& t : c.tiles) {
+            const LowRank<T>* l = t.adapter < 0 ? nullptr : &adapters[size_t(t.adapter)];
+            std::vector<double> want;
+            for (int64_t i = row; i < row + t.rows; ++i) {
+                const auto one =
+                    with_low_rank(&old[size_t(i * width)], &x[size_t(i * c.in)], l, c.first_part + p, c.in, width);
+                want.insert(want.end(), one.begin(), one.end());
+            }
+            const double error = relative_error(rows_between(got, row, row + t.rows, width), want);
+            const bool alone = !l || l->rank == 0;
+            if (!(alone ? error == 0 : error < kTolerance<T>))
+                QFAIL(qPrintable(QStringLiteral("%1: projection %2, row %3, rank %4: error %5")
+                                     .arg(QString::fromStdString(text))
+                                     .arg(p)
+                                     .arg(row)
+                                     .arg(l ? l->rank : 0)
+                                     .arg(error)));
+            row += t.rows;
+        }
+        QVERIFY2(same_bits(rows_between(got, used, rows, width), rows_between(old, used, rows, width)), text.c_str());
+    }
+}
+
+}  // namespace
+
+class CudaLoraTest : public QObject {
+    Q_OBJECT
+private slots:
+    void one_row_for_each_adapter() {
+        SKIP_WITHOUT_GPU();
+        const std::vector<int> ranks{64, 1, 4, 8, 16, 100, 0, 32, 48};
+        check<bf16>({.in = 4096, .widths = {4096, 1024, 1024}, .ranks = ranks, .tiles = tiles_in_turn(96, 1, 9, 12)});
+        check<bf16>({.in = 4096, .widths = {4096}, .ranks = {64}, .tiles = {{1, 0}}, .first_part = 3});
+        check<bf16>(
+            {.in = 11008, .widths = {512}, .ranks = {256, 24, 300}, .tiles = {{1, 0}, {2, 1}, {1, -1}, {1, 2}}});
+    }
+
+    void tiles_of_many_rows() {
+        SKIP_WITHOUT_GPU();
+        const std::vector<int> ranks{64, 1, 100, 8, 16, 0};
+        check<bf16>({.in = 576,
+                     .widths = {576, 192, 192},
+                     .ranks = ranks,
+                     .tiles = tiles_in_turn(6, 64, 6, 4),
+                     .first_part = 1});
+        check<bf16>(
+            {.in = 1536, .widths = {576, 64}, .ranks = ranks, .tiles = {{9, 0}, {8, 1}, {33, 2}, {1, 4}, {63, 3}}});
+    }
+
+    // More than 512 rows: tiles of more than 8 take the other shrink.
+    void many_rows_and_single_ones_between() {
+        SKIP_WITHOUT_GPU();
+        std::vector<TileSpec> tiles = tiles_in_turn(9, 64, 5, 3);
+        for (const TileSpec& t : {TileSpec{1, 0}, {8, 2}, {9, 2}, {1, 3}, {17, 4}}) tiles.push_back(t);
+        const std::vector<int> ranks{64, 16, 100, 1, 130};
+        for (const bool invariant : {false, true}) {
+            check<bf16>(
+                {.in = 576, .widths = {576, 192, 192}, .ranks = ranks, .tiles = tiles, .batch_invariant = invariant});
+            check<bf16>({.in = 1096, .widths = {320}, .ranks = ranks, .tiles = tiles, .batch_invariant = invariant});
+        }
+        check<bf16>({.in = 48, .widths = {48, 64}, .ranks = {16, 3}, .tiles = tiles_in_turn(10, 64, 2)});
+    }
+
+    // Sums over k are not rounded to bf16 on their way to B.
+    void inner_sums_are_exact() {
+        SKIP_WITHOUT_GPU();
+        for (const int rank : {2, 40, 100})
+            check<bf16>({.in = 512, .widths = {264}, .ranks = {rank}, .tiles = {{1, 0}, {20, 0}}, .cancels = true});
+        check<bf16>({.in = 512, .widths = {264}, .ranks = {40}, .tiles = tiles_in_turn(10, 64, 1), .cancels = true});
+    }
+
+    void odd_sizes() {
+        SKIP_WITHOUT_GPU();
+        for (const int64_t in : {8, 30, 48, 64, 1024, 1032})
+            for (const int64_t out : {8, 33, 64, 136}) {
+                check<bf16>({.in = in, .widths = {out, 48}, .ranks = {7, 16, 33}, .tiles = tiles_in_turn(5, 3, 3, 2)});
+                check<float>(
+                    {.in = in, .widths = {out, 48}, .ranks = {7, 16, 33}, .tiles = tiles_in_turn(5, 11, 3, 2)});
+            }
+    }
+
+    void floats() {
+        SKIP_WITHOUT_GPU();
+        const std::vector<int> ranks{64, 1, 4, 8, 16, 100, 0};
+        check<float>({.in = 4096, .widths = {1536, 64, 64}, .ranks = ranks, .tiles = tiles_in_turn(20, 1, 7, 4)});
+        check<float>(
+            {.in = 576, .widths = {576}, .ranks = ranks, .tiles = tiles_in_turn(7, 64, 7, 4), .first_part = 2});
+    }
+
+    void nothing_at_all() {
+        SKIP_WITHOUT_GPU();
+        check<bf16>({.in = 64, .widths = {64}, .ranks = {0}, .tiles = {{3, 0}, {2, -1}}});
+    }
+
+    // With batch_invariant a row's bits are the same alone as among many of its adapter; without, among few.
+    void same_bits_in_any_batch() {
+        SKIP_WITHOUT_GPU();
+        CudaDevice device;
+        const Case c{.in = 1536, .widths = {320}, .ranks = {}, .tiles = {}};
+        const auto a = random_low_rank<bf16>(c, 100, 1), b = random_low_rank<bf16>(c, 16, 2);
+        const auto x = random_values<bf16>(size_t(640 * c.in), 5), y = random_values<bf16>(size_t(640 * 320), 6);
+        const DeviceArray<bf16> device_x(x);
+        const auto run = [&](const std::vector<TileSpec>& specs, int64_t skip, int max_rank, bool invariant) {
+            const auto tiles = upload_tiles(specs, {a.parts->data(), b.parts->data()}, 0);
+            const int64_t rows = rows_of(specs);
+            const DeviceArray<bf16> out(rows_between(y, skip, skip + rows, 320));
+            const DeviceArray<float> workspace(size_t(lora_workspace_bytes(1, rows, c.in, max_rank) / 4));
+            LoraOutputs<bf16> outputs;
+            outputs.out[0] = out.data();
+            outputs.width[0] = 320;
+            lora<bf16>(device, outputs, device_x.data() + skip * c.in, tiles.data(), int(tiles.size()), 0, 1, rows,
+                       c.in, max_rank, workspace.data(), invariant);
+            device.synchronize();
+            return out.read();
+        };
+        std::vector<TileSpec> many = tiles_in_turn(9, 64, 2);
+        many.push_back({64, 0});
+        const auto batch = run(many, 0, 100, true), small = run({{40, 0}, {5, 1}}, 0, 100, false);
+        for (const int64_t row : {0, 7, 39}) {
+            const auto alone = run({{1, 0}}, row, 100, row % 2 == 0);
+            QVERIFY(same_bits(alone, rows_between(batch, row, row + 1, 320)));
+            QVERIFY(same_bits(alone, rows_between(small, row, row + 1, 320)));
+        }
+        QVERIFY(same_bits(run({{1, 1}}, 44, 16, false), rows_between(small, 44, 45, 320)));
+    }
+};
+
+QTEST_GUILESS_MAIN(CudaLoraTest)
+#include "lora_test.moc"
