@@ -2,11 +2,9 @@
 
 #include "kernels/check.h"
 #include "kernels/cpu/simd/table.h"
-#include "kernels/philox.h"
+#include "kernels/sample_arithmetic.h"
 
 #include <algorithm>
-#include <array>
-#include <bit>
 #include <limits>
 #include <vector>
 
@@ -17,11 +15,6 @@ namespace {
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr int64_t kBlock = 64;         // logits per block maximum
 constexpr int64_t kGrain = 16 * 1024;  // logits per thread worth a wake-up
-
-uint32_t philox_24_bits(uint64_t seed, uint64_t position) {
-    const std::array<uint32_t, 4> counter{uint32_t(position), uint32_t(position >> 32), 0, 0};
-    return philox4x32(counter, seed)[0] >> 8;
-}
 
 // Probabilities are integers, 2^30 * exp((logit - max) / temperature): sums of these are exact, so no reduction order,
 // thread count or vector width can change which token is drawn. One below about 2^-30 of the largest counts as zero.
@@ -50,15 +43,10 @@ Scan scan_blocks(const CpuKernels& kernels, std::span<const float> logits, int64
 }
 
 struct Candidate {
-    uint32_t key;  // rises with the logit; equal logits (also -0 and +0) have equal keys
+    uint32_t key;  // of its logit
     uint32_t weight;
     int32_t id;
 };
-
-uint32_t key_of(float logit) {
-    const uint32_t bits = std::bit_cast<uint32_t>(logit + 0.f);
-    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-}
 
 // The end of the best candidates: those with a larger key, and those with this key up to this id.
 struct Cut {
@@ -103,15 +91,8 @@ uint64_t total_weight(const std::vector<Candidate>& candidates) {
     return sum;
 }
 
-// The least integer mass that is at least top_p of the whole.
-uint64_t top_p_target(uint64_t total, float top_p) {
-    const double wanted = double(total) * double(top_p);
-    const auto floor = uint64_t(wanted);
-    return std::clamp(floor + uint64_t(double(floor) < wanted), uint64_t(1), total);
-}
-
-int32_t draw(const std::vector<Candidate>& candidates, uint64_t total, uint32_t random_24_bits) {
-    auto left = uint64_t(static_cast<unsigned __int128>(total) * random_24_bits >> 24);
+int32_t draw(const std::vector<Candidate>& candidates, uint64_t total, uint32_t random) {
+    uint64_t left = draw_point(total, random);
     for (const Candidate& c : candidates) {
         if (left < c.weight) return c.id;
         left -= c.weight;
@@ -134,7 +115,7 @@ std::vector<Candidate> top_k_candidates(const CpuKernels& kernels, std::span<con
         if (block_max[b] < bound) continue;
         const size_t end = std::min((b + 1) * size_t(kBlock), logits.size());
         for (size_t i = b * size_t(kBlock); i < end; ++i)
-            if (logits[i] >= bound) candidates.push_back({key_of(logits[i]), 0, int32_t(i)});
+            if (logits[i] >= bound) candidates.push_back({key_of_logit(logits[i]), 0, int32_t(i)});
     }
     if (int64_t(candidates.size()) > k)
         keep_best(candidates, select_best(candidates, uint64_t(k), [](const Candidate&) { return uint64_t(1); }));
@@ -162,8 +143,8 @@ uint64_t weigh_all(CpuDevice& device, std::span<const float> logits, float max, 
     return total;
 }
 
-int32_t draw_from_all(const Weights& weights, uint64_t total, uint32_t random_24_bits) {
-    auto left = uint64_t(static_cast<unsigned __int128>(total) * random_24_bits >> 24);
+int32_t draw_from_all(const Weights& weights, uint64_t total, uint32_t random) {
+    uint64_t left = draw_point(total, random);
     for (size_t begin = 0; begin < weights.size(); begin += kBlock) {
         const size_t end = std::min(begin + size_t(kBlock), weights.size());
         uint64_t sum = 0;
@@ -180,14 +161,12 @@ int32_t draw_from_all(const Weights& weights, uint64_t total, uint32_t random_24
     CHECK(false);
 }
 
-// Logits so light that all of them together weigh less than 1 - top_p cannot be in the set: they are left out first.
 std::vector<Candidate> top_p_candidates(std::span<const float> logits, const Weights& weights, uint64_t total,
                                         float top_p) {
-    const double spare = double(total) * (1.0 - double(top_p)) / double(logits.size());
-    const auto least = int32_t(std::clamp(spare, 1.0, double(1 << 30)));
+    const int32_t least = least_top_p_weight(total, top_p, int64_t(logits.size()));
     std::vector<Candidate> candidates;
     for (size_t i = 0; i < weights.size(); ++i)
-        if (weights[i] >= least) candidates.push_back({key_of(logits[i]), uint32_t(weights[i]), int32_t(i)});
+        if (weights[i] >= least) candidates.push_back({key_of_logit(logits[i]), uint32_t(weights[i]), int32_t(i)});
     const auto weight = [](const Candidate& c) { return uint64_t(c.weight); };
     keep_best(candidates, select_best(candidates, top_p_target(total, top_p), weight));
     return candidates;
@@ -195,7 +174,7 @@ std::vector<Candidate> top_p_candidates(std::span<const float> logits, const Wei
 
 }  // namespace
 
-float philox_uniform(uint64_t seed, uint64_t position) { return float(philox_24_bits(seed, position)) * 0x1p-24f; }
+float philox_uniform(uint64_t seed, uint64_t position) { return float(random_24_bits(seed, position)) * 0x1p-24f; }
 
 int32_t sample(CpuDevice& device, std::span<const float> logits, const SampleParams& p, int64_t position) {
     CHECK(logits.size() <= size_t(std::numeric_limits<int32_t>::max()));
@@ -217,7 +196,7 @@ int32_t sample(CpuDevice& device, std::span<const float> logits, const SamplePar
         return int32_t(std::find(logits.begin() + block * kBlock, logits.end(), all.max) - logits.begin());
     }
 
-    const uint32_t random = philox_24_bits(p.seed, uint64_t(position));
+    const uint32_t random = random_24_bits(p.seed, uint64_t(position));
     const auto weight = [](const Candidate& c) { return uint64_t(c.weight); };
     std::vector<Candidate> candidates;
     if (p.top_k > 0 && p.top_k < n) {

@@ -1,5 +1,7 @@
 #include "kernels/sample.h"
 #include "kernel_testing.h"
+#include "kernels/cpu/simd/table.h"
+#include "kernels/sample_arithmetic.h"
 
 #include <algorithm>
 #include <limits>
@@ -144,6 +146,31 @@ private slots:
         std::map<int32_t, int> hits;
         for (int i = 0; i < 600; ++i) ++hits[sample(device, logits, {.temperature = 1e30f}, i)];
         QCOMPARE(hits.size(), size_t(3));  // -infinity is never drawn
+    }
+
+    // What a GPU weighs with is the vectors' arithmetic, bit for bit.
+    void oneWeightAsAllTogether() {
+        Random random(5);
+        for (const float temperature : {1.f, 0.3f, 1e-30f, 1e30f, 7.77f}) {
+            std::vector<float> logits = random.normals(100'000, 8 * std::min(temperature, 1e20f));
+            logits.insert(logits.end(), {-kInfinity, -3e38f, 0.f, -0.f});
+            const float max = *std::max_element(logits.begin(), logits.end());
+            for (const CpuIsa isa : isa_levels()) {
+                std::vector<int32_t> weights(logits.size());
+                kernels_for(isa).weigh_logits(weights.data(), logits.data(), int64_t(logits.size()), max, temperature);
+                for (size_t i = 0; i < logits.size(); ++i)
+                    QCOMPARE(weigh_logit(logits[i], max, temperature), weights[i]);
+            }
+        }
+    }
+
+    void keysRiseWithLogits() {
+        const std::vector<float> rising{-kInfinity, -3e38f, -1, -1e-45f, 0, 1e-45f, 1, 3e38f};
+        for (size_t i = 0; i < rising.size(); ++i) {
+            QCOMPARE(logit_of_key(key_of_logit(rising[i])), rising[i]);
+            if (i > 0) QVERIFY(key_of_logit(rising[i - 1]) < key_of_logit(rising[i]));
+        }
+        QCOMPARE(key_of_logit(-0.f), key_of_logit(0.f));
     }
 };
 

@@ -1,0 +1,180 @@
+#include "kernels/check.h"
+#include "kernels/cuda/attention.h"
+#include "kernels/cuda/attention_decode.cuh"
+#include "kernels/cuda/attention_prefill.cuh"
+#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/numbers.cuh"
+
+#include <algorithm>
+#include <bit>
+
+namespace spartan {
+
+namespace {
+
+constexpr int kPlainWarps = 4, kMostFeaturesOfLane = 8;
+
+template <class T>
+struct PlainArguments {
+    T* out;
+    const T *q, *pool;
+    int heads, kv_heads, head_dim, block_tokens;
+    int64_t window;
+    float scale;
+    CudaBatchTables tables;
+};
+
+// One warp for each row and head, key by key; lane i has features i, i + 32, …
+template <class T>
+__global__ void plain_kernel(const __grid_constant__ PlainArguments<T> a) {
+    pdl_trigger();
+    const int lane = int(threadIdx.x % 32), head = int(blockIdx.y) * kPlainWarps + int(threadIdx.x / 32);
+    const CudaRow row = a.tables.rows[blockIdx.x];
+    if (row.sequence < 0 || head >= a.heads) return pdl_wait();
+    const int32_t* pages = a.tables.block_tables + a.tables.sequences[row.sequence].table * a.tables.max_blocks;
+    const int64_t half_page = int64_t(a.kv_heads) * a.block_tokens * a.head_dim;
+    const int64_t of_head = int64_t(head / (a.heads / a.kv_heads)) * a.block_tokens;
+    const int64_t at = (int64_t(blockIdx.x) * a.heads + head) * a.head_dim;
+    pdl_wait();
+
+    float q[kMostFeaturesOfLane] = {}, sums[kMostFeaturesOfLane] = {}, highest = -INFINITY, total = 0;
+#pragma unroll
+    for (int i = 0; i < kMostFeaturesOfLane; ++i)
+        if (lane + 32 * i < a.head_dim) q[i] = to_float(a.q[at + lane + 32 * i]) * a.scale;
+    const int first = a.window > 0 && row.position >= a.window ? int(row.position - a.window + 1) : 0;
+    for (int key = first; key <= row.position; ++key) {
+        const T* k =
+            a.pool + 2 * half_page * pages[key / a.block_tokens] + (of_head + key % a.block_tokens) * a.head_dim;
+        const T* v = k + half_page;
+        float dot = 0, values[kMostFeaturesOfLane] = {};
+#pragma unroll
+        for (int i = 0; i < kMostFeaturesOfLane; ++i)
+            if (lane + 32 * i < a.head_dim) {
+                dot = fmaf(q[i], to_float(k[lane + 32 * i]), dot);
+                values[i] = to_float(v[lane + 32 * i]);
+            }
+        const float score = warp_sum(dot), now = fmaxf(highest, score);
+        const float shrink = expf(highest - now), weight = expf(score - now);
+        highest = now;
+        total = fmaf(total, shrink, weight);
+#pragma unroll
+        for (int i = 0; i < kMostFeaturesOfLane; ++i) sums[i] = fmaf(sums[i], shrink, weight * values[i]);
+    }
+#pragma unroll
+    for (int i = 0; i < kMostFeaturesOfLane; ++i)
+        if (lane + 32 * i < a.head_dim) a.out[at + lane + 32 * i] = from_float<T>(sums[i] / total);
+}
+
+struct Workspace {
+    int64_t arrived_bytes, states_bytes, sums_bytes;
+    Workspace(const KvLayout& l, const AttentionBucket& bucket) {
+        const auto aligned = [](int64_t bytes) { return (bytes + 255) / 256 * 256; };
+        arrived_bytes = aligned(bucket.decode_items * HeadGroups(l.num_heads, l.kv_heads).count * 4);
+        states_bytes = aligned(bucket.decode_items * l.num_heads * int64_t(sizeof(float2)));
+        sums_bytes = aligned(bucket.decode_items * l.num_heads * l.head_dim * 4);
+    }
+};
+
+// Lets a kernel have that much dynamic shared memory, and as many blocks on a multiprocessor as fit then.
+void allow_shared(const void* kernel, int bytes) {
+    CHECK_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+    CHECK_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, 100));
+}
+
+// So many blocks that the GPU is full; each takes its share of the work, however much of it a batch brings.
+template <class Arguments>
+void launch_share(CudaDevice& device, void (*kernel)(Arguments), int64_t most_work, int block, int shared_bytes,
+                  int blocks_of_sm, const Arguments& arguments) {
+    if (most_work == 0) return;
+    CHECK(most_work < int64_t(1) << 31);
+    allow_shared(reinterpret_cast<const void*>(kernel), shared_bytes);
+    const int64_t blocks = std::min(most_work, int64_t(blocks_of_sm) * device.num_sms());
+    launch(device, kernel, dim3(unsigned(blocks)), block, size_t(shared_bytes), arguments);
+}
+
+template <int D>
+void launch_fast(CudaDevice& device, const DecodeArguments& d, const AttentionBucket& bucket) {
+    launch_share(device, decode_kernel<D>, bucket.decode_items * HeadGroups(d.heads, d.kv_heads).count,
+                 32 * Decode<D>::kWarps, Decode<D>::kSharedBytes, 3, d);
+    const PrefillArguments p{d.out, d.q, d.pool, d.heads, d.kv_heads, d.block_shift, d.window, d.scale, d.tables};
+    launch_share(device, prefill_kernel<D>, bucket.prefill_items * d.heads * Prefill<D>::kParts,
+                 32 * Prefill<D>::kWarps, Prefill<D>::kSharedBytes, 2, p);
+}
+
+void launch_fast(CudaDevice& device, int64_t head_dim, const DecodeArguments& d, const AttentionBucket& bucket) {
+    switch (head_dim) {
+        case 32:
+            return launch_fast<32>(device, d, bucket);
+        case 64:
+            return launch_fast<64>(device, d, bucket);
+        case 96:
+            return launch_fast<96>(device, d, bucket);
+        case 128:
+            return launch_fast<128>(device, d, bucket);
+        case 256:
+            return launch_fast<256>(device, d, bucket);
+        default:
+            CHECK(false);
+    }
+}
+
+}  // namespace
+
+template <class T>
+bool attention_is_fast(const KvLayout& l) {
+    const auto dims = {32, 64, 96, 128, 256};
+    return std::is_same_v<T, bf16> && l.block_tokens >= 16 && std::has_single_bit(uint64_t(l.block_tokens)) &&
+           std::find(dims.begin(), dims.end(), l.head_dim) != dims.end();
+}
+
+template <class T>
+int64_t attention_workspace_bytes(const KvLayout& l, const AttentionBucket& bucket) {
+    if (!attention_is_fast<T>(l)) return 0;
+    const Workspace w(l, bucket);
+    return w.arrived_bytes + w.states_bytes + w.sums_bytes;
+}
+
+template <class T>
+void attention(CudaDevice& device, View<T, 2> out, View<const T, 2> q, const T* pool, const KvLayout& l, float scale,
+               int64_t window, const CudaBatchTables& tables, const AttentionBucket& bucket, void* workspace) {
+    CHECK(l.kv_heads > 0 && l.num_heads % l.kv_heads == 0 && l.block_tokens > 0);
+    CHECK(l.head_dim > 0 && l.head_dim % 2 == 0 && l.head_dim <= 256);
+    CHECK(out.shape == q.shape && q.shape[1] == l.num_heads * l.head_dim);
+    CHECK(q.shape[0] <= bucket.rows && window >= 0 && scale > 0);
+    const int heads = int(l.num_heads), kv_heads = int(l.kv_heads), block_tokens = int(l.block_tokens);
+    if constexpr (std::is_same_v<T, bf16>) {
+        if (attention_is_fast<T>(l)) {
+            const Workspace w(l, bucket);
+            auto* memory = static_cast<std::byte*>(workspace);
+            return launch_fast(device, l.head_dim,
+                               {.out = out.data,
+                                .q = q.data,
+                                .pool = pool,
+                                .heads = heads,
+                                .kv_heads = kv_heads,
+                                .block_shift = std::countr_zero(unsigned(block_tokens)),
+                                .window = window,
+                                .scale = scale * kLog2E,
+                                .tables = tables,
+                                .arrived = reinterpret_cast<uint32_t*>(memory),
+                                .states = reinterpret_cast<float2*>(memory + w.arrived_bytes),
+                                .sums = reinterpret_cast<float*>(memory + w.arrived_bytes + w.states_bytes)},
+                               bucket);
+        }
+    }
+    const dim3 grid(unsigned(q.shape[0]), unsigned((l.num_heads + kPlainWarps - 1) / kPlainWarps));
+    launch(device, plain_kernel<T>, grid, 32 * kPlainWarps, 0,
+           PlainArguments<T>{out.data, q.data, pool, heads, kv_heads, int(l.head_dim), block_tokens, window, scale,
+                             tables});
+}
+
+template bool attention_is_fast<float>(const KvLayout&);
+template bool attention_is_fast<bf16>(const KvLayout&);
+template int64_t attention_workspace_bytes<float>(const KvLayout&, const AttentionBucket&);
+template int64_t attention_workspace_bytes<bf16>(const KvLayout&, const AttentionBucket&);
+template void attention<float>(CudaDevice&, View<float, 2>, View<const float, 2>, const float*, const KvLayout&, float,
+                               int64_t, const CudaBatchTables&, const AttentionBucket&, void*);
+template void attention<bf16>(CudaDevice&, View<bf16, 2>, View<const bf16, 2>, const bf16*, const KvLayout&, float,
+                              int64_t, const CudaBatchTables&, const AttentionBucket&, void*);
+
+}  // namespace spartan

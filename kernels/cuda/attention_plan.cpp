@@ -1,0 +1,57 @@
+#include "kernels/check.h"
+#include "kernels/cuda/attention.h"
+
+#include <algorithm>
+
+namespace spartan {
+
+AttentionBucket attention_bucket(int64_t rows, int64_t sequences, int64_t context, int64_t total_context) {
+    CHECK(rows >= 0 && sequences >= 0 && context >= 0 && total_context >= 0);
+    const int64_t decoded = std::min(rows, sequences), prefilled = std::min(rows / 2, sequences);
+    const int64_t pieces = (context + kSplitKeys - 1) / kSplitKeys;
+    return {.rows = rows,
+            .decode_items = std::min(decoded * pieces, total_context / kSplitKeys + decoded),
+            .prefill_items = rows / kQueryTile + prefilled};
+}
+
+namespace {
+
+void plan_row(const CudaSequence& s, int32_t sequence, int32_t row, int32_t& slot, AttentionPlan& plan) {
+    const int32_t position = s.first_position + row - s.row_begin;
+    for (int32_t first = 0; first <= position; first += kSplitKeys)
+        plan.decode.push_back({.row = row, .sequence = sequence, .first = first, .partial = slot++});
+}
+
+void plan_tiles(const CudaSequence& s, int32_t sequence, AttentionPlan& plan) {
+    for (int32_t row = s.row_begin; row < s.row_begin + s.rows; row += kQueryTile)
+        plan.prefill.push_back({.row = row, .sequence = sequence});
+}
+
+}  // namespace
+
+void plan_attention(std::span<const CudaSequence> sequences, AttentionPlan& plan, bool row_by_row) {
+    plan.decode.clear();
+    plan.prefill.clear();
+    int32_t slot = 0;
+    for (size_t i = 0; i < sequences.size(); ++i) {
+        const CudaSequence& s = sequences[i];
+        if (s.rows > 1 && !row_by_row) {
+            plan_tiles(s, int32_t(i), plan);
+            continue;
+        }
+        for (int32_t row = s.row_begin; row < s.row_begin + s.rows; ++row) plan_row(s, int32_t(i), row, slot, plan);
+    }
+    const auto end = [&](const CudaAttentionItem& item) {  // of the row's (of a tile's first row's) keys
+        const CudaSequence& s = sequences[size_t(item.sequence)];
+        return s.first_position + item.row - s.row_begin + 1;
+    };
+    const auto keys = [&](const CudaAttentionItem& item) { return end(item) - item.first; };
+    // Whole pieces all take as long; a row's last one is shorter.
+    const auto whole = std::stable_partition(plan.decode.begin(), plan.decode.end(),
+                                             [&](const auto& item) { return keys(item) >= kSplitKeys; });
+    const auto longer = [&](const auto& a, const auto& b) { return keys(a) > keys(b); };
+    std::stable_sort(whole, plan.decode.end(), longer);
+    std::stable_sort(plan.prefill.begin(), plan.prefill.end(), longer);
+}
+
+}  // namespace spartan
