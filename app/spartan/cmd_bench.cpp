@@ -22,9 +22,9 @@ std::string scaled(const Json& value, double unit = 1) {
 }
 std::string percent(double share) { return share > 0 ? format_figure(share * 100) + " %" : "–"; }
 
-Json document_of(const GlobalOptions& options) {
-    DeviceInfo device = cpu_device_info();
-    if (options.threads > 0) device.threads = options.threads;
+Json document_of(const GlobalOptions& options, int cuda_device) {
+    DeviceInfo device = device_info(cuda_device);
+    if (cuda_device < 0 && options.threads > 0) device.threads = options.threads;
     return {{"device", device_json(device)}};
 }
 
@@ -53,8 +53,9 @@ Result<std::shared_ptr<const Model>> load_bench_model(const GlobalOptions& optio
 }
 
 Result<int> bench_kernels(const GlobalOptions& options, const BenchOptions&, Progress& progress) {
-    TRY_VOID(check_device(options));
-    Json d = document_of(options);
+    TRY_ASSIGN(device, chosen_device(options));
+    if (device >= 0) return Error{"--device", "", options.device, "cpu: the kernels of a GPU are not timed here yet"};
+    Json d = document_of(options, device);
     d.update(bench_kernels_json(options.threads, progress));
     std::vector<std::vector<std::string>> rows;
     bool wrong = false;
@@ -69,10 +70,13 @@ Result<int> bench_kernels(const GlobalOptions& options, const BenchOptions&, Pro
 }
 
 Result<int> bench_decode(const GlobalOptions& options, const BenchOptions& o, Progress& progress) {
-    Json d = document_of(options);
+    TRY_ASSIGN(device, chosen_device(options));
+    Json d = document_of(options, device);
     TRY_ASSIGN(model, load_bench_model(options, o, progress, d));
-    d["limits"] = measure_limits_json(options.threads);
+    TRY_ASSIGN(limits, measure_limits_json(options.threads, device));
+    d["limits"] = limits;
     DecodeBenchOptions decode;
+    decode.cuda_device = device;
     decode.threads = options.threads;
     decode.rows = o.sizes;
     decode.context = o.context;
@@ -95,10 +99,13 @@ Result<int> bench_decode(const GlobalOptions& options, const BenchOptions& o, Pr
 }
 
 Result<int> bench_prefill(const GlobalOptions& options, const BenchOptions& o, Progress& progress) {
-    Json d = document_of(options);
+    TRY_ASSIGN(device, chosen_device(options));
+    Json d = document_of(options, device);
     TRY_ASSIGN(model, load_bench_model(options, o, progress, d));
-    d["limits"] = measure_limits_json(options.threads);
+    TRY_ASSIGN(limits, measure_limits_json(options.threads, device));
+    d["limits"] = limits;
     PrefillBenchOptions prefill;
+    prefill.cuda_device = device;
     prefill.threads = options.threads;
     prefill.lengths = o.sizes;
     prefill.repeats = o.repeats;
@@ -119,10 +126,10 @@ Result<int> bench_prefill(const GlobalOptions& options, const BenchOptions& o, P
 }
 
 Result<int> bench_load(const GlobalOptions& options, const BenchOptions& o, Progress& progress) {
-    TRY_VOID(check_device(options));
+    TRY_ASSIGN(device, chosen_device(options));
     TRY_ASSIGN(precision, chosen_precision(options));
     TRY_ASSIGN(adapters, parse_adapter_arguments(o.model.adapters, ""));
-    Json d = document_of(options);
+    Json d = document_of(options, device);
     d["load"] = Json::array();
     std::vector<std::vector<std::string>> rows;
     double best = 0;

@@ -29,18 +29,17 @@ void check_adapter_arguments(const std::string& flag, const std::vector<std::str
     throw CLI::ValidationError(use_flag, "no adapter of the name " + shorten(used, 80));
 }
 
-Result<void> check_device(const GlobalOptions& options) {
-    if (options.device == "auto" || options.device == "cpu") return {};
-    for (const DeviceInfo& d : all_devices())
-        if (options.device.rfind(d.id, 0) == 0 && d.reason.empty()) return {};
-    for (const DeviceInfo& d : all_devices())
-        if (options.device.rfind(d.id, 0) == 0)
-            return Error{"--device " + options.device, "", d.reason, "--device cpu or auto"};
-    return Error{"--device " + options.device, "", "no such device", "one of spartan devices"};
+Result<int> chosen_device(const GlobalOptions& options) {
+    auto device = choose_device(options.device);
+    if (device) return *device;
+    Error error = device.error();
+    error.file = "--device";
+    return error;
 }
 
 Result<Precision> chosen_precision(const GlobalOptions& options) {
-    auto dtype = choose_dtype(options.dtype);
+    TRY_ASSIGN(device, chosen_device(options));
+    auto dtype = choose_dtype(options.dtype, device >= 0);
     if (dtype) return Precision(*dtype, options.weights == "keep");
     Error error = dtype.error();
     error.file = "--dtype";
@@ -67,7 +66,6 @@ Result<AdapterId> Session::find_adapter(const std::string& name, const std::stri
 Result<std::shared_ptr<const Model>> load_session_model(const GlobalOptions& options, const std::string& path,
                                                         uint64_t seed, Progress& progress, ProgressLine& line,
                                                         std::vector<std::string>& warnings) {
-    TRY_VOID(check_device(options));
     TRY_ASSIGN(precision, chosen_precision(options));
     TRY_ASSIGN(opened, open_model(path, seed));
     warnings.insert(warnings.end(), opened.warnings.begin(), opened.warnings.end());
@@ -89,6 +87,8 @@ Result<Session> open_session(const GlobalOptions& options, const ModelOptions& m
     s.model = loaded;
     s.recorder = std::make_unique<Recorder>();
     engine_options.threads = options.threads;
+    TRY_ASSIGN(device, chosen_device(options));
+    engine_options.cuda_device = device;
     TRY_ASSIGN(engine, Engine::create(s.model, engine_options, s.recorder->sink(), std::move(logits)));
     s.engine = std::move(engine);
     for (const AdapterRequest& request : requests) {

@@ -22,8 +22,8 @@ void add_adapter_option(CLI::App* command, ModelOptions& options);
 void check_adapter_arguments(const std::string& flag, const std::vector<std::string>& arguments,
                              const std::string& use_flag = "", const std::string& used = "");
 
-// Refuses devices that cannot be used, with the reason.
-Result<void> check_device(const GlobalOptions& options);
+// What --device stands for: -1 the CPU, else a GPU's ordinal. Refuses what cannot be used, with the reason.
+Result<int> chosen_device(const GlobalOptions& options);
 Result<Precision> chosen_precision(const GlobalOptions& options);
 
 // Text for a tokenizer: refuses bytes that are not UTF-8, naming the first of them.
@@ -45,7 +45,7 @@ Result<std::shared_ptr<const Model>> load_session_model(const GlobalOptions& opt
                                                         uint64_t seed, Progress& progress, ProgressLine& line,
                                                         std::vector<std::string>& warnings);
 
-// Loads everything and starts the engine. `engine_options.threads` comes from `options`.
+// Loads everything and starts the engine. `engine_options`' threads and device come from `options`.
 Result<Session> open_session(const GlobalOptions& options, const ModelOptions& model, uint64_t seed,
                              EngineOptions engine_options, Progress& progress, Engine::LogitsSink logits = {});
 

@@ -2,6 +2,7 @@
 
 #include "core/base/memory.h"
 #include "core/base/text.h"
+#include "core/engine/cuda_backend.h"
 #include "core/engine/model_runner.h"
 
 #include <algorithm>
@@ -38,6 +39,25 @@ Result<void> check_sampling(const SamplingParams& p, const Model& model) {
     return {};
 }
 
+// What weights and workspace leave of the GPU's free memory.
+Result<int64_t> gpu_memory_for_pool(const EngineOptions& o, const Model& model) {
+    TRY_ASSIGN(backend, cuda_backend());
+    TRY_ASSIGN(devices, backend->devices());
+    const std::string name = "cuda:" + std::to_string(o.cuda_device);
+    if (size_t(o.cuda_device) >= devices.size())
+        return refuse("device", name, "a GPU below cuda:" + std::to_string(devices.size()));
+    const CudaDeviceInfo& device = devices[size_t(o.cuda_device)];
+    if (!device.reason.empty()) return refuse("device", name + ", " + device.reason, "a GPU that can be used");
+    const int64_t most_pages = device.free_bytes / page_bytes_of(model, o.block_tokens);
+    const int64_t needed = backend->bytes_needed(model, runner_limits(o, int32_t(most_pages)));
+    if (needed >= device.free_bytes)
+        return refuse(
+            "device memory", format_bytes(device.free_bytes) + " free of " + format_bytes(device.memory_bytes),
+            format_bytes(needed) +
+                " for weights and workspace, and a pool: " + format_bytes(needed - device.free_bytes) + " are missing");
+    return device.free_bytes - needed;
+}
+
 }  // namespace
 
 Result<EngineOptions> check_options(EngineOptions o, const Model& model) {
@@ -45,8 +65,9 @@ Result<EngineOptions> check_options(EngineOptions o, const Model& model) {
     TRY_VOID(only("residency", o.residency, "resident"));
     TRY_VOID(only("memory", o.memory, "unified"));
     TRY_VOID(only("scheduler", o.scheduler, "fcfs"));
-    if (!o.batch_invariant)
+    if (o.cuda_device < 0 && !o.batch_invariant.value_or(true))
         return refuse("batch_invariant", "false", "true: every kernel on the CPU is batch-invariant");
+    o.batch_invariant = o.batch_invariant.value_or(o.cuda_device < 0);
     TRY_VOID(in_range("threads", o.threads, 0, 1024));
     TRY_VOID(in_range("max_batch_tokens", o.max_batch_tokens, 1, 1 << 16));
     TRY_VOID(in_range("max_batch_rows", o.max_batch_rows, 1, 1 << 16));
@@ -58,11 +79,13 @@ Result<EngineOptions> check_options(EngineOptions o, const Model& model) {
         return refuse("block_tokens", std::to_string(o.block_tokens), "a multiple of 16 for this model");
 
     const int64_t available = available_memory_bytes();
-    if (o.pool_bytes > available)
-        return refuse("pool_bytes", format_bytes(o.pool_bytes), "at most the available " + format_bytes(available));
     if (o.threads == 0) o.threads = usable_cpus();
-    if (o.pool_bytes == 0) o.pool_bytes = std::min<int64_t>(int64_t(4) << 30, available / 4);
     if (o.adapter_bytes == 0) o.adapter_bytes = available / 2;
+    TRY_ASSIGN(for_pool, o.cuda_device < 0 ? available : gpu_memory_for_pool(o, model));
+    if (o.pool_bytes > for_pool)
+        return refuse("pool_bytes", format_bytes(o.pool_bytes), "at most the available " + format_bytes(for_pool));
+    if (o.pool_bytes == 0)
+        o.pool_bytes = o.cuda_device < 0 ? std::min<int64_t>(int64_t(4) << 30, for_pool / 4) : for_pool / 10 * 9;
 
     const PoolShape shape = pool_shape(o, model);
     if (shape.total_pages < shape.num_layers)
@@ -77,6 +100,16 @@ PoolShape pool_shape(const EngineOptions& o, const Model& model) {
     constexpr int64_t kMaxPages = 1 << 30;
     return {page_bytes, o.block_tokens, model.config().num_layers,
             int32_t(std::min(o.pool_bytes / page_bytes, kMaxPages))};
+}
+
+RunnerLimits runner_limits(const EngineOptions& o, int32_t total_pages) {
+    return {.threads = o.threads,
+            .max_tokens = o.max_batch_tokens,
+            .block_tokens = o.block_tokens,
+            .total_pages = total_pages,
+            .graphs = o.graphs,
+            .phase_times = o.phase_times,
+            .batch_invariant = o.batch_invariant.value_or(false)};
 }
 
 Result<void> check_request(const Request& request, const Model& model, const PoolShape& pool, int32_t adapter_pages,

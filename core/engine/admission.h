@@ -2,6 +2,7 @@
 #pragma once
 
 #include "core/engine/engine.h"
+#include "core/engine/model_runner.h"
 
 #include <cstdint>
 
@@ -15,6 +16,7 @@ struct PoolShape {
     int32_t total_pages = 0;
 };
 PoolShape pool_shape(const EngineOptions& checked, const Model& model);
+RunnerLimits runner_limits(const EngineOptions& checked, int32_t total_pages);
 
 // Whether `request` can ever be served; `adapter_pages` are those of its adapter.
 Result<void> check_request(const Request& request, const Model& model, const PoolShape& pool, int32_t adapter_pages,

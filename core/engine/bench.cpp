@@ -35,8 +35,8 @@ class Bench {
 public:
     static constexpr int64_t kBlockTokens = 16;
 
-    static Result<std::unique_ptr<Bench>> make(std::shared_ptr<const Model> model, int threads, int64_t max_tokens,
-                                               int64_t sequences, int64_t tokens,
+    static Result<std::unique_ptr<Bench>> make(std::shared_ptr<const Model> model, int cuda_device, int threads,
+                                               int64_t max_tokens, int64_t sequences, int64_t tokens,
                                                const std::vector<std::shared_ptr<const Adapter>>& adapters) {
         const int64_t page_bytes = page_bytes_of(*model, kBlockTokens);
         const int64_t blocks = (tokens + kBlockTokens - 1) / kBlockTokens;
@@ -44,11 +44,12 @@ public:
         for (const auto& a : adapters) pages += adapter_pages_of(*a, page_bytes);
         if (pages > std::numeric_limits<int32_t>::max())
             return Error{"", "context", std::to_string(tokens), "fewer tokens"};
-        if (const int64_t bytes = pages * page_bytes, available = available_memory_bytes(); bytes > available)
+        if (const int64_t bytes = pages * page_bytes, available = available_memory_bytes();
+            cuda_device < 0 && bytes > available)
             return Error{"", "memory", format_bytes(bytes) + " for keys, values and adapters",
                          "at most the " + format_bytes(available) + " available"};
         const int used = threads > 0 ? threads : usable_cpus();
-        TRY_ASSIGN(runner, make_cpu_runner(model, {used, max_tokens, kBlockTokens, int32_t(pages)}));
+        TRY_ASSIGN(runner, make_runner(model, {used, max_tokens, kBlockTokens, int32_t(pages)}, cuda_device));
         auto bench = std::make_unique<Bench>(std::move(model), std::move(runner), int32_t(pages));
         bench->add_sequences(sequences, blocks);
         for (const auto& a : adapters) bench->add_adapter(a, adapter_pages_of(*a, page_bytes));
@@ -213,7 +214,7 @@ Result<std::vector<DecodeFigure>> measure_decode(std::shared_ptr<const Model> mo
     const int64_t most = *std::max_element(o.rows.begin(), o.rows.end());
     const int64_t half = most / 2;
     TRY_ASSIGN(adapters, bench_adapters(*model, half, most, o.seed, progress));
-    TRY_ASSIGN(bench, Bench::make(model, o.threads, most, most, o.context + 1, adapters));
+    TRY_ASSIGN(bench, Bench::make(model, o.cuda_device, o.threads, most, most, o.context + 1, adapters));
 
     std::vector<DecodeFigure> figures;
     progress.total = int64_t(o.rows.size()) * (o.steps + o.warmup);
@@ -255,7 +256,7 @@ Result<std::vector<PrefillFigure>> measure_prefill(std::shared_ptr<const Model> 
     if (o.lengths.empty() || o.repeats < 1 || o.chunk < 1) return make_error("prefill needs a length to time");
     for (const int64_t length : o.lengths) TRY_VOID(check_lengths(*model, "prompt length", length));
     const int64_t longest = *std::max_element(o.lengths.begin(), o.lengths.end());
-    TRY_ASSIGN(bench, Bench::make(model, o.threads, std::min(o.chunk, longest), 1, longest, {}));
+    TRY_ASSIGN(bench, Bench::make(model, o.cuda_device, o.threads, std::min(o.chunk, longest), 1, longest, {}));
     const ModelConfig& c = model->config();
     double flops_per_token = 0;
     for (int p = 0; p < kNumProjections; ++p)

@@ -17,6 +17,7 @@
 namespace spartan {
 
 struct DecodeBenchOptions {
+    int cuda_device = -1;                 // ordinal of the GPU; -1: the CPU
     int threads = 0;                      // 0: usable_cpus()
     std::vector<int64_t> rows{1, 8, 32};  // sequences in the batch
     int64_t context = 256;                // tokens before the one that is decoded
@@ -41,6 +42,7 @@ Result<std::vector<DecodeFigure>> measure_decode(std::shared_ptr<const Model> mo
                                                  Progress& progress);
 
 struct PrefillBenchOptions {
+    int cuda_device = -1;
     int threads = 0;
     std::vector<int64_t> lengths{128, 512};
     int64_t chunk = 512;  // tokens a step, as max_batch_tokens

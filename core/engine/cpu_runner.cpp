@@ -90,23 +90,13 @@ private:
             *phase = (*phase + 500) / 1000;
     }
 
-    // Keys that a layer with this window (0: none) reads.
-    static int64_t tokens_read(const Batch& batch, int64_t window) {
-        int64_t tokens = batch.context_tokens;
-        for (const BatchSequence& s : batch.sequences)
-            if (window > 0) tokens -= std::max<int64_t>(0, s.first_position + 1 - window);  // behind the first row's
-        return tokens;
-    }
-
     void count_bytes(const Batch& batch, StepBytes& bytes) const {
         const ModelConfig& c = model_->config();
         bytes.weights = layer_bytes_ + batch.num_rows() * c.hidden_size * int64_t(sizeof(T));
         if (!batch.heads.empty()) bytes.weights += weights().output().bytes() + c.hidden_size * int64_t(sizeof(float));
         for (const PlacedAdapter* placed : placed_of_segment_)
             if (placed) bytes.adapters += int64_t(placed->adapter->blob.size());
-        int64_t kv_tokens = 0;  // of all layers
-        for (int64_t layer = 0; layer < c.num_layers; ++layer) kv_tokens += tokens_read(batch, c.window_of(layer));
-        bytes.kv = kv_tokens * 2 * c.kv_size() * int64_t(sizeof(T));
+        bytes.kv = kv_tokens_read(batch, c) * 2 * c.kv_size() * int64_t(sizeof(T));
     }
 
     std::shared_ptr<const Model> model_;
@@ -120,6 +110,17 @@ private:
 };
 
 }  // namespace
+
+int64_t kv_tokens_read(const Batch& batch, const ModelConfig& config) {
+    int64_t all = 0;
+    for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+        all += batch.context_tokens;
+        const int64_t window = config.window_of(layer);
+        for (const BatchSequence& s : batch.sequences)
+            if (window > 0) all -= std::max<int64_t>(0, s.first_position + 1 - window);  // behind the first row's
+    }
+    return all;
+}
 
 int64_t page_bytes_of(const Model& model, int64_t block_tokens) {
     return 2 * model.config().kv_size() * block_tokens * size_of(model.dtype);

@@ -19,8 +19,7 @@ Result<std::unique_ptr<Engine>> Engine::create(std::shared_ptr<const Model> mode
                                                RecordSink sink, LogitsSink logits) {
     TRY_ASSIGN(checked, check_options(std::move(options), *model));
     const PoolShape shape = pool_shape(checked, *model);
-    const RunnerLimits limits{checked.threads, checked.max_batch_tokens, checked.block_tokens, shape.total_pages};
-    TRY_ASSIGN(runner, make_cpu_runner(model, limits));
+    TRY_ASSIGN(runner, make_runner(model, runner_limits(checked, shape.total_pages), checked.cuda_device));
     std::unique_ptr<Impl> impl(
         new Impl{.shared = {.model = model,
                             .options = checked,

@@ -21,17 +21,26 @@ namespace spartan {
 
 // Keys and defaults as in a workload file's "engine" (cli.md).
 struct EngineOptions {
-    int threads = 0;            // 0: usable_cpus()
-    int64_t pool_bytes = 0;     // 0: the smaller of 4 GiB and a quarter of the available memory
+    int cuda_device = -1;  // ordinal of the GPU that computes; -1: the CPU
+    int threads = 0;       // 0: usable_cpus()
+    // 0: on the CPU the smaller of 4 GiB and a quarter of the available memory; on a GPU 90 % of what weights and
+    // workspace leave of its free memory
+    int64_t pool_bytes = 0;
     int64_t adapter_bytes = 0;  // host budget for folded adapters; 0: half of the available memory
     int32_t max_batch_tokens = 512;
     int32_t max_batch_rows = 256;
     int32_t block_tokens = 16;
     int32_t max_waiting = 1 << 20;  // requests queued before submit() refuses
     std::string adapter_strategy = "folded", residency = "resident", memory = "unified", scheduler = "fcfs";
-    // graphs: replayed launches on a GPU; a CPU launches nothing, so both values are taken and EngineStatus says that
-    // it does not apply. batch_invariant: every CPU kernel is, so false is refused as something that cannot be had.
-    bool graphs = true, batch_invariant = true;
+    // Replayed launches on a GPU; a CPU launches nothing, so both values are taken and EngineStatus says that it does
+    // not apply.
+    bool graphs = true;
+    // On a GPU: times of each step's phases, which slows it and excludes graphs; else all of its time is "other". A CPU
+    // always tells them apart.
+    bool phase_times = false;
+    // A request's answer has the same bits alone and in any batch. Unset: true on a CPU, where every kernel is so and
+    // false is refused as something that cannot be had; false on a GPU.
+    std::optional<bool> batch_invariant;
 };
 
 // Requests that become due by themselves (a workload). Called on the engine's thread only.
@@ -58,7 +67,7 @@ struct EngineStatus {
     PoolState pool;
     int64_t page_bytes = 0, pool_bytes = 0, workspace_bytes = 0, weight_bytes = 0;
     bool source_active = false;  // a workload is still delivering or has unfinished requests
-    std::string graphs = "not applicable on the CPU";
+    std::string device = "cpu", graphs = "not applicable on the CPU";
 };
 
 struct AdapterStatus {

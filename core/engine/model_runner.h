@@ -51,7 +51,13 @@ struct RunnerLimits {
     int64_t max_tokens = 512;  // rows of a batch
     int64_t block_tokens = 16;
     int32_t total_pages = 0;
+    bool graphs = true;            // on a GPU: steps of a known shape are replayed
+    bool phase_times = false;      // on a GPU: times of a step's phases, which slows it and excludes graphs
+    bool batch_invariant = false;  // on a GPU, at some cost; a CPU always is
 };
+
+// Tokens whose K and V the step reads, summed over all layers: a sliding window hides those behind it.
+int64_t kv_tokens_read(const Batch& batch, const ModelConfig& config);
 
 // Bytes of one page: K and V of block_tokens tokens of one layer.
 int64_t page_bytes_of(const Model& model, int64_t block_tokens);
@@ -59,5 +65,8 @@ int32_t adapter_pages_of(const Adapter& adapter, int64_t page_bytes);
 
 // Takes the pool's and the workspace's memory; an error when the system refuses it.
 Result<std::unique_ptr<ModelRunner>> make_cpu_runner(std::shared_ptr<const Model> model, const RunnerLimits& limits);
+// On the CPU (-1), or on the GPU of this ordinal through its backend (cuda_backend.h).
+Result<std::unique_ptr<ModelRunner>> make_runner(std::shared_ptr<const Model> model, const RunnerLimits& limits,
+                                                 int cuda_device);
 
 }  // namespace spartan

@@ -329,12 +329,12 @@ int64_t kept_bytes_needed(const OpenedModel& opened) {
     return bytes;
 }
 
-Result<DType> choose_dtype(const std::string& name) {
+Result<DType> choose_dtype(const std::string& name, bool on_gpu) {
     if (name == "f32") return DType::f32;
     if (name == "bf16") return DType::bf16;
-    if (name == "auto") return best_cpu_isa() >= CpuIsa::avx512_bf16 ? DType::bf16 : DType::f32;
+    if (name == "auto") return on_gpu || best_cpu_isa() >= CpuIsa::avx512_bf16 ? DType::bf16 : DType::f32;
     return Error{"", "dtype", name == "f16" ? name : '"' + shorten(name, 80) + '"',
-                 name == "f16" ? "f32, bf16 or auto on a CPU" : "f32, bf16, f16 or auto"};
+                 name == "f16" ? "f32, bf16 or auto" : "f32, bf16, f16 or auto"};
 }
 
 Result<std::shared_ptr<const Model>> load_model(OpenedModel opened, Precision precision, int threads,

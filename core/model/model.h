@@ -107,8 +107,8 @@ int64_t weight_bytes_needed(const ModelConfig&, DType dtype);
 // Of those, what is kept as it is stored.
 int64_t kept_bytes_needed(const OpenedModel&);
 
-// "auto": bf16 where the CPU multiplies bf16 itself, else f32. Refuses f16 on a CPU.
-Result<DType> choose_dtype(const std::string& name);
+// "auto": bf16 on a GPU and where the CPU multiplies bf16 itself, else f32. Refuses f16, which is not built yet.
+Result<DType> choose_dtype(const std::string& name, bool on_gpu = false);
 
 // The shapes that synthetic:SHAPE knows.
 std::vector<std::string> synthetic_shapes();

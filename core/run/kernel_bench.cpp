@@ -1,5 +1,6 @@
 #include "core/run/kernel_bench.h"
 
+#include "core/engine/cuda_backend.h"
 #include "kernels/bench.h"
 
 namespace spartan {
@@ -16,7 +17,12 @@ int threads_or_all(int threads) { return threads > 0 ? threads : usable_cpus(); 
 
 }  // namespace
 
-Json measure_limits_json(int threads) {
+Result<Json> measure_limits_json(int threads, int cuda_device) {
+    if (cuda_device >= 0) {
+        TRY_ASSIGN(backend, cuda_backend());
+        TRY_ASSIGN(limits, backend->measure_limits(cuda_device));
+        return limits_json(limits);
+    }
     CpuDevice device(threads_or_all(threads));
     return limits_json(measure_limits(device));
 }

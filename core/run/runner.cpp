@@ -197,8 +197,8 @@ private:
 
 Json make_run_header(const Engine& engine, const ProgramInfo& program, const Workload* workload) {
     const EngineStatus status = engine.status();
-    DeviceInfo device = cpu_device_info();
-    if (engine.options().threads > 0) device.threads = engine.options().threads;
+    DeviceInfo device = device_info(engine.options().cuda_device);
+    if (engine.options().cuda_device < 0 && engine.options().threads > 0) device.threads = engine.options().threads;
     Json j{{"name", workload ? workload->name : engine.model().info.name},
            {"started", utc_now()},
            {"version", program.version},

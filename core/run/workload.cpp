@@ -214,7 +214,8 @@ Result<EngineOptions> parse_engine_options(const Json& json, const std::string& 
     o.memory = f.one_of("memory", o.memory, {"unified"});
     o.scheduler = f.one_of("scheduler", o.scheduler, {"fcfs"});
     o.graphs = f.boolean("graphs", o.graphs);
-    o.batch_invariant = f.boolean("batch_invariant", o.batch_invariant);
+    o.phase_times = f.boolean("phase_times", o.phase_times);
+    if (f.has("batch_invariant")) o.batch_invariant = f.boolean("batch_invariant");
     o.max_batch_tokens = int32_t(f.integer("max_batch_tokens", o.max_batch_tokens, 1, 1 << 16));
     o.max_batch_rows = int32_t(f.integer("max_batch_rows", o.max_batch_rows, 1, 1 << 16));
     o.block_tokens = int32_t(f.integer("block_tokens", o.block_tokens, 1, 1024));
@@ -230,10 +231,11 @@ Json engine_options_to_json(const EngineOptions& o) {
            {"memory", o.memory},
            {"scheduler", o.scheduler},
            {"graphs", o.graphs},
-           {"batch_invariant", o.batch_invariant},
            {"max_batch_tokens", o.max_batch_tokens},
            {"max_batch_rows", o.max_batch_rows},
            {"block_tokens", o.block_tokens}};
+    if (o.phase_times) j["phase_times"] = true;
+    if (o.batch_invariant) j["batch_invariant"] = *o.batch_invariant;
     if (o.pool_bytes != 0) j["pool_bytes"] = o.pool_bytes;
     if (o.adapter_bytes != 0) j["adapter_bytes"] = o.adapter_bytes;
     return j;

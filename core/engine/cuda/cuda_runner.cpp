@@ -1,0 +1,313 @@
+#include "core/engine/cuda/cuda_runner.h"
+
+#include "core/base/text.h"
+#include "core/engine/cuda/forward.h"
+#include "core/engine/cuda/step_tables.h"
+#include "kernels/check.h"
+
+#include <algorithm>
+#include <bit>
+#include <chrono>
+#include <functional>
+#include <map>
+#include <set>
+#include <tuple>
+#include <utility>
+
+namespace spartan {
+namespace {
+
+// Decode batches are padded to one of these row counts, so that few graphs serve all of them.
+constexpr int64_t kRowBuckets[] = {1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256};
+constexpr int kMostGraphs = 128;
+
+int64_t bucket_of(int64_t rows) {  // 0: more than any holds
+    for (const int64_t bucket : kRowBuckets)
+        if (bucket >= rows) return bucket;
+    return 0;
+}
+
+ForwardLimits limits_of(const ModelConfig& c, const RunnerLimits& l) {
+    return {l.max_tokens, l.block_tokens, std::max<int64_t>(l.total_pages * l.block_tokens / c.num_layers, 1),
+            l.batch_invariant};
+}
+
+// A captured sequence of launches, ready to be replayed.
+class Graph {
+public:
+    Graph() = default;
+    Graph(CudaDevice& device, const std::function<void()>& launches) {
+        cudaGraph_t graph = nullptr;
+        CHECK_CUDA(cudaStreamBeginCapture(device.stream(), cudaStreamCaptureModeThreadLocal));
+        launches();
+        CHECK_CUDA(cudaStreamEndCapture(device.stream(), &graph));
+        const cudaError_t status = cudaGraphInstantiate(&executable_, graph, 0);
+        cudaGraphDestroy(graph);
+        check_cuda(status, "cudaGraphInstantiate");
+    }
+    ~Graph() {
+        if (executable_) cudaGraphExecDestroy(executable_);
+    }
+    Graph(Graph&& other) noexcept : executable_(std::exchange(other.executable_, nullptr)) {}
+    Graph& operator=(Graph&& other) noexcept {
+        std::swap(executable_, other.executable_);
+        return *this;
+    }
+    void launch(CudaDevice& device) const { CHECK_CUDA(cudaGraphLaunch(executable_, device.stream())); }
+
+private:
+    cudaGraphExec_t executable_ = nullptr;
+};
+
+template <class T>
+class CudaRunner final : public ModelRunner {
+public:
+    CudaRunner(int ordinal, std::shared_ptr<const Model> model, const RunnerLimits& limits)
+        : model_(std::move(model)),
+          device_(ordinal),
+          weights_(device_, std::get<Weights<T>>(model_->weights), limits.threads),
+          page_bytes_(page_bytes_of(*model_, limits.block_tokens)),
+          block_tokens_(limits.block_tokens),
+          graphs_wanted_(limits.graphs && !limits.phase_times),
+          phase_times_(limits.phase_times),
+          pool_(page_bytes_ * limits.total_pages),
+          forward_(device_, model_->config(), weights_, limits_of(model_->config(), limits)),
+          adapters_(device_, model_->config()),
+          timer_(device_),
+          tables_(device_, model_->config().num_layers, limits.batch_invariant),
+          tokens_(std::max<int64_t>(limits.max_tokens, forward_.head_block()) * int64_t(sizeof(int32_t))) {
+        if (limits.phase_times) forward_.set_timer(&timer_);
+        device_.synchronize();
+    }
+    ~CudaRunner() override { cudaStreamSynchronize(device_.stream()); }
+
+    void forward(const Batch& batch, const KeepGoing& keep_going, const HeadLogits& logits,
+                 ForwardResult& result) override {
+        device_.make_current();
+        result.times = {};
+        result.bytes = {};
+        result.tokens.assign(batch.sequences.size(), -1);
+        result.not_finite.assign(batch.sequences.size(), 0);
+        result.completed = keep_going();
+        if (!result.completed) return;
+        const auto begin = std::chrono::steady_clock::now();
+        collect_adapters(batch);
+        const StepTables::Plan& plan = tables_.plan(batch, adapter_of_segment_);
+        const bool wants_logits =
+            std::any_of(batch.heads.begin(), batch.heads.end(), [](const HeadRow& h) { return h.logits; });
+        if (graphs_wanted_ && plan.decode_only && !wants_logits && !needs_.own_head &&
+            bucket_of(batch.num_rows()) > 0 && int64_t(batch.heads.size()) <= forward_.head_block())
+            replay(batch, plan);
+        else
+            launch_all(batch, plan, logits);
+        hand_out_tokens(batch, result);
+        if (phase_times_)
+            timer_.read(result.times);
+        else  // the GPU's whole step
+            result.times.other =
+                std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now() - begin).count();
+        count_bytes(batch, result.bytes);
+    }
+
+    void load_adapter(AdapterId id, PageRun run, std::shared_ptr<const Adapter> adapter) override {
+        CHECK(int64_t(adapter->blob.size()) <= run.count * page_bytes_);
+        device_.make_current();
+        adapters_.load(id, pool_.data() + run.first * page_bytes_, std::move(adapter));
+    }
+    void drop_adapter(AdapterId id) override { adapters_.drop(id); }
+
+    void fill_pages(PageRun run, std::byte value) override {
+        device_.make_current();
+        CHECK_CUDA(cudaMemsetAsync(pool_.data() + run.first * page_bytes_, int(value), size_t(run.count * page_bytes_),
+                                   device_.stream()));
+    }
+
+    int64_t workspace_bytes() const override { return forward_.device_bytes(); }
+
+private:
+    // All that launches depend on apart from the tables.
+    struct GraphKey {
+        int64_t rows, max_blocks, heads;
+        AdapterNeeds needs;
+        auto tie() const {
+            return std::tie(rows, max_blocks, heads, needs.rotations, needs.plain_rotations, needs.low_ranks,
+                            needs.gains, needs.max_group, needs.max_rank, needs.own_norms, needs.own_embedding);
+        }
+        bool operator<(const GraphKey& other) const { return tie() < other.tie(); }
+    };
+
+    void collect_adapters(const Batch& batch) {
+        adapter_of_segment_.clear();
+        needs_ = {};
+        for (const AdapterSegment& s : batch.segments) {
+            const DeviceAdapter* adapter = s.adapter == AdapterId::base ? nullptr : &adapters_.at(s.adapter);
+            adapter_of_segment_.push_back(adapter);
+            if (adapter) needs_.merge(adapter->needs);
+        }
+        // Graphs are shared by batches whose largest rank is about the same.
+        if (needs_.max_rank > 0) needs_.max_rank = int(std::bit_ceil(unsigned(std::max(needs_.max_rank, 8))));
+    }
+
+    T* pool() const { return pool_.template as<T>(); }
+
+    void own_parts_of(StepShape& shape) const {
+        shape.norms = needs_.own_norms;
+        shape.embeddings = needs_.own_embedding;
+        shape.output_heads = needs_.own_head;
+    }
+
+    // Which of the heads [first, first + count) are multiplied with an adapter's own table. Heads lie in the order of
+    // their rows, and segments as well.
+    std::vector<typename Forward<T>::OwnTable> own_tables(const Batch& batch, int64_t first, int64_t count) const {
+        std::vector<typename Forward<T>::OwnTable> own;
+        if (!needs_.own_head) return own;
+        size_t segment = 0;
+        for (int64_t i = first; i < first + count; ++i) {
+            while (batch.segments[segment].row_end <= batch.heads[size_t(i)].row) ++segment;
+            const DeviceAdapter* adapter = adapter_of_segment_[segment];
+            const T* table = adapter ? static_cast<const T*>(adapter->head_copy) : nullptr;
+            if (!table) continue;
+            if (!own.empty() && own.back().table == table && own.back().begin + own.back().count == i)
+                ++own.back().count;
+            else
+                own.push_back({i, 1, table});
+        }
+        return own;
+    }
+
+    void launch_all(const Batch& batch, const StepTables::Plan& plan, const HeadLogits& logits) {
+        StepShape shape;
+        shape.rows = batch.num_rows();
+        shape.tiles = int64_t(plan.tiles.size());
+        shape.sequences = int64_t(plan.sequences.size());
+        shape.max_blocks = plan.max_blocks;
+        shape.heads = int64_t(batch.heads.size());
+        own_parts_of(shape);
+        shape.attention = {shape.rows, int64_t(plan.attention.decode.size()), int64_t(plan.attention.prefill.size())};
+        if (!tables_.send(batch, shape)) graphs_.clear();
+        const StepView view = tables_.view(shape);
+        if (phase_times_) timer_.begin();
+        forward_.layers(shape, view, needs_, pool());
+        for (int64_t first = 0; first < shape.heads; first += forward_.head_block()) {
+            const int64_t count = std::min(forward_.head_block(), shape.heads - first);
+            forward_.heads(shape, view, first, count, own_tables(batch, first, count));
+            hand_out_logits(batch, size_t(first), size_t(count), logits);
+        }
+    }
+
+    void replay(const Batch& batch, const StepTables::Plan& plan) {
+        StepShape shape;
+        shape.rows = bucket_of(batch.num_rows());
+        shape.tiles = shape.sequences = shape.heads = shape.rows;
+        shape.max_blocks = int64_t(std::bit_ceil(uint64_t(plan.max_blocks)));
+        own_parts_of(shape);
+        const int64_t items = shape.rows * ((shape.max_blocks * block_tokens_ + kSplitKeys - 1) / kSplitKeys);
+        shape.attention = {shape.rows, std::min(items, forward_.largest_attention().decode_items), 0};
+        if (!tables_.send(batch, shape)) graphs_.clear();
+        const GraphKey key{shape.rows, shape.max_blocks, shape.heads, needs_};
+        auto found = graphs_.find(key);
+        if (found == graphs_.end()) {
+            if (graphs_.size() >= kMostGraphs) graphs_.clear();
+            if (prepared_.insert(shape.rows).second) forward_.prepare_products(shape.rows, shape.heads);
+            const StepView view = tables_.view(shape);
+            const auto launches = [&] {
+                forward_.layers(shape, view, needs_, pool());
+                forward_.heads(shape, view, 0, shape.heads);
+            };
+            found = graphs_.emplace(key, Graph(device_, launches)).first;
+        }
+        found->second.launch(device_);
+    }
+
+    void hand_out_tokens(const Batch& batch, ForwardResult& result) {
+        const size_t bytes = batch.heads.size() * sizeof(int32_t);
+        if (bytes > 0)
+            CHECK_CUDA(
+                cudaMemcpyAsync(tokens_.data(), forward_.tokens(), bytes, cudaMemcpyDeviceToHost, device_.stream()));
+        device_.synchronize();
+        const auto* tokens = reinterpret_cast<const int32_t*>(tokens_.data());
+        for (size_t i = 0; i < batch.heads.size(); ++i) {
+            const HeadRow& head = batch.heads[i];
+            const auto s = size_t(head.sequence);
+            if (!head.sample || *batch.sequences[s].over) continue;
+            result.tokens[s] = tokens[i];
+            result.not_finite[s] = tokens[i] < 0;
+        }
+    }
+
+    void hand_out_logits(const Batch& batch, size_t first, size_t count, const HeadLogits& logits) {
+        const int64_t vocab = model_->config().vocab_size;
+        for (size_t i = 0; i < count;) {
+            const HeadRow& head = batch.heads[first + i];
+            const size_t begin = i++;
+            if (!head.logits) continue;
+            while (i < count && batch.heads[first + i].sequence == head.sequence && batch.heads[first + i].logits) ++i;
+            const BatchSequence& s = batch.sequences[size_t(head.sequence)];
+            if (*s.over) continue;
+            host_logits_.resize((i - begin) * size_t(vocab));
+            CHECK_CUDA(cudaMemcpyAsync(host_logits_.data(), forward_.logits() + int64_t(begin) * vocab,
+                                       host_logits_.size() * sizeof(float), cudaMemcpyDeviceToHost, device_.stream()));
+            device_.synchronize();
+            logits(head.sequence, s.first_position + head.row - s.row_begin, int64_t(i - begin), host_logits_.data());
+        }
+    }
+
+    void count_bytes(const Batch& batch, StepBytes& bytes) const {
+        const ModelConfig& c = model_->config();
+        bytes.weights = weights_.layer_bytes() + batch.num_rows() * c.hidden_size * int64_t(sizeof(T));
+        if (!batch.heads.empty()) bytes.weights += c.vocab_size * c.hidden_size * int64_t(sizeof(T));
+        for (const DeviceAdapter* adapter : adapter_of_segment_)
+            if (adapter) bytes.adapters += int64_t(adapter->adapter->blob.size());
+        bytes.kv = kv_tokens_read(batch, c) * 2 * c.kv_size() * int64_t(sizeof(T));
+    }
+
+    std::shared_ptr<const Model> model_;
+    CudaDevice device_;
+    DeviceWeights<T> weights_;
+    int64_t page_bytes_, block_tokens_;
+    bool graphs_wanted_, phase_times_;
+    DeviceMemory pool_;
+    Forward<T> forward_;
+    DeviceAdapters<T> adapters_;
+    PhaseTimer timer_;
+    StepTables tables_;
+    PinnedMemory tokens_;
+    std::vector<float> host_logits_;
+    std::map<GraphKey, Graph> graphs_;
+    std::set<int64_t> prepared_;  // row counts whose products have been timed
+
+    // Of the step in progress.
+    std::vector<const DeviceAdapter*> adapter_of_segment_;
+    AdapterNeeds needs_;
+};
+
+template <class T>
+int64_t bytes_needed(const Model& model, const RunnerLimits& limits) {
+    constexpr int64_t kContextBytes = 512 << 20;  // CUDA's own, kernels, cuBLASLt's workspace, graphs, tables
+    return DeviceWeights<T>::bytes_of(std::get<Weights<T>>(model.weights)) +
+           Forward<T>::workspace_bytes(model.config(), limits_of(model.config(), limits)) + kContextBytes;
+}
+
+}  // namespace
+
+int64_t cuda_bytes_needed(const Model& model, const RunnerLimits& limits) {
+    return model.dtype == DType::f32 ? bytes_needed<float>(model, limits) : bytes_needed<bf16>(model, limits);
+}
+
+Result<std::unique_ptr<ModelRunner>> make_cuda_runner(int ordinal, std::shared_ptr<const Model> model,
+                                                      const RunnerLimits& limits) {
+    CHECK_CUDA(cudaSetDevice(ordinal));
+    size_t free_bytes = 0, total_bytes = 0;
+    CHECK_CUDA(cudaMemGetInfo(&free_bytes, &total_bytes));
+    const int64_t pool = page_bytes_of(*model, limits.block_tokens) * limits.total_pages;
+    const int64_t needed = cuda_bytes_needed(*model, limits) + pool;
+    if (needed > int64_t(free_bytes))
+        return Error{"", "device memory", format_bytes(int64_t(free_bytes)) + " free",
+                     format_bytes(needed) + " for weights, workspace and a pool of " + format_bytes(pool) +
+                         " (smaller pool_bytes or max_batch_tokens)"};
+    if (model->dtype == DType::f32)
+        return std::unique_ptr<ModelRunner>(std::make_unique<CudaRunner<float>>(ordinal, model, limits));
+    return std::unique_ptr<ModelRunner>(std::make_unique<CudaRunner<bf16>>(ordinal, model, limits));
+}
+
+}  // namespace spartan

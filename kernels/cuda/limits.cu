@@ -1,0 +1,99 @@
+#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/limits.h"
+#include "kernels/cuda/matmul.h"
+#include "kernels/cuda/numbers.cuh"
+
+#include <algorithm>
+#include <functional>
+
+namespace spartan {
+namespace {
+
+__global__ void fill(uint32_t* to, int64_t count) {
+    for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += int64_t(gridDim.x) * blockDim.x) {
+        // Two bf16 values of some hundredths with random signs and mantissas: multiplying zeros draws less power.
+        const uint32_t h = uint32_t(i) * 0x9E3779B9u;
+        to[i] = ((h ^ h >> 15) & 0x807f807fu) | 0x3c803c80u;
+    }
+}
+
+// Each warp reads 8 pieces of 512 bytes before it uses the first.
+__global__ void __launch_bounds__(512) read_all(const uint4* from, int64_t count, uint32_t* never) {
+    uint32_t sum = 0;
+    const int64_t step = int64_t(gridDim.x) * blockDim.x;
+    for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += 8 * step) {
+        uint4 v[8];
+#pragma unroll
+        for (int k = 0; k < 8; ++k) v[k] = load_weights(from + min(i + k * step, count - 1));
+#pragma unroll
+        for (int k = 0; k < 8; ++k) sum ^= v[k].x ^ v[k].y ^ v[k].z ^ v[k].w;
+    }
+    if (sum == 0x12345678u) *never = sum;
+}
+
+__global__ void __launch_bounds__(256) multiply_add(float* never, int rounds) {
+    float a[8];
+    for (int k = 0; k < 8; ++k) a[k] = float(threadIdx.x + unsigned(k));
+    for (int i = 0; i < rounds; ++i)
+#pragma unroll
+        for (int k = 0; k < 8; ++k) a[k] = fmaf(a[k], 0.999f, 0.001f);
+    float sum = 0;
+    for (int k = 0; k < 8; ++k) sum += a[k];
+    if (sum == 0.12345f) *never = sum;
+}
+
+double best_seconds(CudaDevice& device, const std::function<void()>& work) {
+    cudaEvent_t begin = nullptr, end = nullptr;
+    CHECK_CUDA(cudaEventCreate(&begin));
+    CHECK_CUDA(cudaEventCreate(&end));
+    double best = 1e9;
+    for (int i = 0; i < 8; ++i) {
+        CHECK_CUDA(cudaEventRecord(begin, device.stream()));
+        work();
+        CHECK_CUDA(cudaEventRecord(end, device.stream()));
+        CHECK_CUDA(cudaEventSynchronize(end));
+        float ms = 0;
+        CHECK_CUDA(cudaEventElapsedTime(&ms, begin, end));
+        if (i > 0) best = std::min(best, double(ms) / 1e3);
+    }
+    cudaEventDestroy(begin);
+    cudaEventDestroy(end);
+    return best;
+}
+
+}  // namespace
+
+MachineLimits measure_limits(CudaDevice& device) {
+    constexpr int64_t kBytes = int64_t(1) << 30;
+    constexpr int64_t kSide = 8192;
+    constexpr int kRounds = 4096;
+    DeviceMemory from(kBytes), to(kBytes);
+    uint32_t* words = to.as<uint32_t>();
+    launch(device, fill, dim3(1024), 256, 0, from.as<uint32_t>(), kBytes / 4);
+    launch(device, fill, dim3(1024), 256, 0, words, kBytes / 4);
+    const unsigned sms = unsigned(device.num_sms());
+    MachineLimits limits;
+    limits.read_bytes_per_s =
+        double(kBytes) / best_seconds(device, [&] {
+            launch(device, read_all, dim3(4 * sms), 512, 0, from.as<const uint4>(), kBytes / 16, words);
+        });
+    limits.copy_bytes_per_s =
+        2.0 * double(kBytes) / best_seconds(device, [&] {
+            CHECK_CUDA(cudaMemcpyAsync(to.data(), from.data(), kBytes, cudaMemcpyDeviceToDevice, device.stream()));
+        });
+    const unsigned blocks = 8 * sms;
+    limits.f32_flops = 2.0 * 8 * kRounds * 256 * blocks / best_seconds(device, [&] {
+                           launch(device, multiply_add, dim3(blocks), 256, 0, to.as<float>(), kRounds);
+                       });
+    MatmulPlans plans;
+    const bf16* matrices = from.as<const bf16>();
+    const bf16* const w[] = {matrices + kSide * kSide};
+    plans.prepare<bf16>(device, to.as<bf16>(), matrices, w, kSide, kSide, kSide);
+    limits.bf16_flops =
+        2.0 * kSide * kSide * kSide / best_seconds(device, [&] {
+            matmul(device, plans, to.as<bf16>(), matrices, matrices + kSide * kSide, kSide, kSide, kSide);
+        });
+    return limits;
+}
+
+}  // namespace spartan

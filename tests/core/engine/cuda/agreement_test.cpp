@@ -1,0 +1,120 @@
+// The GPU against the CPU: random models with random adapters of every kind in one batch, prompts cut into chunks and
+// decoded on, with graphs and without.
+#include "../fixture.h"
+
+#include <QtTest>
+
+using namespace spartan;
+using namespace spartan::test;
+
+namespace {
+
+struct Outcome {
+    std::vector<std::vector<float>> logits;  // of the prompts
+    std::vector<std::vector<Token>> tokens;
+};
+
+struct Subject {
+    std::shared_ptr<const Model> model;
+    std::vector<std::shared_ptr<const Adapter>> adapters;
+    std::vector<std::vector<Token>> prompts;  // prompt i uses adapter i - 1; 0: the base
+};
+
+Subject random_subject(DType dtype, const TinyShape& shape, uint64_t seed) {
+    Subject s;
+    s.model = make_model(dtype, shape, seed);
+    const std::vector<AdapterShape> shapes{
+        {.group = 16},
+        {.group = 8, .gain = true, .bias = true},
+        {.rank = 8},
+        {.rank = 5, .gain = true},
+        {.group = 16, .rank = 4, .bias = true},
+        {.group = 16, .rank = 8, .gain = true, .tables = true},
+        {.rank = 4, .copies = true, .norms = true},
+        {.group = 8, .rank = 4, .tables = true, .tokens = {0, 3, 77, 255}},
+    };
+    Random random(seed + 1);
+    s.prompts.push_back(random_prompt(random, 20, shape.vocab));
+    for (size_t i = 0; i < shapes.size(); ++i) {
+        s.adapters.push_back(make_adapter(*s.model, "a" + std::to_string(i), shapes[i], seed + i));
+        s.prompts.push_back(random_prompt(random, pick(random, 1, 90), shape.vocab));
+    }
+    return s;
+}
+
+Outcome run(const Subject& s, EngineOptions options, bool want_logits) {
+    TestEngine e(s.model, options);
+    std::vector<Request> requests{make_request(s.prompts[0], AdapterId::base, 24)};
+    for (size_t i = 0; i < s.adapters.size(); ++i)
+        requests.push_back(make_request(s.prompts[i + 1], expect(e->add_adapter(s.adapters[i])), 24));
+    for (Request& r : requests) r.want_logits = want_logits;
+    const auto ids = e.run(requests);
+    const auto done = e.records.finished();
+    Outcome out;
+    for (const RequestId id : ids) {
+        out.logits.push_back(e.records.logits(id));
+        out.tokens.push_back(done.at(id).output);
+    }
+    return out;
+}
+
+EngineOptions options_on(int device, int32_t max_batch_tokens = 512) {
+    EngineOptions o = TestEngine::small_options();
+    o.cuda_device = device;
+    o.max_batch_tokens = max_batch_tokens;
+    return o;
+}
+
+}  // namespace
+
+class AgreementTest : public QObject {
+    Q_OBJECT
+private slots:
+    void initTestCase() {
+        const auto devices = cuda_devices();
+        if (!devices) QSKIP(devices.error().message().c_str());
+    }
+
+    void gpu_against_cpu_data() {
+        QTest::addColumn<bool>("half");
+        QTest::addColumn<int>("hidden");
+        QTest::addColumn<int>("seed");
+        for (int seed = 1; seed <= 4; ++seed)
+            for (const bool half : {false, true})
+                for (const int hidden : {48, 128})
+                    QTest::addRow("%s hidden %d seed %d", half ? "bf16" : "f32", hidden, seed)
+                        << half << hidden << seed;
+    }
+    void gpu_against_cpu() {
+        QFETCH(bool, half);
+        QFETCH(int, hidden);
+        QFETCH(int, seed);
+        TinyShape shape;
+        if (hidden == 128)
+            shape = {.hidden = 128, .intermediate = 192, .layers = 3, .heads = 4, .kv_heads = 2, .head_dim = 32};
+        const Subject s = random_subject(half ? DType::bf16 : DType::f32, shape, uint64_t(seed));
+        const Outcome cpu = run(s, options_on(-1), true), gpu = run(s, options_on(0), true),
+                      chunked = run(s, options_on(0, 13), true);
+        const double bar = half ? 3e-2 : 2e-5;
+        for (size_t i = 0; i < cpu.logits.size(); ++i) {
+            const double error = relative_error(gpu.logits[i], cpu.logits[i]);
+            QVERIFY2(error < bar, qPrintable(QString("prompt %1: %2").arg(i).arg(error)));
+            QVERIFY(relative_error(chunked.logits[i], cpu.logits[i]) < bar);
+            if (!half) QCOMPARE(gpu.tokens[i], cpu.tokens[i]);
+        }
+    }
+
+    // Replayed launches compute what the same launches compute one by one.
+    void graphs_change_nothing() {
+        for (const DType dtype : {DType::f32, DType::bf16}) {
+            const Subject s = random_subject(dtype, {}, 9);
+            EngineOptions eager = options_on(0);
+            eager.graphs = false;
+            const Outcome with = run(s, options_on(0), false), without = run(s, eager, false);
+            for (size_t i = 0; i < with.tokens.size(); ++i) QCOMPARE(with.tokens[i], without.tokens[i]);
+        }
+    }
+};
+
+QTEST_GUILESS_MAIN(AgreementTest)
+#include "agreement_test.moc"
