@@ -162,8 +162,9 @@ Result<std::shared_ptr<LiveRun>> startLiveRun(const LiveRunPlan& plan) {
     live->dir = dir;
     live->recorder = std::make_unique<Recorder>();
     live->recorder->add_listener(plan.listener);
-    TRY_ASSIGN(engine, Engine::create(plan.model, plan.workload ? plan.workload->engine : EngineOptions(),
-                                      live->recorder->sink()));
+    EngineOptions options = plan.workload ? plan.workload->engine : EngineOptions();
+    options.cuda_device = plan.cuda_device;
+    TRY_ASSIGN(engine, Engine::create(plan.model, options, live->recorder->sink()));
     live->engine = std::move(engine);
     Json adapters = Json::array();
     for (const LiveAdapter& a : plan.adapters) {

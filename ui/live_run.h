@@ -25,6 +25,7 @@ struct LiveAdapter {
 
 struct LiveRunPlan {
     std::shared_ptr<const Model> model;
+    int cuda_device = -1;  // a GPU's ordinal; -1: the CPU
     std::vector<LiveAdapter> adapters;
     std::optional<Workload> workload;  // none: a playground session
     ProgramInfo program;

@@ -47,12 +47,20 @@ namespace {
 
 constexpr int kTickMs = 33;
 const QString kKeepQuantised = QStringLiteral("keepQuantised");
+const QString kDevice = QStringLiteral("device");
 
 QStringList localPaths(const QMimeData* mime) {
     QStringList paths;
     for (const QUrl& url : mime->urls())
         if (url.isLocalFile()) paths << url.toLocalFile();
     return paths;
+}
+
+// "CPU, 2 threads"; a GPU by its name alone.
+QString deviceText(const DeviceInfo& device, const QString& cpu) {
+    if (device.id != "cpu") return oneLine(device.name, 60);
+    return QStringLiteral("%1, %2").arg(cpu,
+                                        counted(device.threads, MainWindow::tr("thread"), MainWindow::tr("threads")));
 }
 
 // Bars paint their own ground, so that a theme change needs no style sheet per widget.
@@ -80,7 +88,6 @@ MainWindow::MainWindow(Theme& theme, Session& session, QWidget* parent)
       session_(session),
       context_{session.runModel(), session.time(), selection_, [this] { runDemo(); }} {
     setWindowTitle(tr("SpartanServe Workbench"));
-    device_threads_ = cpu_device_info().threads;
     setAcceptDrops(true);
     auto* root = new QWidget;
     auto* box = new QVBoxLayout(root);
@@ -441,6 +448,7 @@ void MainWindow::fillModelMenu(QMenu& menu) {
     keep->setChecked(session_.keepsQuantised());
     keep->setToolTip(tr(
         "GGUF files of Q4_0, Q4_1, Q8_0, Q4_K or Q6_K: the same answers in less memory, and faster for one sequence"));
+    fillDeviceMenu(*menu.addMenu(tr("Compute on")));
     QAction* unload = menu.addAction(tr("Unload"), this, &MainWindow::unloadAsking);
     unload->setEnabled(session_.model() != nullptr);
 }
@@ -497,9 +505,8 @@ void MainWindow::fillMainMenu(QMenu& menu) {
     menu.addSeparator();
     menu.addAction(tr("Shortcuts"), QKeySequence(Qt::Key_Question), this, [this] { makeShortcutSheet(this)->open(); });
     menu.addAction(tr("About"), this, [this] {
-        const DeviceInfo device = cpu_device_info();
-        makeAboutBox(this, session_.program(), tr("%1, %2 threads").arg(oneLine(device.name, 120)).arg(device.threads))
-            ->open();
+        const DeviceInfo device = session_.model() ? session_.modelDevice() : cpu_device_info();
+        makeAboutBox(this, session_.program(), deviceText(device, oneLine(device.name, 120)))->open();
     });
     menu.addSeparator();
     menu.addAction(tr("Quit"), QKeySequence::Quit, this, &QWidget::close);
@@ -553,6 +560,31 @@ bool MainWindow::mayForgetWorkload() {
         return ok;
     }
     return box.clickedButton() == discard;
+}
+
+void MainWindow::fillDeviceMenu(QMenu& menu) {
+    menu.setToolTipsVisible(true);
+    const auto add = [&](const QString& id, const QString& words, const std::string& reason) {
+        QAction* action = menu.addAction(menuText(words), this, [this, id] { computeOn(id); });
+        action->setCheckable(true);
+        action->setChecked(session_.device() == id);
+        action->setEnabled(reason.empty());
+        if (!reason.empty()) action->setToolTip(plainTooltip(tr("Cannot be used: %1").arg(toQ(reason))));
+    };
+    add(QStringLiteral("auto"), tr("Automatic: a GPU where there is one"), {});
+    for (const DeviceInfo& d : session_.devices())
+        add(toQ(d.id),
+            d.reason.empty() ? deviceText(d, oneLine(d.name, 60)) : tr("%1: cannot be used").arg(oneLine(d.name, 60)),
+            d.reason);
+}
+
+// What is loaded is opened again, because weights and adapters are folded for a device's number type.
+void MainWindow::computeOn(const QString& device) {
+    if (device == session_.device()) return;
+    if (session_.model() && !mayInterrupt(tr("Changing the device stops it. What is recorded so far is kept."))) return;
+    session_.setDevice(device);
+    openSettings().setValue(kDevice, device);
+    if (session_.model()) session_.openModel(session_.modelPath());
 }
 
 void MainWindow::openModelAsking(const QString& path) {
@@ -689,6 +721,7 @@ void MainWindow::offerRecovery() {
 void MainWindow::restoreLayout() {
     const QSettings settings = openSettings();
     session_.setKeepQuantised(settings.value(kKeepQuantised, false).toBool());
+    session_.setDevice(settings.value(kDevice, session_.device()).toString());
     restoreGeometry(settings.value(QStringLiteral("geometry")).toByteArray());
     for (QSplitter* s : splitters_)
         s->restoreState(settings.value(QStringLiteral("splitter/") + s->objectName()).toByteArray());
@@ -822,9 +855,9 @@ void MainWindow::updateChip() {
     const auto& model = session_.model();
     if (!model) return chip_->set(tr("No base model"), tr("open or drop one"), -1);
     chip_->set(oneLine(model->info.name, 80),
-               tr("%1 · %2 · CPU, %3")
+               tr("%1 · %2 · %3")
                    .arg(QString::fromLatin1(name_of(model->dtype)), bytesText(model->weight_bytes),
-                        counted(device_threads_, tr("thread"), tr("threads"))),
+                        deviceText(session_.modelDevice(), tr("CPU"))),
                -1);
 }
 

@@ -93,6 +93,8 @@ private:
     bool mayForgetWorkload();
     void openModelAsking(const QString& path);
     void unloadAsking();
+    void fillDeviceMenu(QMenu& menu);
+    void computeOn(const QString& device);
     void askBecauseItWontFit(const QString& path, const QString& dtype, const QString& words);
     void browseModel();
     void browseModelFolder();
@@ -111,7 +113,6 @@ private:
     QTimer timer_;
     QElapsedTimer tick_clock_;
     Perspective perspective_ = Perspective::explore;
-    int device_threads_ = 1;
 
     QWidget* top_ = nullptr;
     ModelChip* chip_ = nullptr;

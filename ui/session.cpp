@@ -191,6 +191,9 @@ Session::Session(QObject* parent) : QObject(parent), adapter_progress_(std::make
     reads_timer_.setSingleShot(true);
     reads_timer_.setInterval(40);
     connect(&reads_timer_, &QTimer::timeout, this, &Session::applyReads);
+    // Asking for GPUs opens the driver, which takes a while.
+    runInWorker(loaders_, this, all_devices,
+                [this](std::vector<DeviceInfo> devices) { devices_ = std::move(devices); });
 }
 
 Session::~Session() {
@@ -213,6 +216,8 @@ bool Session::busy() const {
 struct Session::OpenModelResult {
     std::optional<OpenedModel> opened;
     Precision precision = DType::f32;
+    int cuda_device = -1;
+    DeviceInfo device;
     ModelFit fit;
     Error error;
 };
@@ -235,16 +240,19 @@ void Session::openModel(const QString& path, const QString& dtype, bool evenIfIt
     setModelState(ModelState::opening);
     runInWorker(
         loaders_, this,
-        [path = toStd(path), dtype = toStd(dtype), keep = keep_quantised_] {
+        [path = toStd(path), dtype = toStd(dtype), keep = keep_quantised_, wanted = toStd(device_)] {
             OpenModelResult r;
-            auto type = choose_dtype(dtype);
+            auto device = choose_device(wanted);
+            auto type = choose_dtype(dtype, device && *device >= 0);
             auto opened = open_model(path);
-            if (!type || !opened) {
-                r.error = !type ? type.error() : opened.error();
+            if (!device || !type || !opened) {
+                r.error = !device ? device.error() : !type ? type.error() : opened.error();
                 return r;
             }
+            r.cuda_device = *device;
+            r.device = device_info(*device);
             r.precision = {*type, keep};
-            r.fit = judgeFit(weight_bytes_needed(*opened, r.precision), available_memory_bytes());
+            r.fit = judgeFit(weight_bytes_needed(*opened, r.precision), r.device.available_bytes);
             r.opened = std::move(*opened);
             return r;
         },
@@ -268,25 +276,28 @@ void Session::modelOpened(const QString& path, const QString& dtype, bool force,
     }
     if (result.fit.verdict == ModelFit::Verdict::tight)
         emit message(toQ(result.opened->name) + QLatin1Char(' ') + result.fit.words(), false);
-    startLoading(std::move(*result.opened), result.precision);
+    startLoading(std::move(result));
 }
 
-void Session::startLoading(OpenedModel opened, Precision precision) {
+void Session::startLoading(OpenModelResult result) {
     setModelState(ModelState::loading);
     model_progress_ = std::make_shared<Progress>();
     const uint64_t request = model_request_;
-    const QString path = toQ(opened.path);
-    auto shared = std::make_shared<OpenedModel>(std::move(opened));
+    const QString path = toQ(result.opened->path);
+    auto shared = std::make_shared<OpenedModel>(std::move(*result.opened));
     runInWorker(
         loaders_, this,
-        [shared, precision, progress = model_progress_] {
+        [shared, precision = result.precision, progress = model_progress_] {
             return load_model(std::move(*shared), precision, std::max(1, QThread::idealThreadCount()), *progress);
         },
-        [this, request, path](Result<std::shared_ptr<const Model>> loaded) {
+        [this, request, path, cuda_device = result.cuda_device,
+         device = result.device](Result<std::shared_ptr<const Model>> loaded) {
             if (request != model_request_) return;
             model_progress_.reset();
             if (!loaded) return failModel(path, loaded.error());
             model_path_ = path;
+            cuda_device_ = cuda_device;
+            model_device_ = device;
             adoptModel(std::move(*loaded));
         });
 }
@@ -667,6 +678,7 @@ void Session::startLive(std::optional<Workload> workload, std::function<void(con
     connect(bridge.get(), &EngineBridge::recordsReady, this, &Session::activity);
     LiveRunPlan plan;
     plan.model = model_;
+    plan.cuda_device = cuda_device_;
     plan.workload = std::move(workload);
     plan.program = program_;
     plan.listener = bridge->listener();

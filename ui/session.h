@@ -3,6 +3,7 @@
 #pragma once
 
 #include "core/model/model.h"
+#include "core/run/device_info.h"
 #include "core/run/run_dir.h"
 #include "core/run/runner.h"
 #include "core/run/workload.h"
@@ -69,6 +70,12 @@ public:
     // Whether models loaded from now on keep quantised weights as their file has them: the same answers in less memory.
     bool keepsQuantised() const { return keep_quantised_; }
     void setKeepQuantised(bool keep) { keep_quantised_ = keep; }
+
+    // What computes: "auto" (a usable GPU, else the CPU), "cpu" or "cuda:N"; holds for models opened from now on.
+    const QString& device() const { return device_; }
+    void setDevice(const QString& device) { device_ = device; }
+    const std::vector<DeviceInfo>& devices() const { return devices_; }  // empty until a worker has looked
+    const DeviceInfo& modelDevice() const { return model_device_; }      // that the model was opened for
 
     // --- Adapters
     LibraryModel& library() { return library_; }
@@ -142,7 +149,7 @@ private:
     };
 
     void modelOpened(const QString& path, const QString& dtype, bool force, OpenModelResult result);
-    void startLoading(OpenedModel opened, Precision precision);
+    void startLoading(OpenModelResult result);
     void adoptModel(std::shared_ptr<const Model> model);
     void setModelState(ModelState state);
     void failModel(const QString& path, const Error& error);
@@ -176,6 +183,10 @@ private:
 
     ModelState model_state_ = ModelState::none;
     bool keep_quantised_ = false;
+    QString device_ = QStringLiteral("auto");
+    std::vector<DeviceInfo> devices_;
+    int cuda_device_ = -1;  // that the model was opened for: a GPU's ordinal; -1: the CPU
+    DeviceInfo model_device_;
     std::shared_ptr<const Model> model_;
     std::optional<ModelFit> fit_;
     QString model_path_;

@@ -31,7 +31,7 @@ namespace spartan {
 namespace {
 
 struct Options {
-    QString model, workload, recording, screenshot_dir, view = QStringLiteral("all"), theme;
+    QString model, device, workload, recording, screenshot_dir, view = QStringLiteral("all"), theme;
     QStringList adapters;
     bool run = false, demo = false, after_done = true;
     double after_s = 0;
@@ -57,6 +57,7 @@ std::optional<Options> parse(const QStringList& arguments, int& code) {
         p.addOption({QString::fromLatin1(name), QString::fromUtf8(words), QString::fromLatin1(value)});
     };
     add("model", "Base model: a Hugging Face folder, a .gguf file or synthetic:SHAPE.", "MODEL");
+    add("device", "What computes: cpu, cuda, cuda:N or auto (a GPU where there is one).", "NAME");
     add("adapter", "NAME=DIR or synthetic:KIND:COUNT:SIZES; repeatable.", "ADAPTERS");
     add("workload", "Open a workload file with its base and adapters.", "FILE");
     p.addOption({QStringLiteral("run"), QStringLiteral("Run the workload as soon as everything is loaded.")});
@@ -114,6 +115,12 @@ std::optional<Options> parse(const QStringList& arguments, int& code) {
         const auto parsed = parse_adapter_arguments(list, toStd(QDir::currentPath()));
         if (!parsed) return refuse(toQ(parsed.error().message())), std::nullopt;
     }
+    if (set("device")) {
+        static const QRegularExpression device(QStringLiteral("^(auto|cpu|cuda(:\\d{1,3})?)$"));
+        o.device = value("device");
+        if (!device.match(o.device).hasMatch())
+            return fail(QStringLiteral("--device"), o.device, QStringLiteral("cpu, cuda, cuda:N or auto"));
+    }
     if (set("view")) {
         o.view = value("view");
         if (o.view != QLatin1String("all") && !MainWindow::viewNames().contains(o.view))
@@ -167,6 +174,7 @@ public:
     }
 
     void begin() {
+        if (!o_.device.isEmpty()) session_.setDevice(o_.device);
         if (!o_.workload.isEmpty()) {
             workload_pending_ = true;
             window_.workloadView().open(QFileInfo(o_.workload).absoluteFilePath());
