@@ -1,6 +1,7 @@
 // Tiny random models and adapters made by hand, and an engine whose records are kept. No Qt.
 #pragma once
 
+#include "core/engine/cuda_backend.h"
 #include "core/engine/engine.h"
 #include "core/tokenizer/tokenizer.h"
 
@@ -278,6 +279,22 @@ inline int64_t page_bytes(const Model& model, int32_t block_tokens) {
     return 2 * model.config().kv_size() * block_tokens * size_of(model.dtype);
 }
 
+// What the engines of these tests compute on: SPARTAN_TEST_DEVICE is the ordinal of a GPU; without it the CPU.
+inline int test_device() {
+    const char* ordinal = std::getenv("SPARTAN_TEST_DEVICE");
+    return ordinal ? std::atoi(ordinal) : -1;
+}
+// Why that cannot be used; empty: it can.
+inline std::string why_no_test_device() {
+    if (test_device() < 0) return {};
+    const auto devices = cuda_devices();
+    return devices ? (*devices)[size_t(test_device())].reason : devices.error().message();
+}
+#define SKIP_WITHOUT_TEST_DEVICE()                                                                              \
+    do {                                                                                                        \
+        if (const std::string why_ = ::spartan::test::why_no_test_device(); !why_.empty()) QSKIP(why_.c_str()); \
+    } while (0)
+
 struct TestEngine {
     Records records;
     std::unique_ptr<Engine> engine;
@@ -288,6 +305,7 @@ struct TestEngine {
     }
     static EngineOptions small_options() {
         EngineOptions o;
+        o.cuda_device = test_device();
         o.threads = 1;
         o.pool_bytes = 8 << 20;
         o.adapter_bytes = 64 << 20;
@@ -324,6 +342,17 @@ inline double relative_error(std::span<const float> got, std::span<const float> 
         norm += std::pow(double(want[i]), 2);
     }
     return std::sqrt(difference / norm);
+}
+
+// One request's logits, alone and in another batch: the same bits on a CPU, where every kernel is batch-invariant; on a
+// GPU the same up to rounding.
+inline bool agree(std::span<const float> got, std::span<const float> want, DType dtype) {
+    if (test_device() < 0)
+        return got.size() == want.size() && std::memcmp(got.data(), want.data(), got.size_bytes()) == 0;
+    return got.size() == want.size() && relative_error(got, want) < (dtype == DType::f32 ? 2e-5 : 2e-2);
+}
+inline bool agree(const std::vector<Token>& got, const std::vector<Token>& want, DType dtype) {
+    return got == want || (test_device() >= 0 && dtype != DType::f32);
 }
 
 }  // namespace spartan::test
