@@ -27,6 +27,14 @@ struct ForwardResult {
     std::vector<uint8_t> not_finite;  // [sequences]: sampling was asked for and a logit was NaN or +infinity
     StepTimes times;                  // of the phases that are the runner's
     StepBytes bytes;
+    double device_ms = 0;  // of a GPU, from its first work of the step to its last; only with RunnerSwitches::timed
+};
+
+// How a GPU is driven. The answers do not depend on it; a CPU launches nothing and takes no notice.
+struct RunnerSwitches {
+    bool graphs = true;   // steps of a known shape are replayed
+    bool overlap = true;  // a kernel starts while the one before it drains (programmatic dependent launch)
+    bool timed = false;   // fill in ForwardResult::device_ms
 };
 
 class ModelRunner {
@@ -44,6 +52,9 @@ public:
     virtual void fill_pages(PageRun run, std::byte value) = 0;
 
     virtual int64_t workspace_bytes() const = 0;
+
+    // From the next step on; at first {.graphs = RunnerLimits::graphs}.
+    virtual void set_switches(const RunnerSwitches&) {}
 };
 
 struct RunnerLimits {

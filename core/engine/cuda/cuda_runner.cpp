@@ -32,6 +32,32 @@ ForwardLimits limits_of(const ModelConfig& c, const RunnerLimits& l) {
             l.batch_invariant};
 }
 
+// What the GPU takes from one point of the stream to a later one.
+class Stopwatch {
+public:
+    Stopwatch() {
+        CHECK_CUDA(cudaEventCreate(&begin_));
+        CHECK_CUDA(cudaEventCreate(&end_));
+    }
+    ~Stopwatch() {
+        cudaEventDestroy(begin_);
+        cudaEventDestroy(end_);
+    }
+    Stopwatch(const Stopwatch&) = delete;
+    Stopwatch& operator=(const Stopwatch&) = delete;
+    void start(CudaDevice& device) { CHECK_CUDA(cudaEventRecord(begin_, device.stream())); }
+    void stop(CudaDevice& device) { CHECK_CUDA(cudaEventRecord(end_, device.stream())); }
+    // Once the GPU is past stop().
+    double ms() const {
+        float value = 0;
+        CHECK_CUDA(cudaEventElapsedTime(&value, begin_, end_));
+        return double(value);
+    }
+
+private:
+    cudaEvent_t begin_ = nullptr, end_ = nullptr;
+};
+
 // A captured sequence of launches, ready to be replayed.
 class Graph {
 public:
@@ -68,7 +94,6 @@ public:
           weights_(device_, std::get<Weights<T>>(model_->weights), limits.threads),
           page_bytes_(page_bytes_of(*model_, limits.block_tokens)),
           block_tokens_(limits.block_tokens),
-          graphs_wanted_(limits.graphs && !limits.phase_times),
           phase_times_(limits.phase_times),
           pool_(page_bytes_ * limits.total_pages),
           forward_(device_, model_->config(), weights_, limits_of(model_->config(), limits)),
@@ -77,6 +102,7 @@ public:
           tables_(device_, model_->config().num_layers, limits.batch_invariant),
           tokens_(std::max<int64_t>(limits.max_tokens, forward_.head_block()) * int64_t(sizeof(int32_t))) {
         if (limits.phase_times) forward_.set_timer(&timer_);
+        set_switches({.graphs = limits.graphs});
         device_.synchronize();
     }
     ~CudaRunner() override { cudaStreamSynchronize(device_.stream()); }
@@ -86,6 +112,7 @@ public:
         device_.make_current();
         result.times = {};
         result.bytes = {};
+        result.device_ms = 0;
         result.tokens.assign(batch.sequences.size(), -1);
         result.not_finite.assign(batch.sequences.size(), 0);
         result.completed = keep_going();
@@ -95,12 +122,14 @@ public:
         const StepTables::Plan& plan = tables_.plan(batch, adapter_of_segment_);
         const bool wants_logits =
             std::any_of(batch.heads.begin(), batch.heads.end(), [](const HeadRow& h) { return h.logits; });
-        if (graphs_wanted_ && plan.decode_only && !wants_logits && !needs_.own_head &&
+        if (switches_.timed) stopwatch_.start(device_);
+        if (switches_.graphs && !phase_times_ && plan.decode_only && !wants_logits && !needs_.own_head &&
             bucket_of(batch.num_rows()) > 0 && int64_t(batch.heads.size()) <= forward_.head_block())
             replay(batch, plan);
         else
             launch_all(batch, plan, logits);
         hand_out_tokens(batch, result);
+        if (switches_.timed) result.device_ms = stopwatch_.ms();
         if (phase_times_)
             timer_.read(result.times);
         else  // the GPU's whole step
@@ -124,13 +153,19 @@ public:
 
     int64_t workspace_bytes() const override { return forward_.device_bytes(); }
 
+    void set_switches(const RunnerSwitches& switches) override {
+        switches_ = switches;
+        device_.set_overlap_launches(switches.overlap);
+    }
+
 private:
     // All that launches depend on apart from the tables.
     struct GraphKey {
         int64_t rows, max_blocks, heads;
+        bool overlap;
         AdapterNeeds needs;
         auto tie() const {
-            return std::tie(rows, max_blocks, heads, needs.rotations, needs.plain_rotations, needs.low_ranks,
+            return std::tie(overlap, rows, max_blocks, heads, needs.rotations, needs.plain_rotations, needs.low_ranks,
                             needs.gains, needs.max_group, needs.max_rank, needs.own_norms, needs.own_embedding);
         }
         bool operator<(const GraphKey& other) const { return tie() < other.tie(); }
@@ -204,7 +239,7 @@ private:
         const int64_t items = shape.rows * ((shape.max_blocks * block_tokens_ + kSplitKeys - 1) / kSplitKeys);
         shape.attention = {shape.rows, std::min(items, forward_.largest_attention().decode_items), 0};
         if (!tables_.send(batch, shape)) graphs_.clear();
-        const GraphKey key{shape.rows, shape.max_blocks, shape.heads, needs_};
+        const GraphKey key{shape.rows, shape.max_blocks, shape.heads, switches_.overlap, needs_};
         auto found = graphs_.find(key);
         if (found == graphs_.end()) {
             if (graphs_.size() >= kMostGraphs) graphs_.clear();
@@ -224,6 +259,7 @@ private:
         if (bytes > 0)
             CHECK_CUDA(
                 cudaMemcpyAsync(tokens_.data(), forward_.tokens(), bytes, cudaMemcpyDeviceToHost, device_.stream()));
+        if (switches_.timed) stopwatch_.stop(device_);
         device_.synchronize();
         const auto* tokens = reinterpret_cast<const int32_t*>(tokens_.data());
         for (size_t i = 0; i < batch.heads.size(); ++i) {
@@ -265,7 +301,9 @@ private:
     CudaDevice device_;
     DeviceWeights<T> weights_;
     int64_t page_bytes_, block_tokens_;
-    bool graphs_wanted_, phase_times_;
+    bool phase_times_;
+    RunnerSwitches switches_;
+    Stopwatch stopwatch_;
     DeviceMemory pool_;
     Forward<T> forward_;
     DeviceAdapters<T> adapters_;
