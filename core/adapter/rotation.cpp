@@ -6,6 +6,15 @@
 #include <cmath>
 #include <limits>
 
+// The loops along rows run in the widest vectors of the machine. Nothing is reordered or fused (-ffp-contract=off), so
+// the values are the same everywhere. Sanitizers start too late for functions that are chosen while a program loads.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__) && \
+    !defined(__SANITIZE_THREAD__)
+#define WIDEST_VECTORS __attribute__((target_clones("default", "avx2", "avx512f")))
+#else
+#define WIDEST_VECTORS
+#endif
+
 namespace spartan {
 namespace {
 
@@ -43,8 +52,8 @@ int64_t pivot_of(const Matrix& a, int64_t column, int64_t b) {
     return best;
 }
 
-// A⁻¹ · rhs by elimination with row pivots.
-Matrix solve(Matrix a, Matrix rhs, int64_t b, const Progress& progress) {
+// rhs = A⁻¹ · rhs by elimination with row pivots.
+WIDEST_VECTORS void solve(Matrix& a, Matrix& rhs, int64_t b, const Progress& progress) {
     for (int64_t k = 0; k < b && !progress.cancelled(); ++k) {
         const int64_t pivot = pivot_of(a, k, b);
         if (pivot != k) {
@@ -62,7 +71,28 @@ Matrix solve(Matrix a, Matrix rhs, int64_t b, const Progress& progress) {
         for (int64_t i = k + 1; i < b; ++i) subtract_row(row, &rhs[size_t(i * b)], a[size_t(k * b + i)], 0, b);
         for (int64_t j = 0; j < b; ++j) row[j] /= a[size_t(k * b + k)];
     }
-    return rhs;
+}
+
+// mixed[v] = sum over u of q[u][v] * columns[base + features[u]], columns of `group` values.
+WIDEST_VECTORS void mix_columns(const double* q, const Matrix& columns, int64_t base,
+                                const std::vector<int64_t>& features, int64_t b, int64_t group, Matrix& mixed) {
+    std::fill(mixed.begin(), mixed.end(), 0.0);
+    for (int64_t u = 0; u < b; ++u) {
+        const double* from = &columns[size_t((base + features[size_t(u)]) * group)];
+        for (int64_t v = 0; v < b; ++v) {
+            const double weight = q[u * b + v];
+            double* to = &mixed[size_t(v * group)];
+            for (int64_t i = 0; i < group; ++i) to[i] += weight * from[i];
+        }
+    }
+}
+
+// The same where the columns are still those of the identity.
+void place_columns(const double* q, int64_t base, const std::vector<int64_t>& features, int64_t b, int64_t group,
+                   Matrix& mixed) {
+    std::fill(mixed.begin(), mixed.end(), 0.0);
+    for (int64_t u = 0; u < b; ++u)
+        for (int64_t v = 0; v < b; ++v) mixed[size_t(v * group + base + features[size_t(u)])] = q[u * b + v];
 }
 
 }  // namespace
@@ -99,7 +129,8 @@ Matrix cayley(const Matrix& s, int64_t b, const Progress& progress) {
     add(plus, s, 1);
     add(minus, s, -1);
     // Both are polynomials of S and commute, so (I - S)(I + S)⁻¹ = (I + S)⁻¹(I - S).
-    return solve(std::move(plus), std::move(minus), b, progress);
+    solve(plus, minus, b, progress);
+    return minus;
 }
 
 Matrix neumann(const Matrix& s, int64_t b, int64_t terms, NeumannSeries series, const Progress& progress) {
@@ -125,7 +156,7 @@ Matrix neumann(const Matrix& s, int64_t b, int64_t terms, NeumannSeries series, 
     return sum;
 }
 
-double orthogonality_error(const Matrix& q, int64_t b, const Progress& progress) {
+WIDEST_VECTORS double orthogonality_error(const Matrix& q, int64_t b, const Progress& progress) {
     // Row i of QᵀQ gathers column i of Q times its rows, so that the inner loop runs along memory.
     double worst = 0;
     std::vector<double> row(size_t(b), 0.0);
@@ -171,15 +202,10 @@ Matrix compose_butterfly(const Matrix& factors, int64_t b, int64_t m, const Prog
             const double* q = &factors[size_t((factor * blocks + block) * b * b)];
             const int64_t base = block / superblock * superblock * b;
             const std::vector<int64_t> features = butterfly_features(b, factor, block);
-            std::fill(mixed.begin(), mixed.end(), 0.0);
-            for (int64_t u = 0; u < b; ++u) {
-                const double* from = &columns[size_t((base + features[size_t(u)]) * group)];
-                for (int64_t v = 0; v < b; ++v) {
-                    const double weight = q[u * b + v];
-                    double* to = &mixed[size_t(v * group)];
-                    for (int64_t i = 0; i < group; ++i) to[i] += weight * from[i];
-                }
-            }
+            if (factor == m - 1)
+                place_columns(q, base, features, b, group, mixed);
+            else
+                mix_columns(q, columns, base, features, b, group, mixed);
             for (int64_t v = 0; v < b; ++v)
                 std::copy_n(&mixed[size_t(v * group)], group, &columns[size_t((base + features[size_t(v)]) * group)]);
         }
