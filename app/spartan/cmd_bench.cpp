@@ -4,9 +4,11 @@
 #include "core/run/device_info.h"
 #include "core/run/html.h"
 #include "core/run/kernel_bench.h"
+#include "core/run/output_file.h"
 #include "core/run/table.h"
 
 #include <memory>
+#include <span>
 
 namespace spartan {
 namespace {
@@ -14,8 +16,14 @@ namespace {
 struct BenchOptions {
     ModelOptions model;
     std::vector<int64_t> sizes;  // decode: rows; prefill: prompt lengths
-    int64_t context = 256, steps = 20, repeats = 3;
+    std::vector<std::string> kinds, set;
+    std::vector<int64_t> adapters;
+    std::string boft, lora, csv;
+    int64_t context = 256, steps = 20, repeats = 3, sequences = 1, max_batch_tokens = 0;
+    bool ablation = false;
 };
+
+constexpr RunnerSwitches kAblation[] = {{true, true}, {false, true}, {true, false}, {false, false}};
 
 std::string scaled(const Json& value, double unit = 1) {
     return value.is_number() ? format_figure(value.get<double>() / unit) : "–";
@@ -69,8 +77,106 @@ Result<int> bench_kernels(const GlobalOptions& options, const BenchOptions&, Pro
     return kDone;
 }
 
+std::vector<BatchKind> kinds_of(const BenchOptions& o) {
+    std::vector<BatchKind> kinds;
+    for (const std::string& name : o.kinds) kinds.push_back(*parse_batch_kind(name));
+    return kinds;
+}
+
+Result<std::vector<RunnerSwitches>> switches_of(const BenchOptions& o, int device) {
+    if (device < 0 && (o.ablation || !o.set.empty()))
+        return Error{o.ablation ? "--ablation" : "--set", "", "the CPU",
+                     "a GPU: nothing else has graphs and launches that overlap"};
+    if (o.ablation) return std::vector(std::begin(kAblation), std::end(kAblation));
+    RunnerSwitches switches;
+    for (const std::string& set : o.set) {
+        const bool on = set.substr(set.find('=') + 1) == "true";
+        (set.rfind("graphs=", 0) == 0 ? switches.graphs : switches.overlap) = on;
+    }
+    return std::vector{switches};
+}
+
+// One line for each object of `rows`.
+std::string csv_text(const std::vector<std::string>& columns, const Json& rows) {
+    std::string text = join(columns, ",") + "\n";
+    for (const Json& row : rows) {
+        std::vector<std::string> cells;
+        for (const std::string& column : columns) {
+            const Json& v = row.at(column);
+            cells.push_back(v.is_null() ? "" : v.is_string() ? csv_cell(v.get<std::string>()) : v.dump());
+        }
+        text += join(cells, ",") + "\n";
+    }
+    return text;
+}
+
+Result<void> write_csv(const std::string& path, const std::vector<std::string>& columns, const Json& rows) {
+    if (path.empty()) return {};
+    TRY_ASSIGN(file, OutputFile::create(path));
+    file.write(csv_text(columns, rows));
+    return file.commit();
+}
+
+// Before anything is measured.
+Result<void> check_csv(const BenchOptions& o) {
+    if (o.csv.empty()) return {};
+    return OutputFile::check(o.csv);
+}
+
+std::string decode_table(const std::vector<DecodeFigure>& figures, bool on_gpu) {
+    std::vector<std::vector<std::string>> rows;
+    for (const DecodeFigure& f : figures)
+        rows.push_back({name_of(f.kind), std::to_string(f.rows), std::to_string(f.distinct_adapters),
+                        format_figure(f.median_ms), format_figure(f.min_ms), format_figure(f.tokens_per_s),
+                        format_figure(double(f.bytes.weights + f.bytes.adapters + f.bytes.kv) / 1e6),
+                        format_figure(f.floor_ms), percent(f.bandwidth_share),
+                        f.added_ms != 0 ? format_figure(f.added_ms) : "",
+                        f.added_over_floor != 0 ? format_figure(f.added_over_floor) : ""});
+    std::vector<std::string> header{"adapters",
+                                    "rows",
+                                    "distinct",
+                                    "step ms",
+                                    "least ms",
+                                    "tokens/s",
+                                    "MB read",
+                                    "floor ms",
+                                    "of floor",
+                                    "added ms",
+                                    "added / adapters' floor"};
+    if (on_gpu) {
+        header.insert(header.begin() + 5, "gap us");
+        for (size_t i = 0; i < rows.size(); ++i)
+            rows[i].insert(rows[i].begin() + 5, format_figure(figures[i].gap_ms.value_or(0) * 1e3));
+    }
+    return text_table(header, rows);
+}
+
+bool same_switches(const RunnerSwitches& a, const RunnerSwitches& b) {
+    return a.graphs == b.graphs && a.overlap == b.overlap;
+}
+
+std::string ablation_table(const std::vector<DecodeFigure>& figures) {
+    std::vector<std::vector<std::string>> rows;
+    for (const DecodeFigure& whole : figures) {
+        if (!same_switches(whole.switches, kAblation[0])) continue;
+        std::vector<std::string> row{name_of(whole.kind), std::to_string(whole.rows),
+                                     std::to_string(whole.distinct_adapters), format_figure(whole.median_ms)};
+        for (const RunnerSwitches& switches : std::span(kAblation).subspan(1))
+            for (const DecodeFigure& f : figures)
+                if (f.kind == whole.kind && f.rows == whole.rows && f.distinct_adapters == whole.distinct_adapters &&
+                    same_switches(f.switches, switches))
+                    row.push_back(format_figure(f.median_ms) + " (x" + format_figure(f.median_ms / whole.median_ms) +
+                                  ")");
+        rows.push_back(std::move(row));
+    }
+    return text_table({"adapters", "rows", "distinct", "step ms", "without graphs", "without overlap", "with neither"},
+                      rows);
+}
+
 Result<int> bench_decode(const GlobalOptions& options, const BenchOptions& o, Progress& progress) {
     TRY_ASSIGN(device, chosen_device(options));
+    TRY_ASSIGN(switches, switches_of(o, device));
+    TRY_VOID(check_csv(o));
     Json d = document_of(options, device);
     TRY_ASSIGN(model, load_bench_model(options, o, progress, d));
     TRY_ASSIGN(limits, measure_limits_json(options.threads, device));
@@ -78,28 +184,33 @@ Result<int> bench_decode(const GlobalOptions& options, const BenchOptions& o, Pr
     DecodeBenchOptions decode;
     decode.cuda_device = device;
     decode.threads = options.threads;
+    decode.kinds = kinds_of(o);
     decode.rows = o.sizes;
+    decode.adapters = o.adapters;
+    decode.sizes = {o.boft, o.lora};
     decode.context = o.context;
     decode.steps = o.steps;
+    decode.switches = switches;
     decode.read_bytes_per_s = d["limits"]["read_bytes_per_s"].get<double>();
     decode.seed = options.seed_or();
     TRY_ASSIGN(figures, measure_decode(model, decode, progress));
     d["decode"] = to_json(figures);
-    std::vector<std::vector<std::string>> rows;
-    for (const DecodeFigure& f : figures)
-        rows.push_back({f.adapters, std::to_string(f.rows), format_figure(f.median_ms), format_figure(f.tokens_per_s),
-                        format_figure(double(f.bytes.weights + f.bytes.adapters + f.bytes.kv) / 1e6),
-                        percent(f.bandwidth_share), f.added_ms != 0 ? format_figure(f.added_ms) : "",
-                        f.added_over_floor != 0 ? format_figure(f.added_over_floor) : ""});
-    show(options, d,
-         limits_text(d["limits"]) + text_table({"adapters", "rows", "step ms", "tokens/s", "MB read", "of bandwidth",
-                                                "added ms", "added / adapter bytes at bandwidth"},
-                                               rows));
+    TRY_VOID(write_csv(o.csv,
+                       {"adapters", "rows", "distinct_adapters", "context", "graphs", "overlap", "steps", "median_ms",
+                        "min_ms", "gap_ms", "tokens_per_s", "weight_bytes", "adapter_bytes", "kv_bytes", "floor_ms",
+                        "bandwidth_share", "added_ms", "added_over_floor"},
+                       d["decode"]));
+    if (o.csv == "-") return kDone;
+    std::string text = limits_text(d["limits"]);
+    if (o.ablation) text += ablation_table(figures) + "\n";
+    std::erase_if(figures, [&](const DecodeFigure& f) { return !same_switches(f.switches, switches[0]); });
+    show(options, d, text + decode_table(figures, device >= 0));
     return kDone;
 }
 
 Result<int> bench_prefill(const GlobalOptions& options, const BenchOptions& o, Progress& progress) {
     TRY_ASSIGN(device, chosen_device(options));
+    TRY_VOID(check_csv(o));
     Json d = document_of(options, device);
     TRY_ASSIGN(model, load_bench_model(options, o, progress, d));
     TRY_ASSIGN(limits, measure_limits_json(options.threads, device));
@@ -107,21 +218,40 @@ Result<int> bench_prefill(const GlobalOptions& options, const BenchOptions& o, P
     PrefillBenchOptions prefill;
     prefill.cuda_device = device;
     prefill.threads = options.threads;
+    if (!o.kinds.empty())
+        prefill.kinds = kinds_of(o);
+    else if (!o.adapters.empty())
+        prefill.kinds = default_decode_kinds(device);
     prefill.lengths = o.sizes;
+    prefill.sequences = o.sequences;
+    prefill.adapters = o.adapters.empty() ? o.sequences : o.adapters[0];
+    prefill.sizes = {o.boft, o.lora};
+    prefill.chunk = o.max_batch_tokens > 0 ? o.max_batch_tokens : device < 0 ? 512 : 4096;
     prefill.repeats = o.repeats;
+    prefill.seed = options.seed_or();
     TRY_ASSIGN(figures, measure_prefill(model, prefill, progress));
     d["prefill"] = to_json(figures);
-    const double peak = d["limits"][model->dtype == DType::bf16 ? "bf16_flops" : "f32_flops"].get<double>();
+    d["max_batch_tokens"] = prefill.chunk;
+    const double peak = d["limits"][model->dtype == DType::f32 ? "f32_flops" : "bf16_flops"].get<double>();
     std::vector<std::vector<std::string>> rows;
     for (size_t i = 0; i < figures.size(); ++i) {
         const PrefillFigure& f = figures[i];
         const double share = peak > 0 ? f.flops_per_s / peak : 0;
         d["prefill"][i]["peak_share"] = share;
-        rows.push_back({std::to_string(f.tokens), format_figure(f.median_ms), format_figure(f.tokens_per_s),
-                        format_figure(f.flops_per_s / 1e9), percent(share)});
+        rows.push_back({name_of(f.kind), std::to_string(f.sequences), std::to_string(f.tokens),
+                        std::to_string(f.distinct_adapters), format_figure(f.median_ms), format_figure(f.tokens_per_s),
+                        format_figure(f.flops_per_s / 1e9), percent(share),
+                        f.added_share != 0 ? format_figure(f.added_share * 100) + " %" : ""});
     }
+    TRY_VOID(write_csv(o.csv,
+                       {"adapters", "tokens", "sequences", "distinct_adapters", "median_ms", "tokens_per_s",
+                        "flops_per_s", "peak_share", "added_share"},
+                       d["prefill"]));
+    if (o.csv == "-") return kDone;
     show(options, d,
-         limits_text(d["limits"]) + text_table({"prompt tokens", "ms", "tokens/s", "GFLOP/s", "of the peak"}, rows, 0));
+         limits_text(d["limits"]) + text_table({"adapters", "prompts", "tokens each", "distinct", "ms", "tokens/s",
+                                                "GFLOP/s", "of the peak", "added"},
+                                               rows));
     return kDone;
 }
 
@@ -179,6 +309,42 @@ CLI::Option* add_sizes(CLI::App* command, const std::string& flag, std::vector<i
         ->check(integer_in(1, 1 << 20));
 }
 
+CLI::Option* add_number(CLI::App* command, const std::string& flag, int64_t& value, const std::string& description,
+                        int64_t most) {
+    return command->add_option(flag, value, description)->type_name("N")->check(integer_in(1, most));
+}
+
+void add_adapter_sizes(CLI::App* command, const std::string& kind, std::string& sizes, const std::string& standard) {
+    const auto check = [kind](std::string& text) {
+        const auto spec = parse_synthetic_spec("synthetic:" + kind + ":1:" + text);
+        return spec ? std::string() : spec.error().message();
+    };
+    command
+        ->add_option("--" + kind, sizes,
+                     "Sizes of the synthetic adapters, dealt out in turn (default " + standard + ")")
+        ->type_name("SIZES")
+        ->check(CLI::Validator(check, ""));
+}
+
+// Which adapters the batches of decode and prefill use, and where the figures go.
+void add_batch_options(CLI::App* command, BenchOptions& o, const std::string& kinds, const std::string& adapters) {
+    command->add_option("--kinds", o.kinds, kinds)
+        ->delimiter(',')
+        ->type_name("KIND,…")
+        ->check(one_of(batch_kind_names()));
+    add_sizes(command, "--adapters", o.adapters, adapters);
+    add_adapter_sizes(command, "boft", o.boft, "b=32,m=1; b=32,m=2 on a GPU");
+    add_adapter_sizes(command, "lora", o.lora, "r=16; r=64 on a GPU");
+    command->add_option("--csv", o.csv, "The figures as CSV into this file, a row each (- is standard output)")
+        ->type_name("FILE")
+        ->check(not_empty("the path of a file"));
+}
+
+void refuse_two_documents(const GlobalOptions& options, const BenchOptions& o) {
+    if (options.json && o.csv == "-")
+        throw CLI::ValidationError("--csv", "found - beside --json, expected the path of a file");
+}
+
 }  // namespace
 
 void add_bench(CLI::App& app, GlobalOptions& options, Action& action) {
@@ -190,26 +356,41 @@ void add_bench(CLI::App& app, GlobalOptions& options, Action& action) {
     add_bench_command(*bench, "kernels", "Every kernel, checked and then timed", " --json", options, action, o,
                       bench_kernels);
 
-    CLI::App* decode = add_bench_command(*bench, "decode", "Decode steps: the base alone, BOFT and LoRA mixed, LoRA",
+    CLI::App* decode = add_bench_command(*bench, "decode", "Decode steps: the base alone, then with adapters",
                                          " --model demo --batch 1,8,32", options, action, o, bench_decode);
     add_model_option(decode, o->model);
     add_sizes(decode, "--batch", o->sizes, "Requests side by side, a comma list (default 1,8,32)");
-    decode->add_option("--context", o->context, "Tokens before the one that is decoded (default 256)")
-        ->type_name("N")
-        ->check(integer_in(1, 1 << 20));
-    decode->add_option("--steps", o->steps, "Timed steps of each case (default 20)")
-        ->type_name("N")
-        ->check(integer_in(1, 100'000));
-    decode->parse_complete_callback([o] {
+    add_batch_options(decode, *o,
+                      "base, boft, lora, boft+lora, half (both, and every third row on the base); default "
+                      "base,boft+lora,lora; on a GPU base,boft,lora,half",
+                      "Distinct adapters in a batch, dealt round robin, a comma list (default: one a row)");
+    add_number(decode, "--context", o->context, "Tokens before the one that is decoded (default 256)", 1 << 20);
+    add_number(decode, "--steps", o->steps, "Timed steps of each case (default 20)", 100'000);
+    CLI::Option* set =
+        add_repeatable(decode, "--set", o->set, "On a GPU: graphs=false or overlap=false; may be repeated")
+            ->type_name("KEY=VALUE")
+            ->check(one_of({"graphs=true", "graphs=false", "overlap=true", "overlap=false"}));
+    decode->add_flag("--ablation", o->ablation, "On a GPU: each case without graphs, without overlap, with neither")
+        ->excludes(set);
+    decode->parse_complete_callback([&options, o] {
+        refuse_two_documents(options, *o);
         if (o->sizes.empty()) o->sizes = {1, 8, 32};
     });
 
-    CLI::App* prefill = add_bench_command(*bench, "prefill", "The prefill of one prompt", " --model demo", options,
-                                          action, o, bench_prefill);
+    CLI::App* prefill =
+        add_bench_command(*bench, "prefill", "The prefill of one prompt, or of several on different adapters",
+                          " --model demo --sequences 8 --adapters 8", options, action, o, bench_prefill);
     add_model_option(prefill, o->model);
     add_sizes(prefill, "--prompt-tokens", o->sizes, "Lengths, a comma list (default 128,512)");
-    prefill->add_option("--repeats", o->repeats, "Rounds (default 3)")->type_name("N")->check(integer_in(1, 1000));
-    prefill->parse_complete_callback([o] {
+    add_number(prefill, "--sequences", o->sequences, "Prompts of that length side by side (default 1)", 1024);
+    add_batch_options(prefill, *o, "As of bench decode (default base; with --adapters as there)",
+                      "Distinct adapters among the prompts (default: one a prompt)");
+    prefill->get_option("--adapters")->expected(1)->delimiter('\0')->type_name("N");
+    add_number(prefill, "--max-batch-tokens", o->max_batch_tokens, "Tokens a step (default 512; on a GPU 4096)",
+               1 << 20);
+    add_number(prefill, "--repeats", o->repeats, "Rounds (default 3)", 1000);
+    prefill->parse_complete_callback([&options, o] {
+        refuse_two_documents(options, *o);
         if (o->sizes.empty()) o->sizes = {128, 512};
     });
 
@@ -217,7 +398,7 @@ void add_bench(CLI::App& app, GlobalOptions& options, Action& action) {
                                        options, action, o, bench_load);
     add_model_option(load, o->model);
     add_adapter_option(load, o->model);
-    load->add_option("--repeats", o->repeats, "Rounds (default 3)")->type_name("N")->check(integer_in(1, 1000));
+    add_number(load, "--repeats", o->repeats, "Rounds (default 3)", 1000);
 
     CLI::App* serve = bench->add_subcommand("serve", "not in this version")->group("")->prefix_command();
     serve->callback([&action] { action = [] { return bad_arguments("bench serve: not in this version"); }; });

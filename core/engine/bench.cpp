@@ -1,10 +1,6 @@
 #include "core/engine/bench.h"
 
-#include "core/base/memory.h"
-#include "core/base/text.h"
-#include "core/engine/admission.h"
-#include "core/engine/model_runner.h"
-#include "kernels/check.h"
+#include "kernels/device.h"
 
 #include <algorithm>
 #include <chrono>
@@ -24,139 +20,16 @@ double median(std::vector<double> values) {
     return n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
 }
 
-Error cancelled() {
-    Error e = make_error("cancelled");
-    e.cancelled = true;
-    return e;
-}
-
-// Pages, block tables and batches for forward passes without an engine around them.
-class Bench {
-public:
-    static constexpr int64_t kBlockTokens = 16;
-
-    static Result<std::unique_ptr<Bench>> make(std::shared_ptr<const Model> model, int cuda_device, int threads,
-                                               int64_t max_tokens, int64_t sequences, int64_t tokens,
-                                               const std::vector<std::shared_ptr<const Adapter>>& adapters) {
-        const int64_t page_bytes = page_bytes_of(*model, kBlockTokens);
-        const int64_t blocks = (tokens + kBlockTokens - 1) / kBlockTokens;
-        int64_t pages = sequences * blocks * model->config().num_layers;
-        for (const auto& a : adapters) pages += adapter_pages_of(*a, page_bytes);
-        if (pages > std::numeric_limits<int32_t>::max())
-            return Error{"", "context", std::to_string(tokens), "fewer tokens"};
-        if (const int64_t bytes = pages * page_bytes, available = available_memory_bytes();
-            cuda_device < 0 && bytes > available)
-            return Error{"", "memory", format_bytes(bytes) + " for keys, values and adapters",
-                         "at most the " + format_bytes(available) + " available"};
-        const int used = threads > 0 ? threads : usable_cpus();
-        TRY_ASSIGN(runner, make_runner(model, {used, max_tokens, kBlockTokens, int32_t(pages)}, cuda_device));
-        auto bench = std::make_unique<Bench>(std::move(model), std::move(runner), int32_t(pages));
-        bench->add_sequences(sequences, blocks);
-        for (const auto& a : adapters) bench->add_adapter(a, adapter_pages_of(*a, page_bytes));
-        return bench;
-    }
-
-    Bench(std::shared_ptr<const Model> model, std::unique_ptr<ModelRunner> runner, int32_t pages)
-        : model_(std::move(model)), runner_(std::move(runner)), pool_(pages) {
-        // Real values everywhere (0.0115): untouched pages would all be one page of zeros in the cache.
-        runner_->fill_pages({0, pages}, std::byte{0x3c});
-    }
-
-    // One token each of the first `rows` sequences at position `context`; row i uses adapters[i] (empty: base).
-    Batch decode(int64_t rows, int64_t context, const std::vector<AdapterId>& adapters) const {
-        Batch b;
-        for (int32_t i = 0; i < int32_t(rows); ++i) {
-            append(b, i, int32_t(context), 1);
-            const AdapterId id = adapters.empty() ? AdapterId::base : adapters[size_t(i)];
-            if (b.segments.empty() || b.segments.back().adapter != id)
-                b.segments.push_back({id, i, i + 1});
-            else
-                b.segments.back().row_end = i + 1;
-            b.heads.push_back({i, i, false, true});
-        }
-        return b;
-    }
-    Batch prefill(int64_t first, int64_t count, bool last) const {
-        Batch b;
-        append(b, 0, int32_t(first), int32_t(count));
-        b.segments.push_back({AdapterId::base, 0, int32_t(count)});
-        if (last) b.heads.push_back({int32_t(count) - 1, 0, false, true});
-        return b;
-    }
-
-    double forward_ms(const Batch& batch) {
-        const auto begin = Clock::now();
-        runner_->forward(
-            batch, [] { return true; }, [](int32_t, int64_t, int64_t, const float*) {}, result);
-        return milliseconds(Clock::now() - begin);
-    }
-
-    ForwardResult result;
-
-private:
-    void add_sequences(int64_t sequences, int64_t blocks) {
-        const auto layers = size_t(model_->config().num_layers);
-        std::vector<int32_t> pages(layers);
-        tables_.resize(size_t(sequences));
-        for (size_t s = 0; s < tables_.size(); ++s) {
-            tables_[s].resize(layers);
-            for (int64_t b = 0; b < blocks; ++b) {
-                CHECK(pool_.allocate_kv(RequestId(s + 1), pages));
-                for (size_t l = 0; l < layers; ++l) tables_[s][l].push_back(pages[l]);
-            }
-        }
-    }
-    void add_adapter(const std::shared_ptr<const Adapter>& adapter, int32_t pages) {
-        const auto id = AdapterId(++num_adapters_);
-        const auto run = pool_.allocate_adapter(id, pages);
-        CHECK(run);
-        runner_->load_adapter(id, *run, adapter);
-    }
-    void append(Batch& b, int32_t sequence, int32_t first, int32_t count) const {
-        const auto row = int32_t(b.ids.size());
-        for (int32_t i = 0; i < count; ++i) {
-            b.ids.push_back(Token((first + i + 7 * sequence) % model_->config().vocab_size));
-            b.positions.push_back(first + i);
-        }
-        b.sequences.push_back({row, row + count, first, &tables_[size_t(sequence)], &wanted_});
-        b.sampling.push_back({});
-        b.sample_position.push_back(first + count);
-        b.context_tokens += first + count;
-    }
-
-    std::shared_ptr<const Model> model_;
-    std::unique_ptr<ModelRunner> runner_;
-    PagePool pool_;
-    std::vector<std::vector<std::vector<int32_t>>> tables_;  // [sequence][layer][block]
-    uint32_t num_adapters_ = 0;
-    static constexpr bool wanted_ = false;  // BatchSequence::over
-};
-
-// Adapters 1 .. half are BOFT b=32 m=1, the following `all` are LoRA r=16.
-Result<std::vector<std::shared_ptr<const Adapter>>> bench_adapters(const Model& model, int64_t half, int64_t all,
-                                                                   uint64_t seed, Progress& progress) {
-    std::vector<std::shared_ptr<const Adapter>> out;
-    TRY_ASSIGN(boft,
-               parse_synthetic_spec("synthetic:boft:" + std::to_string(std::max<int64_t>(half, 1)) + ":b=32,m=1"));
-    TRY_ASSIGN(lora, parse_synthetic_spec("synthetic:lora:" + std::to_string(all) + ":r=16"));
-    for (int64_t i = 0; i < half + all; ++i) {
-        if (progress.cancelled()) return cancelled();
-        const bool rotates = i < half;
-        TRY_ASSIGN(adapter, make_synthetic_adapter(rotates ? boft : lora, rotates ? i : i - half, i, seed, model));
-        out.push_back(std::move(adapter));
-    }
-    return out;
-}
-
-std::vector<AdapterId> ids_from(int64_t first, int64_t count) {
-    std::vector<AdapterId> ids;
-    for (int64_t i = 0; i < count; ++i) ids.push_back(AdapterId(uint32_t(first + i)));
-    return ids;
-}
-
 Result<void> check_lengths(const Model& model, const char* field, int64_t tokens) {
     if (tokens >= 1 && tokens <= model.config().max_position) return {};
     return Error{"", field, std::to_string(tokens), "1 to " + std::to_string(model.config().max_position)};
+}
+
+BenchSizes with_defaults(BenchSizes sizes, int cuda_device) {
+    const BenchSizes standard = default_bench_sizes(cuda_device);
+    if (sizes.boft.empty()) sizes.boft = standard.boft;
+    if (sizes.lora.empty()) sizes.lora = standard.lora;
+    return sizes;
 }
 
 // Of pairs of steps that followed each other, so that what slows the machine for a while falls on both.
@@ -168,7 +41,7 @@ double median_difference(const std::vector<double>& a, const std::vector<double>
 
 // The median step's times belong to one real step.
 struct Samples {
-    std::vector<double> ms;
+    std::vector<double> ms, gap_ms;
     std::vector<StepTimes> times;
 
     StepTimes of_median() const {
@@ -180,21 +53,84 @@ struct Samples {
     }
 };
 
-DecodeFigure summarise(const std::string& name, const Samples& samples, const StepBytes& bytes, int64_t rows,
-                       const DecodeBenchOptions& o) {
+struct DecodeCase {
+    BatchKind kind{};
+    RunnerSwitches switches;
+    int64_t rows = 0;
+    Deal deal;
+    Batch batch = {};
+    Samples samples = {};
+    StepBytes bytes = {};
+};
+
+std::vector<DecodeCase> cases_of(int64_t rows, const DecodeBenchOptions& o) {
+    const std::vector<int64_t> wanted = o.adapters.empty() ? std::vector{rows} : o.adapters;
+    std::vector<DecodeCase> cases;
+    for (RunnerSwitches switches : o.switches) {
+        switches.timed = true;
+        for (const BatchKind kind : o.kinds) {
+            std::vector<int64_t> seen;
+            for (const int64_t n : wanted) {
+                Deal deal = deal_adapters(kind, rows, n);
+                if (std::find(seen.begin(), seen.end(), deal.distinct()) != seen.end()) continue;
+                seen.push_back(deal.distinct());
+                cases.push_back({kind, switches, rows, std::move(deal)});
+            }
+        }
+    }
+    return cases;
+}
+
+// One step of each case in turn.
+Result<void> time_cases(BenchRunner& bench, std::vector<DecodeCase>& cases, const DecodeBenchOptions& o,
+                        Progress& progress) {
+    for (int64_t step = -o.warmup; step < o.steps; ++step) {
+        for (DecodeCase& c : cases) {
+            bench.set_switches(c.switches);
+            const double ms = bench.forward_ms(c.batch);
+            c.bytes = bench.result.bytes;
+            progress.add(1);
+            if (progress.cancelled()) return cancelled_error();
+            if (step < 0) continue;
+            c.samples.ms.push_back(ms);
+            c.samples.gap_ms.push_back(ms - bench.result.device_ms);
+            c.samples.times.push_back(bench.result.times);
+        }
+    }
+    return {};
+}
+
+DecodeFigure summarise(const DecodeCase& c, const DecodeCase* base, const DecodeBenchOptions& o) {
     DecodeFigure f;
-    f.adapters = name;
-    f.rows = rows;
+    f.kind = c.kind;
+    f.rows = c.rows;
+    f.distinct_adapters = c.deal.distinct();
     f.context = o.context;
-    f.steps = int64_t(samples.ms.size());
-    f.median_ms = median(samples.ms);
-    f.min_ms = *std::min_element(samples.ms.begin(), samples.ms.end());
-    f.tokens_per_s = double(rows) / f.median_ms * 1e3;
-    f.bytes = bytes;
-    f.times = samples.of_median();
-    const auto all = double(bytes.weights + bytes.adapters + bytes.kv);
-    if (o.read_bytes_per_s > 0) f.bandwidth_share = all / (f.median_ms / 1e3) / o.read_bytes_per_s;
+    f.steps = o.steps;
+    f.switches = c.switches;
+    f.median_ms = median(c.samples.ms);
+    f.min_ms = *std::min_element(c.samples.ms.begin(), c.samples.ms.end());
+    f.tokens_per_s = double(c.rows) / f.median_ms * 1e3;
+    if (o.cuda_device >= 0) f.gap_ms = median(c.samples.gap_ms);
+    f.bytes = c.bytes;
+    f.times = c.samples.of_median();
+    if (o.read_bytes_per_s > 0) {
+        f.floor_ms = double(c.bytes.weights + c.bytes.adapters + c.bytes.kv) / o.read_bytes_per_s * 1e3;
+        f.bandwidth_share = f.floor_ms / f.median_ms;
+    }
+    if (!base || base == &c) return f;
+    f.added_ms = median_difference(c.samples.ms, base->samples.ms);
+    if (o.read_bytes_per_s > 0 && c.bytes.adapters > 0)
+        f.added_over_floor = f.added_ms / (double(c.bytes.adapters) / o.read_bytes_per_s * 1e3);
     return f;
+}
+
+const DecodeCase* base_of(const std::vector<DecodeCase>& cases, const DecodeCase& of) {
+    for (const DecodeCase& c : cases)
+        if (c.kind == BatchKind::base && c.switches.graphs == of.switches.graphs &&
+            c.switches.overlap == of.switches.overlap)
+            return &c;
+    return nullptr;
 }
 
 Json to_json(const StepTimes& t) {
@@ -202,82 +138,126 @@ Json to_json(const StepTimes& t) {
             {"other_us", t.other},   {"head_us", t.head}, {"sample_us", t.sample}};
 }
 
+// Every prompt's tokens one after another, a step as soon as it is full.
+std::vector<Batch> prefill_steps(const BenchRunner& bench, int64_t length, int64_t chunk,
+                                 const std::vector<AdapterId>& adapters) {
+    std::vector<Batch> steps;
+    std::vector<BenchRunner::Span> spans;
+    int64_t room = chunk;
+    for (size_t s = 0; s < adapters.size(); ++s) {
+        for (int64_t first = 0; first < length;) {
+            const int64_t count = std::min(room, length - first);
+            spans.push_back({int32_t(s), int32_t(first), int32_t(count), adapters[s], first + count == length});
+            first += count;
+            room -= count;
+            if (room > 0) continue;
+            steps.push_back(bench.batch(std::move(spans)));
+            spans.clear();
+            room = chunk;
+        }
+    }
+    if (!spans.empty()) steps.push_back(bench.batch(std::move(spans)));
+    return steps;
+}
+
+double product_flops_per_token(const ModelConfig& c) {
+    double flops = 0;
+    for (int p = 0; p < kNumProjections; ++p)
+        flops += 2.0 * double(c.num_layers * in_features(c, Projection(p)) * out_features(c, Projection(p)));
+    return flops;
+}
+
 }  // namespace
 
-Result<std::vector<DecodeFigure>> measure_decode(std::shared_ptr<const Model> model, const DecodeBenchOptions& o,
+std::vector<BatchKind> default_decode_kinds(int cuda_device) {
+    if (cuda_device < 0) return {BatchKind::base, BatchKind::boft_lora, BatchKind::lora};
+    return {BatchKind::base, BatchKind::boft, BatchKind::lora, BatchKind::half};
+}
+
+BenchSizes default_bench_sizes(int cuda_device) {
+    if (cuda_device < 0) return {"b=32,m=1", "r=16"};
+    return {"b=32,m=2", "r=64"};
+}
+
+Result<std::vector<DecodeFigure>> measure_decode(std::shared_ptr<const Model> model, const DecodeBenchOptions& options,
                                                  Progress& progress) {
+    DecodeBenchOptions o = options;
+    o.sizes = with_defaults(o.sizes, o.cuda_device);
+    if (o.kinds.empty()) o.kinds = default_decode_kinds(o.cuda_device);
     TRY_VOID(check_lengths(*model, "context", o.context + 1));
-    if (o.rows.empty() || o.steps < 1 || o.warmup < 0)
+    if (o.rows.empty() || o.switches.empty() || o.steps < 1 || o.warmup < 0)
         return make_error("decode needs a batch size and a step to time");
     for (const int64_t rows : o.rows)
         if (rows < 1 || rows > 1024) return Error{"", "rows", std::to_string(rows), "1 to 1024"};
-    const int64_t most = *std::max_element(o.rows.begin(), o.rows.end());
-    const int64_t half = most / 2;
-    TRY_ASSIGN(adapters, bench_adapters(*model, half, most, o.seed, progress));
-    TRY_ASSIGN(bench, Bench::make(model, o.cuda_device, o.threads, most, most, o.context + 1, adapters));
 
-    std::vector<DecodeFigure> figures;
-    progress.total = int64_t(o.rows.size()) * (o.steps + o.warmup);
+    std::vector<std::vector<DecodeCase>> cases;  // by rows
+    int64_t num_cases = 0, boft = 0, lora = 0;
     for (const int64_t rows : o.rows) {
-        std::vector<AdapterId> mixed = ids_from(1, rows / 2);
-        const std::vector<AdapterId> loras = ids_from(half + 1, rows);
-        mixed.insert(mixed.end(), loras.begin(), loras.begin() + (rows - rows / 2));
-        const std::pair<const char*, Batch> cases[] = {{"base", bench->decode(rows, o.context, {})},
-                                                       {"boft+lora", bench->decode(rows, o.context, mixed)},
-                                                       {"lora", bench->decode(rows, o.context, loras)}};
-        Samples samples[3];
-        StepBytes bytes[3];
-        for (int64_t step = -o.warmup; step < o.steps; ++step) {
-            for (size_t i = 0; i < 3; ++i) {
-                const double ms = bench->forward_ms(cases[i].second);
-                bytes[i] = bench->result.bytes;
-                if (step < 0) continue;
-                samples[i].ms.push_back(ms);
-                samples[i].times.push_back(bench->result.times);
-            }
-            progress.add(1);
-            if (progress.cancelled()) return cancelled();
+        cases.push_back(cases_of(rows, o));
+        num_cases += int64_t(cases.back().size());
+        for (const DecodeCase& c : cases.back()) {
+            boft = std::max(boft, c.deal.boft);
+            lora = std::max(lora, c.deal.lora);
         }
-        for (size_t i = 0; i < 3; ++i) {
-            DecodeFigure f = summarise(cases[i].first, samples[i], bytes[i], rows, o);
-            if (i > 0) {
-                f.added_ms = median_difference(samples[i].ms, samples[0].ms);
-                if (o.read_bytes_per_s > 0)
-                    f.added_over_floor = f.added_ms / (double(f.bytes.adapters) / o.read_bytes_per_s * 1e3);
-            }
-            figures.push_back(f);
-        }
+    }
+    TRY_ASSIGN(adapters, make_bench_adapters(*model, o.sizes, boft, lora, o.seed, progress));
+    const int64_t most = *std::max_element(o.rows.begin(), o.rows.end());
+    TRY_ASSIGN(bench, BenchRunner::make(model, o.cuda_device, o.threads, {most, most, o.context + 1}, adapters.all));
+
+    progress.done = 0;
+    progress.total = num_cases * (o.steps + o.warmup);
+    std::vector<DecodeFigure> figures;
+    for (std::vector<DecodeCase>& together : cases) {
+        for (DecodeCase& c : together) c.batch = bench->decode(o.context, adapters.ids(c.deal));
+        TRY_VOID(time_cases(*bench, together, o, progress));
+        for (const DecodeCase& c : together) figures.push_back(summarise(c, base_of(together, c), o));
     }
     return figures;
 }
 
 Result<std::vector<PrefillFigure>> measure_prefill(std::shared_ptr<const Model> model, const PrefillBenchOptions& o,
                                                    Progress& progress) {
-    if (o.lengths.empty() || o.repeats < 1 || o.chunk < 1) return make_error("prefill needs a length to time");
+    if (o.lengths.empty() || o.kinds.empty() || o.repeats < 1 || o.chunk < 1 || o.sequences < 1)
+        return make_error("prefill needs a length to time");
     for (const int64_t length : o.lengths) TRY_VOID(check_lengths(*model, "prompt length", length));
+    int64_t boft = 0, lora = 0;
+    std::vector<Deal> deals;  // by kind
+    for (const BatchKind kind : o.kinds) {
+        deals.push_back(deal_adapters(kind, o.sequences, o.adapters));
+        boft = std::max(boft, deals.back().boft);
+        lora = std::max(lora, deals.back().lora);
+    }
+    TRY_ASSIGN(adapters,
+               make_bench_adapters(*model, with_defaults(o.sizes, o.cuda_device), boft, lora, o.seed, progress));
     const int64_t longest = *std::max_element(o.lengths.begin(), o.lengths.end());
-    TRY_ASSIGN(bench, Bench::make(model, o.cuda_device, o.threads, std::min(o.chunk, longest), 1, longest, {}));
-    const ModelConfig& c = model->config();
-    double flops_per_token = 0;
-    for (int p = 0; p < kNumProjections; ++p)
-        flops_per_token += 2.0 * double(c.num_layers * in_features(c, Projection(p)) * out_features(c, Projection(p)));
+    const BenchRunner::Room room{std::min(o.chunk, longest * o.sequences), o.sequences, longest};
+    TRY_ASSIGN(bench, BenchRunner::make(model, o.cuda_device, o.threads, room, adapters.all));
 
     std::vector<PrefillFigure> figures;
-    progress.total = int64_t(o.lengths.size()) * (o.repeats + 1);
+    progress.total = int64_t(o.lengths.size() * o.kinds.size()) * (o.repeats + 1);
+    progress.done = 0;
     for (const int64_t length : o.lengths) {
-        std::vector<double> times;
+        std::vector<std::vector<double>> times(o.kinds.size());
         for (int64_t repeat = -1; repeat < o.repeats; ++repeat) {
-            double ms = 0;
-            for (int64_t first = 0; first < length; first += o.chunk) {
-                const int64_t count = std::min(o.chunk, length - first);
-                ms += bench->forward_ms(bench->prefill(first, count, first + count == length));
-                if (progress.cancelled()) return cancelled();
+            for (size_t k = 0; k < o.kinds.size(); ++k) {
+                double ms = 0;
+                for (const Batch& step : prefill_steps(*bench, length, o.chunk, adapters.ids(deals[k]))) {
+                    ms += bench->forward_ms(step);
+                    if (progress.cancelled()) return cancelled_error();
+                }
+                if (repeat >= 0) times[k].push_back(ms);
+                progress.add(1);
             }
-            if (repeat >= 0) times.push_back(ms);
-            progress.add(1);
         }
-        const double ms = median(times);
-        figures.push_back({length, ms, double(length) / ms * 1e3, double(length) * flops_per_token / ms * 1e3});
+        const auto base = std::find(o.kinds.begin(), o.kinds.end(), BatchKind::base) - o.kinds.begin();
+        for (size_t k = 0; k < o.kinds.size(); ++k) {
+            const double ms = median(times[k]), tokens = double(length * o.sequences);
+            PrefillFigure f{o.kinds[k], length, o.sequences, deals[k].distinct(), ms, tokens / ms * 1e3};
+            f.flops_per_s = f.tokens_per_s * product_flops_per_token(model->config());
+            if (size_t(base) < o.kinds.size() && size_t(base) != k)
+                f.added_share = median_difference(times[k], times[size_t(base)]) / median(times[size_t(base)]);
+            figures.push_back(f);
+        }
     }
     return figures;
 }
@@ -305,31 +285,42 @@ Result<LoadFigure> measure_load(const std::string& model_path, Precision precisi
 
 Json to_json(const std::vector<DecodeFigure>& figures) {
     Json out = Json::array();
-    for (const DecodeFigure& f : figures)
-        out.push_back({{"adapters", f.adapters},
+    for (const DecodeFigure& f : figures) {
+        const bool on_gpu = f.gap_ms.has_value();
+        out.push_back({{"adapters", name_of(f.kind)},
                        {"rows", f.rows},
+                       {"distinct_adapters", f.distinct_adapters},
                        {"context", f.context},
                        {"steps", f.steps},
+                       {"graphs", on_gpu ? Json(f.switches.graphs) : Json(nullptr)},
+                       {"overlap", on_gpu ? Json(f.switches.overlap) : Json(nullptr)},
                        {"median_ms", f.median_ms},
                        {"min_ms", f.min_ms},
+                       {"gap_ms", on_gpu ? Json(*f.gap_ms) : Json(nullptr)},
                        {"tokens_per_s", f.tokens_per_s},
                        {"weight_bytes", f.bytes.weights},
                        {"adapter_bytes", f.bytes.adapters},
                        {"kv_bytes", f.bytes.kv},
+                       {"floor_ms", f.floor_ms},
                        {"bandwidth_share", f.bandwidth_share},
                        {"added_ms", f.added_ms},
                        {"added_over_floor", f.added_over_floor},
                        {"times", to_json(f.times)}});
+    }
     return out;
 }
 
 Json to_json(const std::vector<PrefillFigure>& figures) {
     Json out = Json::array();
     for (const PrefillFigure& f : figures)
-        out.push_back({{"tokens", f.tokens},
+        out.push_back({{"adapters", name_of(f.kind)},
+                       {"tokens", f.tokens},
+                       {"sequences", f.sequences},
+                       {"distinct_adapters", f.distinct_adapters},
                        {"median_ms", f.median_ms},
                        {"tokens_per_s", f.tokens_per_s},
-                       {"flops_per_s", f.flops_per_s}});
+                       {"flops_per_s", f.flops_per_s},
+                       {"added_share", f.added_share}});
     return out;
 }
 

@@ -7,50 +7,71 @@
 #include "core/base/json.h"
 #include "core/base/progress.h"
 #include "core/base/result.h"
+#include "core/engine/bench_batch.h"
 #include "core/engine/step_record.h"
 #include "core/model/model.h"
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 namespace spartan {
 
+// What decode and prefill measure by default on a CPU (-1) or a GPU.
+std::vector<BatchKind> default_decode_kinds(int cuda_device);
+BenchSizes default_bench_sizes(int cuda_device);
+
 struct DecodeBenchOptions {
-    int cuda_device = -1;                 // ordinal of the GPU; -1: the CPU
-    int threads = 0;                      // 0: usable_cpus()
-    std::vector<int64_t> rows{1, 8, 32};  // sequences in the batch
-    int64_t context = 256;                // tokens before the one that is decoded
-    int64_t steps = 20, warmup = 3;       // timed and untimed steps of each case
-    double read_bytes_per_s = 0;          // measured (kernels/bench.h); 0: shares are left out
+    int cuda_device = -1;                      // ordinal of the GPU; -1: the CPU
+    int threads = 0;                           // 0: usable_cpus()
+    std::vector<BatchKind> kinds;              // empty: default_decode_kinds()
+    std::vector<int64_t> rows{1, 8, 32};       // sequences in the batch
+    std::vector<int64_t> adapters;             // distinct ones in a batch, at most one a row; empty: one a row
+    BenchSizes sizes;                          // where empty: default_bench_sizes()
+    int64_t context = 256;                     // tokens before the one that is decoded
+    int64_t steps = 20, warmup = 3;            // timed and untimed steps of each case
+    std::vector<RunnerSwitches> switches{{}};  // each case with each of them
+    double read_bytes_per_s = 0;               // measured (kernels/bench.h); 0: floors and shares are left out
     uint64_t seed = 42;
 };
 
-// Cases: "base"; "boft+lora": every row its own adapter, half BOFT b=32 m=1, half LoRA r=16; "lora": all LoRA r=16.
 struct DecodeFigure {
-    std::string adapters;
-    int64_t rows = 0, context = 0, steps = 0;
+    BatchKind kind{};
+    int64_t rows = 0, distinct_adapters = 0, context = 0, steps = 0;
+    RunnerSwitches switches;
     double median_ms = 0, min_ms = 0, tokens_per_s = 0;
-    StepBytes bytes;             // read by a step, at the least
-    double bandwidth_share = 0;  // those bytes over the median, of the read bandwidth
+    // On a GPU: the median of what a step takes beyond the GPU's own time for it, from its first transfer to its last.
+    std::optional<double> gap_ms;
+    StepBytes bytes;             // read by a step, at the least: weights, the adapters in use, keys and values
+    double floor_ms = 0;         // those bytes over the read bandwidth
+    double bandwidth_share = 0;  // floor_ms over the median
     // Against the step of "base" beside each: the added time (median), and that as a multiple of the adapters' bytes
-    // over the bandwidth.
+    // over the bandwidth. 0 where "base" is not among the kinds.
     double added_ms = 0, added_over_floor = 0;
     StepTimes times;  // of the median step
 };
+// In the order rows, switches, kinds, adapters. Numbers of adapters that come to the same in a batch are measured once.
 Result<std::vector<DecodeFigure>> measure_decode(std::shared_ptr<const Model> model, const DecodeBenchOptions& options,
                                                  Progress& progress);
 
 struct PrefillBenchOptions {
     int cuda_device = -1;
     int threads = 0;
+    std::vector<BatchKind> kinds{BatchKind::base};
     std::vector<int64_t> lengths{128, 512};
+    int64_t sequences = 1;  // prompts of that length, side by side
+    int64_t adapters = 1;   // distinct ones among them
+    BenchSizes sizes;
     int64_t chunk = 512;  // tokens a step, as max_batch_tokens
     int64_t repeats = 3;
+    uint64_t seed = 42;
 };
 struct PrefillFigure {
-    int64_t tokens = 0;
-    double median_ms = 0, tokens_per_s = 0, flops_per_s = 0;  // flops of the matrix products only
+    BatchKind kind{};
+    int64_t tokens = 0, sequences = 0, distinct_adapters = 0;
+    double median_ms = 0, tokens_per_s = 0, flops_per_s = 0;  // flops of the base's matrix products only
+    double added_share = 0;  // of the time of "base" beside it; 0 where "base" is not among the kinds
 };
 Result<std::vector<PrefillFigure>> measure_prefill(std::shared_ptr<const Model> model,
                                                    const PrefillBenchOptions& options, Progress& progress);
@@ -65,6 +86,7 @@ struct LoadFigure {
 Result<LoadFigure> measure_load(const std::string& model_path, Precision precision, int threads,
                                 const std::vector<AdapterRequest>& adapters, uint64_t seed, Progress& progress);
 
+// An array of flat objects, one a figure; "adapters" is the kind.
 Json to_json(const std::vector<DecodeFigure>& figures);
 Json to_json(const std::vector<PrefillFigure>& figures);
 Json to_json(const LoadFigure& figure);

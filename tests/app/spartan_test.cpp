@@ -579,6 +579,129 @@ private slots:
         QCOMPARE(prefill.code, 0);
         QCOMPARE(prefill.json()["prefill"][0]["tokens"].get<int>(), 16);
     }
+
+    void decode_is_measured_by_kind_and_number_of_adapters() {
+        const QTemporaryDir dir;
+        const QString csv = dir.filePath("d.csv");
+        const Output o = spartan_with({"bench",      "decode",
+                                       "--device",   "cpu",
+                                       "--model",    "synthetic:tiny",
+                                       "--batch",    "2,6",
+                                       "--kinds",    "base,boft,half",
+                                       "--adapters", "1,2,6,96",
+                                       "--boft",     "b=32,m=2,b=16",
+                                       "--lora",     "r=8",
+                                       "--context",  "8",
+                                       "--steps",    "2",
+                                       "--json",     "--csv",
+                                       csv});
+        QCOMPARE(o.code, 0);
+        QStringList cases;
+        int64_t base_bytes = 0, kv_bytes = 0;
+        const Json document = o.json();
+        for (const Json& f : document["decode"]) {
+            cases << QString("%1 %2 %3")
+                         .arg(QString::fromStdString(f["adapters"].get<std::string>()))
+                         .arg(f["rows"].get<int>())
+                         .arg(f["distinct_adapters"].get<int>());
+            if (f["adapters"] == "base") {
+                base_bytes = f["weight_bytes"].get<int64_t>(), kv_bytes = f["kv_bytes"].get<int64_t>();
+                QCOMPARE(f["adapter_bytes"].get<int>(), 0);
+            } else {
+                QVERIFY(f["adapter_bytes"].get<int64_t>() > 0);
+            }
+            QCOMPARE(f["weight_bytes"].get<int64_t>(), base_bytes);
+            QCOMPARE(f["kv_bytes"].get<int64_t>(), kv_bytes);
+            const double bytes = double(base_bytes + kv_bytes) + f["adapter_bytes"].get<double>();
+            const double floor_ms = bytes / document["limits"]["read_bytes_per_s"].get<double>() * 1e3;
+            QVERIFY(std::abs(f["floor_ms"].get<double>() / floor_ms - 1) < 1e-9);
+            QVERIFY(std::abs(f["bandwidth_share"].get<double>() * f["median_ms"].get<double>() / floor_ms - 1) < 1e-9);
+            QVERIFY(f["min_ms"].get<double>() <= f["median_ms"].get<double>());
+            QVERIFY(f["gap_ms"].is_null() && f["graphs"].is_null());  // of a GPU only
+        }
+        // 96 adapters in 2 rows are 2; every third row of "half" is on the base.
+        QCOMPARE(cases, (QStringList{"base 2 0", "boft 2 1", "boft 2 2", "half 2 1", "half 2 2", "base 6 0", "boft 6 1",
+                                     "boft 6 2", "boft 6 6", "half 6 1", "half 6 2", "half 6 4"}));
+        const QStringList lines = QString::fromUtf8(read(csv)).trimmed().split('\n');
+        QCOMPARE(lines.size(), cases.size() + 1);
+        QVERIFY(lines[0].startsWith("adapters,rows,distinct_adapters,"));
+        QVERIFY(lines[12].startsWith("half,6,4,8,,,2,"));
+        QCOMPARE(lines[12].count(','), lines[0].count(','));
+    }
+
+    void prefill_of_several_prompts_on_different_adapters() {
+        const Output o = spartan_with({"bench", "prefill", "--device", "cpu", "--model", "synthetic:tiny",
+                                       "--prompt-tokens", "24", "--sequences", "4", "--adapters", "3",
+                                       "--max-batch-tokens", "40", "--repeats", "1", "--kinds", "base,lora", "--json"});
+        QCOMPARE(o.code, 0);
+        const Json figures = o.json()["prefill"];
+        QCOMPARE(figures.size(), size_t(2));
+        QCOMPARE(figures[1]["distinct_adapters"].get<int>(), 3);
+        QCOMPARE(figures[1]["sequences"].get<int>(), 4);
+        QVERIFY(figures[1]["added_share"].get<double>() != 0);
+        QVERIFY(figures[0]["tokens_per_s"].get<double>() > 0);
+    }
+
+    void bench_options_that_cannot_be_are_refused() {
+        const auto refused = [](const QStringList& more, int code, const char* with) {
+            const QTemporaryDir dir;
+            const QString csv = dir.filePath("d.csv");
+            const Output o = spartan_with(
+                QStringList{"bench", "decode", "--model", "synthetic:tiny", "--device", "cpu", "--csv", csv} + more);
+            if (o.code == code && o.out.isEmpty() && o.err.contains(with) && entries(dir).isEmpty()) return true;
+            qDebug() << more << o.code << o.out << o.err << entries(dir);
+            return false;
+        };
+        QVERIFY(refused({"--kinds", "dora"}, 2, "found dora, expected one of base, boft, lora, boft+lora, half"));
+        QVERIFY(refused({"--boft", "r=8"}, 2, "expected b=N"));
+        QVERIFY(refused({"--boft", "b=48"}, 1, "b=48 does not divide 128"));
+        QVERIFY(refused({"--adapters", "0"}, 2, "expected an integer from 1"));
+        QVERIFY(refused({"--set", "pdl=false"}, 2, "expected one of graphs=true, graphs=false"));
+        QVERIFY(refused({"--set", "graphs=false"}, 1, "found the CPU, expected a GPU"));
+        QVERIFY(refused({"--ablation"}, 1, "found the CPU, expected a GPU"));
+        QVERIFY(refused({"--ablation", "--set", "graphs=false"}, 2, "--ablation"));
+        const Output twice = spartan_with({"bench", "decode", "--model", "synthetic:tiny", "--json", "--csv", "-"});
+        QCOMPARE(twice.code, 2);
+        const Output nowhere = spartan_with(
+            {"bench", "decode", "--model", "synthetic:tiny", "--device", "cpu", "--csv", "/nonexistent/d.csv"});
+        QCOMPARE(nowhere.code, 1);
+    }
+
+    // The workloads of a 7B model, on the smallest one and with few requests.
+    void paper_workloads_run_with_other_numbers() {
+        const auto run = [](const QString& name, const QString& adapters) {
+            QStringList arguments{"run",      SOURCE_DIR "/resources/workloads/paper-7b-" + name + ".json",
+                                  "--set",    "model=synthetic:tiny",
+                                  "--set",    "requests=6",
+                                  "--set",    "prompt_tokens.max=40",
+                                  "--set",    "output_tokens.value=2",
+                                  "--set",    "engine.pool_bytes=64000000",
+                                  "--device", "cpu",
+                                  "--json"};
+            if (!adapters.isEmpty())
+                arguments << "--set"
+                          << "adapters=[\"" + adapters + "\"]";
+            return spartan_with(arguments);
+        };
+        const auto used = [](const Output& o) { return o.json()["adapters"]["used"].get<int>(); };
+        const Output base = run("base", "");
+        QCOMPARE(base.code, 0);
+        QCOMPARE(used(base), 0);
+        QCOMPARE(base.json()["completed"].get<int>(), 6);
+        const std::pair<const char*, const char*> cases[] = {{"boft", "synthetic:boft:3:b=32,m=2"},
+                                                             {"mixed", "synthetic:boft:3:b=32,m=2,b=64,m=2"},
+                                                             {"lora64", "synthetic:lora:3:r=64"},
+                                                             {"lora32", "synthetic:lora:3:r=32"}};
+        for (const auto& [name, adapters] : cases) {
+            const Output o = run(name, adapters);
+            QCOMPARE(o.code, 0);
+            QCOMPARE(used(o), 3);
+            QCOMPARE(o.json()["completed"].get<int>(), 6);
+            const Output as_it_is = run(name, "");
+            QCOMPARE(as_it_is.code, 0);
+            QCOMPARE(as_it_is.json()["adapters"]["registered"].get<int>(), 96);
+        }
+    }
 };
 
 QTEST_GUILESS_MAIN(SpartanTest)
