@@ -1,0 +1,245 @@
+#!/usr/bin/env bash
+# Tests and measures the CUDA backend, also on a machine that can only run it, and leaves one report.
+#
+#   bash tests/gpu.sh [OPTIONS] [REPORT_DIR]       where nvcc and a GPU are: builds, then runs (report: build/gpu-report)
+#   bash tests/gpu.sh pack [--build DIR] OUT.tar.xz
+#       builds build/cuda (or what is configured in DIR already) and packs the programs, the shared libraries that a bare
+#       CUDA machine lacks, fixtures and workloads; CUDA's own libraries stay behind
+#   bash gpu.sh run [OPTIONS] REPORT_DIR           in the unpacked folder, on the GPU machine
+#
+# OPTIONS: --only PART,…      of tests, kernels, steps, paper (default: all)
+#          --limit PART=S     seconds for a part (default 80, 40, 110, 120: under 6 minutes together)
+#          --full             the paper's workload for every number of adapters, and its decode at batch 96; half an hour
+#          --device D, --model MODEL   instead of cuda and synthetic:llama-2-7b
+#
+# REPORT_DIR gets report.md, report.json and raw.tar.xz (every program's output). What finds no time is named there.
+# The exit code is 1 when a test fails or nothing could run. SPARTAN_CUDA_ARCHITECTURES: see CMakeLists.txt (here 90a).
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+
+fail() {
+  echo "gpu.sh: $*" >&2
+  exit 2
+}
+
+# --- build and pack ---
+
+# NAME <tab> PROGRAM <tab> ENVIRONMENT of each test labelled gpu.
+gpu_tests() {
+  ctest --test-dir "$1" -L gpu --show-only=json-v1 | python3 -c '
+import json, sys
+for test in json.load(sys.stdin)["tests"]:
+    properties = {p["name"]: p["value"] for p in test.get("properties", [])}
+    program = test["name"].removesuffix("_gpu") + "_test"
+    print(test["name"], program, " ".join(properties.get("ENVIRONMENT", [])), sep="\t")'
+}
+
+build_programs() { # BUILD_DIR
+  if [ ! -f "$1/CMakeCache.txt" ] || [ "$1" = build/cuda ]; then
+    [ "$1" = build/cuda ] || fail "$1 is not configured"
+    command -v nvcc >/dev/null || PATH=$PATH:/usr/local/cuda/bin
+    cmake --preset cuda -DSPARTAN_CUDA_ARCHITECTURES="${SPARTAN_CUDA_ARCHITECTURES:-90a}" >/dev/null
+  fi
+  local targets
+  mapfile -t targets < <(gpu_tests "$1" | cut -f2)
+  [ ${#targets[@]} -gt 0 ] || fail "no test is labelled gpu: was $1 configured with nvcc?"
+  cmake --build "$1" --target spartan spartan_cuda "${targets[@]}"
+}
+
+gather() { # BUILD_DIR FOLDER
+  local build=$1 out=$2
+  rm -rf "$out"
+  mkdir -p "$out"/{bin,lib,tests,resources}
+  gpu_tests "$build" >"$out/tests.tsv"
+  pwd >"$out/compiled-for"
+  git rev-parse --short=12 HEAD >"$out/commit" 2>/dev/null || echo unknown >"$out/commit"
+  cp "$build"/app/spartan "$build"/app/libspartan-cuda.so "$out/bin/"
+  cut -f2 "$out/tests.tsv" | sort -u | while read -r program; do cp "$build/tests/$program" "$out/bin/"; done
+  # All but the C library, the driver and CUDA: the other machine has its own.
+  for file in "$out"/bin/*; do ldd "$file"; done | awk '/=> \//{print $3}' | sort -u |
+    { grep -vE '/(libc|libm|libpthread|libdl|librt|libresolv|libcuda|libcudart|libcublas|libcublasLt|libnv[a-zA-Z-]*)\.so' || true; } |
+    while read -r library; do cp -L "$library" "$out/lib/"; done
+  strip --strip-unneeded "$out"/bin/* "$out"/lib/*
+  cp -r tests/golden tests/fixtures tests/fidelity "$out/tests/"
+  cp -r resources/workloads "$out/resources/"
+  cp tests/gpu.sh tests/gpu_report.py "$out/"
+}
+
+pack() {
+  local build=build/cuda
+  if [ "${1:-}" = --build ]; then
+    build=${2:?}
+    shift 2
+  fi
+  [ $# -eq 1 ] || fail "pack takes one OUT.tar.xz"
+  folder=$(mktemp -d)
+  trap 'rm -rf "$folder"' EXIT
+  cd "$here/.."
+  build_programs "$build"
+  gather "$build" "$folder"
+  XZ_OPT="-T0 -6" tar -C "$folder" -cJf "$1.part" .
+  mv "$1.part" "$1"
+  echo "packed: $(du -h "$1" | cut -f1)"
+}
+
+# --- run ---
+
+parts=(tests kernels steps paper)
+declare -A limit=([tests]=80 [kernels]=40 [steps]=110 [paper]=120)
+declare -A full_limit=([tests]=600 [kernels]=120 [steps]=300 [paper]=1500)
+paper_runs=(base boft:8 boft:32 boft:96 mixed:96 lora64:32 lora64:96 lora32:96)
+paper_counts=(1 8 16 32 64 96)
+root='' raw='' report='' linked='' part='' part_end=0 verdict=0 full=no device=cuda model_name=synthetic:llama-2-7b
+environment=(LC_ALL=C) # of what `one` starts; system programs must not get our libraries
+
+# The folder of the cuBLASLt that the backend was linked with.
+cuda_libraries() {
+  local name found
+  name=$(ldd bin/libspartan-cuda.so | awk '/libcublasLt/{print $1}')
+  found=$(ldd bin/libspartan-cuda.so | awk '/libcublasLt.*=> \//{print $3}')
+  [ -n "$found" ] || found=$(ldconfig -p | awk -v n="$name" '$1 == n {print $NF; exit}')
+  [ -n "$found" ] || found=$(find /usr /opt /root /home -name "$name" 2>/dev/null | head -1)
+  [ -n "$found" ] || fail "$name is not on this machine"
+  dirname "$found"
+}
+
+# Tests look for their fixtures where they were compiled.
+link_fixtures() {
+  local compiled
+  compiled=$(cat compiled-for)
+  if [ -e "$compiled/tests/golden" ]; then return; fi
+  if mkdir -p "$(dirname "$compiled")" && ln -s "$root" "$compiled"; then
+    linked=$compiled
+  else
+    echo "gpu.sh: $compiled cannot be made: tests that read fixtures will fail" >&2
+  fi
+}
+
+begin_part() {
+  part=$1
+  part_end=$((SECONDS + ${limit[$1]}))
+}
+
+# Runs a program within its own limit and its part's: output to raw/NAME.out and .err, a line to raw/status.tsv.
+one() { # NAME SECONDS PROGRAM…
+  local name=$1 most=$2 left=$((part_end - SECONDS)) begin=${EPOCHREALTIME/[.,]/} code=0
+  shift 2
+  if [ "$left" -ge 3 ]; then
+    timeout -k 5 $((left < most ? left : most)) env "${environment[@]}" "$@" \
+      >"$raw/$name.out" 2>"$raw/$name.err" </dev/null || code=$?
+  else
+    code=none
+  fi
+  printf '%s\t%s\t%s\t%s\t%s\n' "$part" "$name" "$code" $(((${EPOCHREALTIME/[.,]/} - begin) / 1000)) "$*" >>"$raw/status.tsv"
+}
+
+finish() {
+  python3 gpu_report.py "$raw" "$report" || verdict=$?
+  XZ_OPT=-2 tar -C "$raw" -cJf "$report/raw.tar.xz" . || true
+  if [ -n "$linked" ]; then rm -f "$linked"; fi
+  rm -rf "$raw"
+}
+
+run_tests() {
+  local name program settings
+  while IFS=$'\t' read -r name program settings; do
+    while [ "$(jobs -rp | wc -l)" -ge 4 ]; do wait -n || true; done
+    # shellcheck disable=SC2086
+    one "$name" 60 env $settings "bin/$program" &
+  done <tests.tsv
+  wait
+}
+
+run_kernels() { one kernels 60 bin/spartan bench kernels --device "$device" --json; }
+
+run_steps() {
+  local bench=(bin/spartan bench) model=(--device "$device" --model "$model_name")
+  one decode 90 "${bench[@]}" decode "${model[@]}" --batch 1,8,32,96,256 --adapters 1,8,32,64,96 --json --csv "$raw/decode.csv"
+  one ablation 60 "${bench[@]}" decode "${model[@]}" --batch 1,8,96 --adapters 96 --kinds base,boft,lora --context 160 --ablation --json
+  one prefill 40 "${bench[@]}" prefill "${model[@]}" --prompt-tokens 512 --sequences 8 --adapters 8 --kinds base,boft,lora --json
+}
+
+paper() { # NAME WORKLOAD:N MORE…
+  local name=$1 workload=${2%%:*} count=${2##*:} adapters
+  shift 2
+  case $workload in
+    base) adapters='[]' ;;
+    boft) adapters="[\"synthetic:boft:$count:b=32,m=2\"]" ;;
+    mixed) adapters="[\"synthetic:boft:$count:b=32,m=2,b=64,m=2\"]" ;;
+    lora*) adapters="[\"synthetic:lora:$count:r=${workload#lora}\"]" ;;
+  esac
+  one "$name" 60 bin/spartan run "resources/workloads/paper-7b-$workload.json" --device "$device" \
+    --set "model=$model_name" --set "adapters=$adapters" --json "$@"
+}
+
+run_paper() {
+  local run
+  for run in "${paper_runs[@]}"; do paper "paper-${run/:/-}" "$run"; done
+  if [ "$full" = no ]; then return; fi
+  for run in base boft:96 lora64:96; do # the steps of 96 requests side by side, without prefill in between
+    paper "decode96-${run/:/-}" "$run" --set requests=96 --set prompt_tokens.min=32 --set prompt_tokens.max=32 --set output_tokens.value=256
+  done
+}
+
+run() {
+  local only=${parts[*]} p n
+  while [ $# -gt 0 ]; do
+    case $1 in
+      --only) only=${2//,/ } && shift ;;
+      --device) device=$2 && shift ;;
+      --model) model_name=$2 && shift ;;
+      --limit) limit[${2%%=*}]=${2#*=} && shift ;;
+      --full)
+        full=yes
+        for p in "${parts[@]}"; do limit[$p]=${full_limit[$p]}; done
+        paper_runs=(base)
+        for p in boft mixed lora64 lora32; do for n in "${paper_counts[@]}"; do paper_runs+=("$p:$n"); done; done
+        ;;
+      -*) fail "unknown option $1" ;;
+      *) report=$1 ;;
+    esac
+    shift
+  done
+  for p in $only; do [[ " ${parts[*]} " == *" $p "* ]] || fail "--only: found $p, expected ${parts[*]}"; done
+  [ -n "$report" ] || fail "run needs a REPORT_DIR"
+  mkdir -p "$report"
+  report=$(cd "$report" && pwd)
+  cd "$root"
+  raw=$(mktemp -d)
+  trap finish EXIT
+  cp commit "$raw/commit"
+  part=machine part_end=$((SECONDS + 30))
+  one gpu 10 nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.sm,clocks.mem,power.limit,temperature.gpu --format=csv
+  local libraries
+  libraries=$root/lib:$(cuda_libraries)
+  # Huge pages: gigabytes of weights and adapters are made in memory before anything is measured.
+  environment+=("LD_LIBRARY_PATH=$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" GLIBC_TUNABLES=glibc.malloc.hugetlb=1)
+  link_fixtures
+  one devices 20 bin/spartan devices --json
+  for p in $only; do
+    begin_part "$p"
+    "run_$p"
+  done
+  trap - EXIT
+  finish
+  cat "$report/report.md"
+  exit "$verdict"
+}
+
+case ${1:-} in
+  pack) shift && pack "$@" ;;
+  run)
+    shift
+    root=$here
+    [ -f "$root/tests.tsv" ] || fail "run: this is not an unpacked folder (see pack)"
+    run "$@"
+    ;;
+  -h | --help) sed -n '2,/^set -/p' "${BASH_SOURCE[0]}" | sed '$d; s/^# \{0,1\}//' ;;
+  *)
+    cd "$here/.."
+    build_programs build/cuda
+    gather build/cuda build/gpu-run
+    root=$PWD/build/gpu-run
+    run build/gpu-report "$@"
+    ;;
+esac

@@ -1,0 +1,215 @@
+"""Makes report.json and report.md of what tests/gpu.sh ran.
+
+    python3 gpu_report.py RAW REPORT_DIR
+
+RAW holds status.tsv (part, name, exit code, milliseconds, command) and each program's NAME.out and NAME.err. Exits 1 when a
+test failed or nothing ran. "wanted" is what the backend was designed to reach on an H100 80GB.
+"""
+
+import json
+import os
+import re
+import sys
+from pathlib import Path
+
+# (kind, rows, distinct adapters): share of the floor that a decode step at context 256 is to reach.
+WANTED_SHARE = {("base", 1, 0): 90, ("base", 32, 0): 90, ("base", 96, 0): 88, ("boft", 96, 96): 85, ("lora", 96, 96): 80,
+                ("half", 96, 64): 82}
+WANTED_STEP_MS = {("base", 96, 0): 7.7, ("boft", 96, 96): 10.0, ("lora", 96, 96): 13.0}  # at context 160
+WANTED_REQUESTS = {"base": 97, "boft:96": 85, "lora64:96": 75}
+WANTED_PREFILL = {"base": "65 %", "boft": "65 %, added at most 5 %"}
+
+
+def last_line(text):
+    lines = [line for line in text.strip().splitlines() if line]
+    return lines[-1] if lines else ""
+
+
+def table(header, rows):
+    def line(cells):
+        return "| " + " | ".join(str(c).replace("|", "\\|") for c in cells) + " |"
+
+    return "\n".join([line(header), line(["---"] * len(header)), *map(line, rows)]) + "\n"
+
+
+def short(value, digits=4):
+    if value is None or value == "":
+        return ""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.{digits - 1}g}"
+
+
+def percent(share):
+    return f"{share * 100:.1f} %" if share else ""
+
+
+class Raw:
+    def __init__(self, folder):
+        self.folder = folder
+        self.runs = []  # {"part", "name", "code" (None: no time was left), "seconds", "command"}
+        path = folder / "status.tsv"
+        for line in path.read_text().splitlines() if path.exists() else []:
+            part, name, code, ms, command = line.split("\t", 4)
+            self.runs.append({"part": part, "name": name, "code": None if code == "none" else int(code),
+                              "seconds": int(ms) / 1000, "command": command})
+
+    def text(self, name, ending="out"):
+        path = self.folder / f"{name}.{ending}"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def json(self, name):
+        try:
+            return json.loads(self.text(name))
+        except ValueError:
+            return None
+
+    def of(self, part):
+        return [run for run in self.runs if run["part"] == part]
+
+    def why(self, run):
+        if run["code"] is None:
+            return "not run: no time was left"
+        if run["code"] in (124, 137):
+            return f"cut off after {run['seconds']:.0f} s"
+        return last_line(self.text(run["name"], "err")) or f"exit code {run['code']}"
+
+
+def tests_of(raw):
+    tests = []
+    for run in raw.of("tests"):
+        text = raw.text(run["name"])
+        totals = re.findall(r"^Totals: (\d+) passed, (\d+) failed, (\d+) skipped", text, re.M)
+        passed, failed, skipped = (sum(int(t[i]) for t in totals) for i in range(3))
+        notes = [" ".join(f.split())[:300] for f in re.findall(r"^(?:FAIL!|XPASS).*(?:\n   .*){0,3}", text, re.M)][:5]
+        if not notes and skipped and not passed - 2 > 0:
+            notes = re.findall(r"^SKIP.*\) (.*)$", text, re.M)[:1]
+        if run["code"] != 0 and not notes:
+            notes = [raw.why(run)]
+        tests.append({"name": run["name"], "code": run["code"], "seconds": run["seconds"], "passed": passed, "failed": failed,
+                      "skipped": skipped, "notes": notes})
+    return tests
+
+
+def tests_text(tests):
+    rows = [[t["name"], "passed" if t["code"] == 0 else "FAILED", t["passed"], t["failed"], t["skipped"], f"{t['seconds']:.1f}",
+             "; ".join(t["notes"])] for t in tests]
+    return table(["test", "", "passed", "failed", "skipped", "s", ""], rows)
+
+
+def kernels_text(document):
+    rows = []
+    for k in document["kernels"]:
+        us = k["ms"] * 1e3
+        rows.append([k["name"], short(us), short(k["bytes"] / us / 1e3 if us else None), short(k["flops"] / us / 1e6 if us else None),
+                     k["wrong"] or percent(k["share"])])
+    return table(["kernel", "us", "GB/s", "TFLOP/s", "of the limit"], rows)
+
+
+def case_of(figure):
+    return figure["adapters"], figure["rows"], figure["distinct_adapters"]
+
+
+def decode_text(figures, wanted, unit):
+    rows = []
+    for f in figures:
+        want = wanted.get(case_of(f))
+        gap = f["gap_ms"]
+        rows.append([f["adapters"], f["rows"], f["distinct_adapters"], short(f["median_ms"]), short(f["min_ms"]),
+                     short(gap * 1e3 if gap is not None else None, 3), short(f["tokens_per_s"]), short(f["floor_ms"]),
+                     percent(f["bandwidth_share"]), f"{want} {unit}" if want else "", short(f["added_ms"], 3)])
+    return table(["adapters", "rows", "distinct", "step ms", "least ms", "gap us", "tokens/s", "floor ms", "of floor", "wanted",
+                  "added ms"], rows)
+
+
+def ablation_text(figures):
+    def step(case, graphs, overlap):
+        for f in figures:
+            if case_of(f) == case and f["graphs"] == graphs and f["overlap"] == overlap:
+                return f["median_ms"]
+        return None
+
+    rows = []
+    for case in dict.fromkeys(map(case_of, figures)):
+        whole = step(case, True, True)
+        others = [step(case, *switches) for switches in ((False, True), (True, False), (False, False))]
+        rows.append([*case, short(whole), *(f"{short(o)} (x{o / whole:.2f})" if o and whole else "" for o in others)])
+    return table(["adapters", "rows", "distinct", "step ms", "without graphs", "without overlap", "with neither"], rows)
+
+
+def prefill_text(figures):
+    rows = [[f["adapters"], f["sequences"], f["tokens"], f["distinct_adapters"], short(f["median_ms"]), short(f["tokens_per_s"]),
+             short(f["flops_per_s"] / 1e12), percent(f["peak_share"]), percent(f["added_share"]),
+             WANTED_PREFILL.get(f["adapters"], "")] for f in figures]
+    return table(["adapters", "prompts", "tokens each", "distinct", "ms", "tokens/s", "TFLOP/s", "of the peak", "added", "wanted"], rows)
+
+
+def paper_text(raw, runs):
+    rows = []
+    for run in runs:
+        d = raw.json(run["name"])
+        case = run["name"].removeprefix("paper-").replace("-", ":")
+        if not d or run["code"] != 0:
+            rows.append([case, raw.why(run)] + [""] * 9)
+            continue
+        wanted = WANTED_REQUESTS.get(case)
+        rows.append([case, short(d["request_throughput"]), wanted or "", short(d["output_throughput"]), short(d["total_throughput"]),
+                     short(d["duration_s"]), short(d["ttft_ms"]["p50"]), short(d["ttft_ms"]["p99"]), short(d["itl_ms"]["p50"]),
+                     short(d["itl_ms"]["p99"]), f"{run['seconds']:.0f}"])
+    return table(["workload", "requests/s", "wanted", "output tokens/s", "all tokens/s", "s", "ttft p50 ms", "p99", "itl p50 ms", "p99",
+                  "whole s"], rows)
+
+
+def limits_text(limits):
+    return (f"Measured in this run: reads {limits['read_bytes_per_s'] / 1e9:,.0f} GB/s, copies {limits['copy_bytes_per_s'] / 1e9:,.0f} GB/s, "
+            f"products of 8192 x 8192 in bf16 {limits['bf16_flops'] / 1e12:,.0f} TFLOP/s, f32 {limits['f32_flops'] / 1e12:,.1f} TFLOP/s.\n")
+
+
+def main(raw_folder, report_folder):
+    raw, out = Raw(Path(raw_folder)), Path(report_folder)
+    documents = {name: raw.json(name) for name in ("devices", "kernels", "decode", "ablation", "prefill")}
+    tests = tests_of(raw)
+    papers = {run["name"]: raw.json(run["name"]) for run in raw.of("paper")}
+    commit = (raw.folder / "commit").read_text().strip()
+    gpu = last_line(raw.text("gpu"))
+    ran = [run for run in raw.runs if run["part"] != "machine"]
+    report = {"schema": 1, "commit": commit, "gpu": gpu, "runs": raw.runs, "tests": tests, **documents, "paper": papers}
+    text = [f"# CUDA backend: tests and measurements\n\nCommit {commit}. {gpu or 'nvidia-smi did not answer'}.\n"]
+    limits = next((d["limits"] for d in documents.values() if isinstance(d, dict) and d.get("limits")), None)
+    if limits:
+        text.append(limits_text(limits))
+    elif raw.text("devices"):
+        text.append("Devices: " + raw.text("devices").strip() + "\n")
+    if tests:
+        text.append("## Tests\n\n" + tests_text(tests))
+    for run in ran:
+        document = documents.get(run["name"])
+        if run["part"] not in ("kernels", "steps"):
+            continue
+        title = {"kernels": "## Kernels", "decode": "## Decode steps, context 256", "ablation": "## Ablation, context 160",
+                 "prefill": "## Prefill"}[run["name"]]
+        if not document or run["code"] != 0:
+            text.append(f"{title}\n\n{raw.why(run)}\n")
+        elif run["name"] == "kernels":
+            text.append(f"{title}\n\n" + kernels_text(document))
+        elif run["name"] == "decode":
+            text.append(f"{title}\n\n" + decode_text(document["decode"], WANTED_SHARE, "%"))
+        elif run["name"] == "ablation":
+            with_all = [f for f in document["decode"] if f["graphs"] and f["overlap"]]
+            text.append(f"{title}\n\n" + ablation_text(document["decode"]) + "\n" + decode_text(with_all, WANTED_STEP_MS, "ms"))
+        else:
+            text.append(f"{title}\n\n" + prefill_text(document["prefill"]))
+    if papers:
+        text.append("## The paper's workload\n\n" + paper_text(raw, raw.of("paper")))
+    text.append("## Time\n\n" + table(["part", "program", "exit", "s"], [
+        [r["part"], r["name"], "–" if r["code"] is None else r["code"], f"{r['seconds']:.1f}"] for r in raw.runs]))
+    out.mkdir(parents=True, exist_ok=True)
+    for name, content in (("report.json", json.dumps(report, indent=1) + "\n"), ("report.md", "\n".join(text))):
+        (out / (name + ".part")).write_text(content)
+        os.replace(out / (name + ".part"), out / name)
+    nothing_ran = not any(run["code"] == 0 for run in ran)
+    return 1 if nothing_ran or any(t["code"] != 0 for t in tests) else 0
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    sys.exit(main(*sys.argv[1:]))
