@@ -7,9 +7,11 @@
 #       CUDA machine lacks, fixtures and workloads; CUDA's own libraries stay behind
 #   bash gpu.sh run [OPTIONS] REPORT_DIR           in the unpacked folder, on the GPU machine
 #
-# OPTIONS: --only PART,…      of tests, kernels, steps, paper (default: all)
+# OPTIONS: --only PART,…      of tests, kernels, steps, paper (the default), phases (times of a step's phases) and
+#                             invariant (steps whose bits do not depend on the batch)
 #          --limit PART=S     seconds for a part (default 80, 40, 110, 120: under 6 minutes together)
-#          --full             the paper's workload for every number of adapters, and its decode at batch 96; half an hour
+#          --full             all parts, the paper's workload for every number of adapters, and its decode at batch 96;
+#                             half an hour
 #          --device D, --model MODEL   instead of cuda and synthetic:llama-2-7b
 #
 # REPORT_DIR gets report.md, report.json and raw.tar.xz (every program's output). What finds no time is named there.
@@ -84,9 +86,9 @@ pack() {
 
 # --- run ---
 
-parts=(tests kernels steps paper)
-declare -A limit=([tests]=80 [kernels]=40 [steps]=110 [paper]=120)
-declare -A full_limit=([tests]=600 [kernels]=120 [steps]=300 [paper]=1500)
+parts=(tests kernels steps phases invariant paper)
+declare -A limit=([tests]=80 [kernels]=40 [steps]=110 [phases]=60 [invariant]=60 [paper]=120)
+declare -A full_limit=([tests]=600 [kernels]=120 [steps]=300 [phases]=60 [invariant]=60 [paper]=1500)
 paper_runs=(base boft:8 boft:32 boft:96 mixed:96 lora64:32 lora64:96 lora32:96)
 paper_counts=(1 8 16 32 64 96)
 root='' raw='' report='' linked='' part='' part_end=0 verdict=0 full=no device=cuda model_name=synthetic:llama-2-7b
@@ -159,6 +161,15 @@ run_steps() {
   one prefill 40 "${bench[@]}" prefill "${model[@]}" --prompt-tokens 512 --sequences 8 --adapters 8 --kinds base,boft,lora --json
 }
 
+some_steps() { # NAME KEY=VALUE
+  one "$1" 60 bin/spartan bench decode --device "$device" --model "$model_name" --batch 1,8,96 --adapters 96 --kinds base,boft,lora \
+    --set "$2" --json
+}
+
+run_phases() { some_steps phases phase_times=true; }
+
+run_invariant() { some_steps invariant batch_invariant=true; }
+
 paper() { # NAME WORKLOAD:N MORE…
   local name=$1 workload=${2%%:*} count=${2##*:} adapters
   shift 2
@@ -182,7 +193,7 @@ run_paper() {
 }
 
 run() {
-  local only=${parts[*]} p n
+  local only="tests kernels steps paper" p n
   while [ $# -gt 0 ]; do
     case $1 in
       --only) only=${2//,/ } && shift ;;
@@ -190,7 +201,7 @@ run() {
       --model) model_name=$2 && shift ;;
       --limit) limit[${2%%=*}]=${2#*=} && shift ;;
       --full)
-        full=yes
+        full=yes only=${parts[*]}
         for p in "${parts[@]}"; do limit[$p]=${full_limit[$p]}; done
         paper_runs=(base)
         for p in boft mixed lora64 lora32; do for n in "${paper_counts[@]}"; do paper_runs+=("$p:$n"); done; done

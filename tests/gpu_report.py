@@ -135,6 +135,21 @@ def ablation_text(figures):
     return table(["adapters", "rows", "distinct", "step ms", "without graphs", "without overlap", "with neither"], rows)
 
 
+def phases_text(figures):
+    phases = list(figures[0]["times"])
+    rows = [[*case_of(f), short(f["median_ms"]), *(short(f["times"][p]) for p in phases)] for f in figures]
+    return table(["adapters", "rows", "distinct", "step ms", *(p.removesuffix("_us") + " us" for p in phases)], rows)
+
+
+def invariant_text(figures, others):
+    usual = {case_of(f): f["median_ms"] for f in others or []}
+    rows = []
+    for f in figures:
+        ms, without = f["median_ms"], usual.get(case_of(f))
+        rows.append([*case_of(f), short(ms), short(without), f"{(ms / without - 1) * 100:+.1f} %" if without else ""])
+    return table(["adapters", "rows", "distinct", "step ms", "not invariant ms", "cost (wanted: at most 8 %)"], rows)
+
+
 def prefill_text(figures):
     rows = [[f["adapters"], f["sequences"], f["tokens"], f["distinct_adapters"], short(f["median_ms"]), short(f["tokens_per_s"]),
              short(f["flops_per_s"] / 1e12), percent(f["peak_share"]), percent(f["added_share"]),
@@ -165,7 +180,7 @@ def limits_text(limits):
 
 def main(raw_folder, report_folder):
     raw, out = Raw(Path(raw_folder)), Path(report_folder)
-    documents = {name: raw.json(name) for name in ("devices", "kernels", "decode", "ablation", "prefill")}
+    documents = {name: raw.json(name) for name in ("devices", "kernels", "decode", "ablation", "prefill", "phases", "invariant")}
     tests = tests_of(raw)
     papers = {run["name"]: raw.json(run["name"]) for run in raw.of("paper")}
     commit = (raw.folder / "commit").read_text().strip()
@@ -182,10 +197,11 @@ def main(raw_folder, report_folder):
         text.append("## Tests\n\n" + tests_text(tests))
     for run in ran:
         document = documents.get(run["name"])
-        if run["part"] not in ("kernels", "steps"):
+        if run["part"] in ("tests", "paper"):
             continue
         title = {"kernels": "## Kernels", "decode": "## Decode steps, context 256", "ablation": "## Ablation, context 160",
-                 "prefill": "## Prefill"}[run["name"]]
+                 "prefill": "## Prefill", "phases": "## Phases of a step, context 256, eager",
+                 "invariant": "## Batch-invariant steps, context 256"}[run["name"]]
         if not document or run["code"] != 0:
             text.append(f"{title}\n\n{raw.why(run)}\n")
         elif run["name"] == "kernels":
@@ -195,6 +211,10 @@ def main(raw_folder, report_folder):
         elif run["name"] == "ablation":
             with_all = [f for f in document["decode"] if f["graphs"] and f["overlap"]]
             text.append(f"{title}\n\n" + ablation_text(document["decode"]) + "\n" + decode_text(with_all, WANTED_STEP_MS, "ms"))
+        elif run["name"] == "phases":
+            text.append(f"{title}\n\n" + phases_text(document["decode"]))
+        elif run["name"] == "invariant":
+            text.append(f"{title}\n\n" + invariant_text(document["decode"], (documents["decode"] or {}).get("decode")))
         else:
             text.append(f"{title}\n\n" + prefill_text(document["prefill"]))
     if papers:

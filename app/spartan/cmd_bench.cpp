@@ -83,17 +83,31 @@ std::vector<BatchKind> kinds_of(const BenchOptions& o) {
     return kinds;
 }
 
-Result<std::vector<RunnerSwitches>> switches_of(const BenchOptions& o, int device) {
-    if (device < 0 && (o.ablation || !o.set.empty()))
+// What --set and --ablation ask of the runner.
+Result<void> set_switches(const BenchOptions& o, DecodeBenchOptions& decode) {
+    if (decode.cuda_device < 0 && (o.ablation || !o.set.empty()))
         return Error{o.ablation ? "--ablation" : "--set", "", "the CPU",
                      "a GPU: nothing else has graphs and launches that overlap"};
-    if (o.ablation) return std::vector(std::begin(kAblation), std::end(kAblation));
-    RunnerSwitches switches;
-    for (const std::string& set : o.set) {
-        const bool on = set.substr(set.find('=') + 1) == "true";
-        (set.rfind("graphs=", 0) == 0 ? switches.graphs : switches.overlap) = on;
+    if (o.ablation) {
+        decode.switches.assign(std::begin(kAblation), std::end(kAblation));
+        return {};
     }
-    return std::vector{switches};
+    for (const std::string& set : o.set) {
+        const std::string key = set.substr(0, set.find('='));
+        bool& value = key == "graphs"            ? decode.switches[0].graphs
+                      : key == "overlap"         ? decode.switches[0].overlap
+                      : key == "batch_invariant" ? decode.batch_invariant
+                                                 : decode.phase_times;
+        value = set.ends_with("=true");
+    }
+    return {};
+}
+
+std::vector<std::string> switch_values() {
+    std::vector<std::string> values;
+    for (const char* key : {"graphs", "overlap", "batch_invariant", "phase_times"})
+        for (const char* value : {"=true", "=false"}) values.push_back(std::string(key) + value);
+    return values;
 }
 
 // One line for each object of `rows`.
@@ -175,14 +189,14 @@ std::string ablation_table(const std::vector<DecodeFigure>& figures) {
 
 Result<int> bench_decode(const GlobalOptions& options, const BenchOptions& o, Progress& progress) {
     TRY_ASSIGN(device, chosen_device(options));
-    TRY_ASSIGN(switches, switches_of(o, device));
+    DecodeBenchOptions decode;
+    decode.cuda_device = device;
+    TRY_VOID(set_switches(o, decode));
     TRY_VOID(check_csv(o));
     Json d = document_of(options, device);
     TRY_ASSIGN(model, load_bench_model(options, o, progress, d));
     TRY_ASSIGN(limits, measure_limits_json(options.threads, device));
     d["limits"] = limits;
-    DecodeBenchOptions decode;
-    decode.cuda_device = device;
     decode.threads = options.threads;
     decode.kinds = kinds_of(o);
     decode.rows = o.sizes;
@@ -190,7 +204,6 @@ Result<int> bench_decode(const GlobalOptions& options, const BenchOptions& o, Pr
     decode.sizes = {o.boft, o.lora};
     decode.context = o.context;
     decode.steps = o.steps;
-    decode.switches = switches;
     decode.read_bytes_per_s = d["limits"]["read_bytes_per_s"].get<double>();
     decode.seed = options.seed_or();
     TRY_ASSIGN(figures, measure_decode(model, decode, progress));
@@ -203,7 +216,7 @@ Result<int> bench_decode(const GlobalOptions& options, const BenchOptions& o, Pr
     if (o.csv == "-") return kDone;
     std::string text = limits_text(d["limits"]);
     if (o.ablation) text += ablation_table(figures) + "\n";
-    std::erase_if(figures, [&](const DecodeFigure& f) { return !same_switches(f.switches, switches[0]); });
+    std::erase_if(figures, [&](const DecodeFigure& f) { return !same_switches(f.switches, decode.switches[0]); });
     show(options, d, text + decode_table(figures, device >= 0));
     return kDone;
 }
@@ -366,10 +379,11 @@ void add_bench(CLI::App& app, GlobalOptions& options, Action& action) {
                       "Distinct adapters in a batch, dealt round robin, a comma list (default: one a row)");
     add_number(decode, "--context", o->context, "Tokens before the one that is decoded (default 256)", 1 << 20);
     add_number(decode, "--steps", o->steps, "Timed steps of each case (default 20)", 100'000);
-    CLI::Option* set =
-        add_repeatable(decode, "--set", o->set, "On a GPU: graphs=false or overlap=false; may be repeated")
-            ->type_name("KEY=VALUE")
-            ->check(one_of({"graphs=true", "graphs=false", "overlap=true", "overlap=false"}));
+    CLI::Option* set = add_repeatable(decode, "--set", o->set,
+                                      "On a GPU: graphs=false, overlap=false, batch_invariant=true, phase_times=true "
+                                      "(excludes graphs); may be repeated")
+                           ->type_name("KEY=VALUE")
+                           ->check(one_of(switch_values()));
     decode->add_flag("--ablation", o->ablation, "On a GPU: each case without graphs, without overlap, with neither")
         ->excludes(set);
     decode->parse_complete_callback([&options, o] {

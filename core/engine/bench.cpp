@@ -202,7 +202,8 @@ Result<std::vector<DecodeFigure>> measure_decode(std::shared_ptr<const Model> mo
     }
     TRY_ASSIGN(adapters, make_bench_adapters(*model, o.sizes, boft, lora, o.seed, progress));
     const int64_t most = *std::max_element(o.rows.begin(), o.rows.end());
-    TRY_ASSIGN(bench, BenchRunner::make(model, o.cuda_device, o.threads, {most, most, o.context + 1}, adapters.all));
+    const RunnerLimits limits{.threads = o.threads, .phase_times = o.phase_times, .batch_invariant = o.batch_invariant};
+    TRY_ASSIGN(bench, BenchRunner::make(model, o.cuda_device, limits, {most, most, o.context + 1}, adapters.all));
 
     progress.done = 0;
     progress.total = num_cases * (o.steps + o.warmup);
@@ -231,7 +232,7 @@ Result<std::vector<PrefillFigure>> measure_prefill(std::shared_ptr<const Model> 
                make_bench_adapters(*model, with_defaults(o.sizes, o.cuda_device), boft, lora, o.seed, progress));
     const int64_t longest = *std::max_element(o.lengths.begin(), o.lengths.end());
     const BenchRunner::Room room{std::min(o.chunk, longest * o.sequences), o.sequences, longest};
-    TRY_ASSIGN(bench, BenchRunner::make(model, o.cuda_device, o.threads, room, adapters.all));
+    TRY_ASSIGN(bench, BenchRunner::make(model, o.cuda_device, {.threads = o.threads}, room, adapters.all));
 
     std::vector<PrefillFigure> figures;
     progress.total = int64_t(o.lengths.size() * o.kinds.size()) * (o.repeats + 1);

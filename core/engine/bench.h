@@ -23,16 +23,17 @@ std::vector<BatchKind> default_decode_kinds(int cuda_device);
 BenchSizes default_bench_sizes(int cuda_device);
 
 struct DecodeBenchOptions {
-    int cuda_device = -1;                      // ordinal of the GPU; -1: the CPU
-    int threads = 0;                           // 0: usable_cpus()
-    std::vector<BatchKind> kinds;              // empty: default_decode_kinds()
-    std::vector<int64_t> rows{1, 8, 32};       // sequences in the batch
-    std::vector<int64_t> adapters;             // distinct ones in a batch, at most one a row; empty: one a row
-    BenchSizes sizes;                          // where empty: default_bench_sizes()
-    int64_t context = 256;                     // tokens before the one that is decoded
-    int64_t steps = 20, warmup = 3;            // timed and untimed steps of each case
-    std::vector<RunnerSwitches> switches{{}};  // each case with each of them
-    double read_bytes_per_s = 0;               // measured (kernels/bench.h); 0: floors and shares are left out
+    int cuda_device = -1;                               // ordinal of the GPU; -1: the CPU
+    int threads = 0;                                    // 0: usable_cpus()
+    std::vector<BatchKind> kinds;                       // empty: default_decode_kinds()
+    std::vector<int64_t> rows{1, 8, 32};                // sequences in the batch
+    std::vector<int64_t> adapters;                      // distinct ones in a batch, at most one a row; empty: one a row
+    BenchSizes sizes;                                   // where empty: default_bench_sizes()
+    int64_t context = 256;                              // tokens before the one that is decoded
+    int64_t steps = 20, warmup = 3;                     // timed and untimed steps of each case
+    std::vector<RunnerSwitches> switches{{}};           // each case with each of them
+    bool batch_invariant = false, phase_times = false;  // of a GPU's runner (RunnerLimits)
+    double read_bytes_per_s = 0;                        // measured (kernels/bench.h); 0: floors and shares are left out
     uint64_t seed = 42;
 };
 

@@ -108,8 +108,8 @@ BenchRunner::BenchRunner(std::shared_ptr<const Model> model, std::unique_ptr<Mod
     runner_->fill_pages({0, pages}, std::byte{0x3c});
 }
 
-Result<std::unique_ptr<BenchRunner>> BenchRunner::make(std::shared_ptr<const Model> model, int cuda_device, int threads,
-                                                       const Room& room,
+Result<std::unique_ptr<BenchRunner>> BenchRunner::make(std::shared_ptr<const Model> model, int cuda_device,
+                                                       RunnerLimits limits, const Room& room,
                                                        std::span<const std::shared_ptr<const Adapter>> adapters) {
     const int64_t page_bytes = page_bytes_of(*model, kBlockTokens);
     const int64_t blocks = (room.tokens + kBlockTokens - 1) / kBlockTokens;
@@ -121,8 +121,7 @@ Result<std::unique_ptr<BenchRunner>> BenchRunner::make(std::shared_ptr<const Mod
         cuda_device < 0 && bytes > available)
         return Error{"", "memory", format_bytes(bytes) + " for keys, values and adapters",
                      "at most the " + format_bytes(available) + " available"};
-    RunnerLimits limits;
-    limits.threads = threads > 0 ? threads : usable_cpus();
+    if (limits.threads <= 0) limits.threads = usable_cpus();
     limits.max_tokens = room.max_rows;
     limits.block_tokens = kBlockTokens;
     limits.total_pages = int32_t(pages);

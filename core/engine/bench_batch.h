@@ -55,8 +55,9 @@ public:
     struct Room {
         int64_t max_rows = 0, sequences = 0, tokens = 0;
     };
-    static Result<std::unique_ptr<BenchRunner>> make(std::shared_ptr<const Model> model, int cuda_device, int threads,
-                                                     const Room& room,
+    // Sizes of `limits` are filled in; threads 0: usable_cpus().
+    static Result<std::unique_ptr<BenchRunner>> make(std::shared_ptr<const Model> model, int cuda_device,
+                                                     RunnerLimits limits, const Room& room,
                                                      std::span<const std::shared_ptr<const Adapter>> adapters);
     BenchRunner(std::shared_ptr<const Model> model, std::unique_ptr<ModelRunner> runner, int32_t pages);
 
