@@ -15,7 +15,7 @@
 #          --device D, --model MODEL   instead of cuda and synthetic:llama-2-7b
 #
 # REPORT_DIR gets report.md, report.json and raw.tar.xz (every program's output). What finds no time is named there.
-# The exit code is 1 when a test fails or nothing could run. SPARTAN_CUDA_ARCHITECTURES: see CMakeLists.txt (here 90a).
+# The exit code is 1 when a test fails or skips all it has, or nothing could run. SPARTAN_CUDA_ARCHITECTURES is 90a here.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
@@ -53,7 +53,7 @@ gather() { # BUILD_DIR FOLDER
   rm -rf "$out"
   mkdir -p "$out"/{bin,lib,tests,resources}
   gpu_tests "$build" >"$out/tests.tsv"
-  pwd >"$out/compiled-for"
+  sed -n 's/^CMAKE_HOME_DIRECTORY:INTERNAL=//p' "$build/CMakeCache.txt" >"$out/compiled-for"
   git rev-parse --short=12 HEAD >"$out/commit" 2>/dev/null || echo unknown >"$out/commit"
   cp "$build"/app/spartan "$build"/app/libspartan-cuda.so "$out/bin/"
   cut -f2 "$out/tests.tsv" | sort -u | while read -r program; do cp "$build/tests/$program" "$out/bin/"; done
@@ -122,12 +122,12 @@ begin_part() {
   part_end=$((SECONDS + ${limit[$1]}))
 }
 
-# Runs a program within its own limit and its part's: output to raw/NAME.out and .err, a line to raw/status.tsv.
+# Runs a program within its own limit and its part's (an interrupted one still prints what it has): output to raw/NAME.out and .err, a line to raw/status.tsv.
 one() { # NAME SECONDS PROGRAM…
   local name=$1 most=$2 left=$((part_end - SECONDS)) begin=${EPOCHREALTIME/[.,]/} code=0
   shift 2
   if [ "$left" -ge 3 ]; then
-    timeout -k 5 $((left < most ? left : most)) env "${environment[@]}" "$@" \
+    timeout -s INT -k 5 $((left < most ? left : most)) env "${environment[@]}" "$@" \
       >"$raw/$name.out" 2>"$raw/$name.err" </dev/null || code=$?
   else
     code=none
@@ -157,7 +157,8 @@ run_kernels() { one kernels 60 bin/spartan bench kernels --device "$device" --js
 run_steps() {
   local bench=(bin/spartan bench) model=(--device "$device" --model "$model_name")
   one decode 90 "${bench[@]}" decode "${model[@]}" --batch 1,8,32,96,256 --adapters 1,8,32,64,96 --json --csv "$raw/decode.csv"
-  one ablation 60 "${bench[@]}" decode "${model[@]}" --batch 1,8,96 --adapters 96 --kinds base,boft,lora --context 160 --ablation --json
+  one ablation 60 "${bench[@]}" decode "${model[@]}" --batch 1,8,96 --adapters 96 --kinds base,boft,lora --context 160 \
+    --ablation --json
   one prefill 40 "${bench[@]}" prefill "${model[@]}" --prompt-tokens 512 --sequences 8 --adapters 8 --kinds base,boft,lora --json
 }
 
@@ -188,7 +189,8 @@ run_paper() {
   for run in "${paper_runs[@]}"; do paper "paper-${run/:/-}" "$run"; done
   if [ "$full" = no ]; then return; fi
   for run in base boft:96 lora64:96; do # the steps of 96 requests side by side, without prefill in between
-    paper "decode96-${run/:/-}" "$run" --set requests=96 --set prompt_tokens.min=32 --set prompt_tokens.max=32 --set output_tokens.value=256
+    paper "decode96-${run/:/-}" "$run" --set requests=96 --set prompt_tokens.min=32 --set prompt_tokens.max=32 \
+      --set output_tokens.value=256
   done
 }
 

@@ -210,7 +210,10 @@ Result<std::vector<DecodeFigure>> measure_decode(std::shared_ptr<const Model> mo
     std::vector<DecodeFigure> figures;
     for (std::vector<DecodeCase>& together : cases) {
         for (DecodeCase& c : together) c.batch = bench->decode(o.context, adapters.ids(c.deal));
-        TRY_VOID(time_cases(*bench, together, o, progress));
+        if (const auto timed = time_cases(*bench, together, o, progress); !timed) {
+            if (timed.error().cancelled && !figures.empty()) break;
+            return timed.error();
+        }
         for (const DecodeCase& c : together) figures.push_back(summarise(c, base_of(together, c), o));
     }
     return figures;

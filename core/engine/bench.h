@@ -53,6 +53,7 @@ struct DecodeFigure {
     StepTimes times;  // of the median step
 };
 // In the order rows, switches, kinds, adapters. Numbers of adapters that come to the same in a batch are measured once.
+// When cancelled, what was measured for the rows before.
 Result<std::vector<DecodeFigure>> measure_decode(std::shared_ptr<const Model> model, const DecodeBenchOptions& options,
                                                  Progress& progress);
 
