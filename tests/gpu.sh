@@ -15,7 +15,8 @@
 #          --device D, --model MODEL   instead of cuda and synthetic:llama-2-7b
 #
 # REPORT_DIR gets report.md, report.json and raw.tar.xz (every program's output). What finds no time is named there.
-# The exit code is 1 when a test fails or skips all it has, or nothing could run. SPARTAN_CUDA_ARCHITECTURES is 90a here.
+# The exit code is 1 when a test fails or skips all it has, or nothing could run. Built for the GPU's own architecture;
+# pack: for SPARTAN_CUDA_ARCHITECTURES, by default 90a (H100, H200).
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
@@ -74,14 +75,16 @@ pack() {
     shift 2
   fi
   [ $# -eq 1 ] || fail "pack takes one OUT.tar.xz"
+  local out
+  out=$(realpath -m "$1")
   folder=$(mktemp -d)
   trap 'rm -rf "$folder"' EXIT
   cd "$here/.."
   build_programs "$build"
   gather "$build" "$folder"
-  XZ_OPT="-T0 -6" tar -C "$folder" -cJf "$1.part" .
-  mv "$1.part" "$1"
-  echo "packed: $(du -h "$1" | cut -f1)"
+  XZ_OPT="-T0 -6" tar -C "$folder" -cJf "$out.part" .
+  mv "$out.part" "$out"
+  echo "packed: $(du -h "$out" | cut -f1)"
 }
 
 # --- run ---
@@ -250,6 +253,8 @@ case ${1:-} in
   -h | --help) sed -n '2,/^set -/p' "${BASH_SOURCE[0]}" | sed '$d; s/^# \{0,1\}//' ;;
   *)
     cd "$here/.."
+    capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -1 | tr -d .) || fail "no GPU here (see --help)"
+    : "${SPARTAN_CUDA_ARCHITECTURES:=${capability/90/90a}}"
     build_programs build/cuda
     gather build/cuda build/gpu-run
     root=$PWD/build/gpu-run
