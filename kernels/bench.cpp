@@ -79,8 +79,9 @@ std::string differs(const char* what, int64_t index, float got, double want) {
 
 class Bench {
 public:
-    Bench(CpuDevice& device, const MachineLimits& limits, const std::function<bool()>& cancelled)
-        : device_(device), limits_(limits), cancelled_(cancelled) {}
+    Bench(CpuDevice& device, const MachineLimits& limits, const std::string& only,
+          const std::function<bool()>& cancelled)
+        : device_(device), limits_(limits), only_(only), cancelled_(cancelled) {}
 
     std::vector<KernelTiming> run() {
         for_type<float>();
@@ -98,6 +99,7 @@ private:
     // Checks `wrong`, times `run(i)` (i counts calls, to pick a cold copy) and notes it.
     template <class T, class Run>
     void note(std::string name, Cost cost, std::string wrong, const Run& run) {
+        if (name.find(only_) == std::string::npos) return;
         KernelTiming t{.name = std::move(name), .cost = cost, .ms = 0, .share = 0, .wrong = std::move(wrong)};
         if (t.wrong.empty()) {
             const double seconds = fastest_seconds(0.12, 5, run);
@@ -359,6 +361,7 @@ private:
 
     CpuDevice& device_;
     const MachineLimits& limits_;
+    const std::string& only_;
     const std::function<bool()>& cancelled_;
     std::vector<KernelTiming> timings_;
 };
@@ -403,9 +406,9 @@ MachineLimits measure_limits(CpuDevice& device) {
     return limits;
 }
 
-std::vector<KernelTiming> bench_kernels(CpuDevice& device, const MachineLimits& limits,
+std::vector<KernelTiming> bench_kernels(CpuDevice& device, const MachineLimits& limits, const std::string& only,
                                         const std::function<bool()>& cancelled) {
-    return Bench(device, limits, cancelled).run();
+    return Bench(device, limits, only, cancelled).run();
 }
 
 }  // namespace spartan

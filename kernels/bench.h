@@ -33,11 +33,24 @@ struct KernelTiming {
     std::string wrong;  // "" when the kernel agrees with the plain loop; else it was not timed
 };
 
+// A case on a GPU: launches in a captured graph that is replayed; of one launch, the median over the replays.
+struct GpuKernelTiming {
+    struct Timing {
+        double us = 0, share = 0;  // of the limit
+    };
+    std::string name;  // "product q,k,v M=1 N=3x4096 K=4096"
+    Cost cost;
+    Timing alone;  // nothing overlaps
+    Timing chain;  // as a model's step launches kernels: a launch begins while the one before drains
+    Timing peer;   // of the best that cuBLASLt has for the product, nothing overlaps; 0: it has none
+    std::string wrong;
+};
+
 MachineLimits measure_limits(CpuDevice& device);
 
 // The shapes of SmolLM2-135M and of a layer of Llama 7B. Polls `cancelled` between timings and returns what it has by
-// then.
-std::vector<KernelTiming> bench_kernels(CpuDevice& device, const MachineLimits& limits,
+// then; of all cases those whose name contains `only`.
+std::vector<KernelTiming> bench_kernels(CpuDevice& device, const MachineLimits& limits, const std::string& only,
                                         const std::function<bool()>& cancelled);
 
 }  // namespace spartan

@@ -7,6 +7,7 @@
 #include "core/run/output_file.h"
 #include "core/run/table.h"
 
+#include <algorithm>
 #include <memory>
 #include <span>
 
@@ -21,6 +22,7 @@ struct BenchOptions {
     std::string boft, lora, csv;
     int64_t context = 256, steps = 20, repeats = 3, sequences = 1, max_batch_tokens = 0;
     bool ablation = false;
+    std::string only;  // kernels
 };
 
 constexpr RunnerSwitches kAblation[] = {{true, true}, {false, true}, {true, false}, {false, false}};
@@ -60,20 +62,39 @@ Result<std::shared_ptr<const Model>> load_bench_model(const GlobalOptions& optio
     return std::move(model);
 }
 
-Result<int> bench_kernels(const GlobalOptions& options, const BenchOptions&, Progress& progress) {
-    TRY_ASSIGN(device, chosen_device(options));
-    if (device >= 0) return Error{"--device", "", options.device, "cpu: the kernels of a GPU are not timed here yet"};
-    Json d = document_of(options, device);
-    d.update(bench_kernels_json(options.threads, progress));
+std::string cpu_kernels_text(const Json& kernels) {
     std::vector<std::vector<std::string>> rows;
-    bool wrong = false;
-    for (const Json& k : d["kernels"]) {
-        wrong |= !k["wrong"].is_null();
+    for (const Json& k : kernels)
         rows.push_back({k["name"].get<std::string>(), scaled(k["ms"]), scaled(k["bytes"], 1e6), scaled(k["flops"], 1e6),
                         k["wrong"].is_null() ? percent(k["share"].get<double>()) : k["wrong"].get<std::string>()});
+    return text_table({"kernel", "ms", "MB", "MFLOP", "of the limit"}, rows);
+}
+
+std::string gpu_kernels_text(const Json& kernels) {
+    std::vector<std::vector<std::string>> rows;
+    for (const Json& k : kernels) {
+        std::vector<std::string> row{k["name"].get<std::string>(), scaled(k["bytes"], 1e6), scaled(k["flops"], 1e6)};
+        for (const char* way : {"alone", "chain", "peer"}) {
+            const Json& timing = k[way];
+            row.push_back(timing.is_null() ? "" : scaled(timing["us"]));
+            row.push_back(timing.is_null() ? "" : percent(timing["share"].get<double>()));
+        }
+        if (!k["wrong"].is_null()) row.back() = k["wrong"].get<std::string>();
+        rows.push_back(std::move(row));
     }
-    show(options, d, limits_text(d["limits"]) + text_table({"kernel", "ms", "MB", "MFLOP", "of the limit"}, rows));
-    if (wrong) return make_error("a kernel disagrees with its plain loop in double precision");
+    return "Of the limit: alone, in a chain of overlapping launches, and cuBLASLt's best.\n\n" +
+           text_table({"kernel", "MB", "MFLOP", "alone us", "%", "chain us", "%", "peer us", "%"}, rows);
+}
+
+Result<int> bench_kernels(const GlobalOptions& options, const BenchOptions& o, Progress& progress) {
+    TRY_ASSIGN(device, chosen_device(options));
+    Json d = document_of(options, device);
+    TRY_ASSIGN(timed, bench_kernels_json(options.threads, device, o.only, progress));
+    d.update(timed);
+    const Json& kernels = d["kernels"];
+    show(options, d, limits_text(d["limits"]) + (device < 0 ? cpu_kernels_text(kernels) : gpu_kernels_text(kernels)));
+    if (std::any_of(kernels.begin(), kernels.end(), [](const Json& k) { return !k["wrong"].is_null(); }))
+        return make_error("a kernel disagrees with its plain loop in double precision");
     return kDone;
 }
 
@@ -366,8 +387,9 @@ void add_bench(CLI::App& app, GlobalOptions& options, Action& action) {
                                    "spartan bench load --model demo"});
     bench->require_subcommand(1);
     const auto o = std::make_shared<BenchOptions>();
-    add_bench_command(*bench, "kernels", "Every kernel, checked and then timed", " --json", options, action, o,
-                      bench_kernels);
+    CLI::App* kernels = add_bench_command(*bench, "kernels", "Every kernel, checked and then timed", " --json", options,
+                                          action, o, bench_kernels);
+    kernels->add_option("--only", o->only, "Those whose name contains this")->type_name("NAME");
 
     CLI::App* decode = add_bench_command(*bench, "decode", "Decode steps: the base alone, then with adapters",
                                          " --model demo --batch 1,8,32", options, action, o, bench_decode);

@@ -7,6 +7,7 @@
 #include "kernels/bench.h"
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -32,6 +33,10 @@ struct CudaBackend {
     Result<std::unique_ptr<ModelRunner>> (*make_runner)(int ordinal, std::shared_ptr<const Model> model,
                                                         const RunnerLimits& limits) = nullptr;
     Result<MachineLimits> (*measure_limits)(int ordinal) = nullptr;
+    // kernels/cuda/bench.h
+    Result<std::vector<GpuKernelTiming>> (*bench_kernels)(int ordinal, const MachineLimits& limits,
+                                                          const std::string& only,
+                                                          const std::function<bool()>& cancelled) = nullptr;
 };
 
 // Version and layout of what crosses between a program and the library; both sides must agree.

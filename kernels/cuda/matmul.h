@@ -52,6 +52,12 @@ public:
     Choice prepare(CudaDevice& device, Out* out, const bf16* x, std::span<const bf16* const> w, int64_t m, int64_t n,
                    int64_t k);
 
+    // Microseconds of one of `calls` products in a captured graph, by the fastest of cuBLASLt's algorithms; infinity when
+    // it has none. Any m; changes no plan, otherwise like prepare().
+    template <class Out>
+    double best_blas_us(CudaDevice& device, Out* out, const bf16* x, std::span<const bf16* const> w, int64_t m,
+                        int64_t n, int64_t k, int64_t calls);
+
     // For matmul(). Pointers are 16-byte aligned, k is a multiple of 64. uses_blas(): whether the plan is cuBLASLt's;
     // multiply(): false when cuBLASLt has no algorithm for the shape, and then nothing was launched.
     template <class Out>

@@ -1,5 +1,6 @@
 #include "kernels/check.h"
 #include "kernels/cuda/blas.h"
+#include "kernels/cuda/graph_timer.h"
 #include "kernels/cuda/skinny.h"
 
 #include <algorithm>
@@ -11,50 +12,11 @@ namespace spartan {
 
 namespace {
 
-constexpr int kAlgorithms = 32;                    // asked of cuBLASLt
+constexpr int kAlgorithms = 32;  // asked of cuBLASLt
+constexpr int kReplays = 3;      // of which the fastest counts
+constexpr double kNever = std::numeric_limits<double>::infinity();
 constexpr int64_t kMostSkinnyRows = 96;            // in groups of 32: more would wait for the L2 cache
 using Plan = std::optional<cublasLtMatmulAlgo_t>;  // none: skinny.h
-
-// Owns what a captured graph consists of.
-struct Graph {
-    cudaGraph_t graph = nullptr;
-    cudaGraphExec_t executable = nullptr;
-    cudaEvent_t begin = nullptr, end = nullptr;
-
-    Graph() = default;
-    Graph(const Graph&) = delete;
-    Graph& operator=(const Graph&) = delete;
-    ~Graph() {
-        if (executable) cudaGraphExecDestroy(executable);
-        if (graph) cudaGraphDestroy(graph);
-        if (begin) cudaEventDestroy(begin);
-        if (end) cudaEventDestroy(end);
-    }
-};
-
-// Microseconds that the work `enqueue()` puts on the stream takes when a graph brings it, the least of a few tries.
-template <class Enqueue>
-double time_us(CudaDevice& device, const Enqueue& enqueue) {
-    constexpr int kTries = 3;
-    Graph g;
-    CHECK_CUDA(cudaStreamBeginCapture(device.stream(), cudaStreamCaptureModeThreadLocal));
-    enqueue();
-    CHECK_CUDA(cudaStreamEndCapture(device.stream(), &g.graph));
-    CHECK_CUDA(cudaGraphInstantiate(&g.executable, g.graph, 0));
-    CHECK_CUDA(cudaEventCreate(&g.begin));
-    CHECK_CUDA(cudaEventCreate(&g.end));
-    double least = std::numeric_limits<double>::infinity();
-    for (int i = 0; i < kTries; ++i) {
-        CHECK_CUDA(cudaEventRecord(g.begin, device.stream()));
-        CHECK_CUDA(cudaGraphLaunch(g.executable, device.stream()));
-        CHECK_CUDA(cudaEventRecord(g.end, device.stream()));
-        device.synchronize();
-        float ms = 0;
-        CHECK_CUDA(cudaEventElapsedTime(&ms, g.begin, g.end));
-        least = std::min(least, 1e3 * double(ms));
-    }
-    return least;
-}
 
 bool is_capturing(CudaDevice& device) {
     cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
@@ -74,6 +36,25 @@ struct MatmulPlans::State {
         if (found != plans.end()) return found->second;
         const auto algorithms = blas->algorithms(shape, 1);
         return plans[shape] = algorithms.empty() ? Plan() : Plan(algorithms.front());
+    }
+
+    // Microseconds of a product by this plan; kNever when it does not run.
+    template <class Out>
+    double us_of(CudaDevice& device, const Plan& plan, Out* out, const bf16* x, std::span<const bf16* const> w,
+                 const BlasShape& shape, int64_t calls) {
+        const auto multiply = [&](int64_t i) {
+            const bf16* const weights = w[size_t(i) % w.size()];
+            if (plan) return blas->multiply(device, shape, *plan, out, x, weights);
+            const MatmulProduct<Out, bf16> product{out, x, weights, shape.n};
+            skinny_matmul<Out>(device, {&product, 1}, shape.m, shape.k, false);
+            return true;
+        };
+        if (!multiply(0)) return kNever;  // and its code is loaded now, before it is captured
+        device.synchronize();
+        const auto all = [&] {
+            for (int64_t i = 0; i < calls; ++i) multiply(i);
+        };
+        return time_graph(device, kReplays, all).front() / double(calls);
     }
 };
 
@@ -103,29 +84,30 @@ MatmulPlans::Choice MatmulPlans::prepare(CudaDevice& device, Out* out, const bf1
 
     const bool brief = 2 * m * n * k < 100'000'000'000;
     const int64_t calls = brief ? std::clamp<int64_t>(int64_t(w.size()), 4, 16) : 2;
-    Choice choice{.skinny = true, .candidates = 0, .us = std::numeric_limits<double>::infinity()};
+    Choice choice{.skinny = true, .candidates = 0, .us = kNever};
     for (const Plan& plan : candidates) {
         if (!plan && m > kMostSkinnyRows && choice.candidates > 0) continue;
-        const auto multiply = [&](int64_t i) {
-            const bf16* const weights = w[size_t(i) % w.size()];
-            if (plan) return state_->blas->multiply(device, shape, *plan, out, x, weights);
-            const MatmulProduct<Out, bf16> product{out, x, weights, n};
-            skinny_matmul<Out>(device, {&product, 1}, m, k, false);
-            return true;
-        };
-        if (!multiply(0)) continue;  // and its code is loaded now, before it is captured
-        device.synchronize();
-        const double us = time_us(device, [&] {
-            for (int64_t i = 0; i < calls; ++i) multiply(i);
-        });
+        const double us = state_->us_of(device, plan, out, x, w, shape, calls);
+        if (us == kNever) continue;
         ++choice.candidates;
-        if (us / double(calls) >= choice.us) continue;
-        choice.us = us / double(calls);
+        if (us >= choice.us) continue;
+        choice.us = us;
         choice.skinny = !plan;
         state_->plans[{bucket_of(m), n, k, dtype_of<Out>}] = plan;
     }
     CHECK(choice.candidates > 0);
     return choice;
+}
+
+template <class Out>
+double MatmulPlans::best_blas_us(CudaDevice& device, Out* out, const bf16* x, std::span<const bf16* const> w, int64_t m,
+                                 int64_t n, int64_t k, int64_t calls) {
+    CHECK(!is_capturing(device) && !batch_invariant() && m > 0 && n > 0 && k > 0 && !w.empty() && calls > 0);
+    const BlasShape shape{m, n, k, dtype_of<Out>};
+    double best = kNever;
+    for (const auto& algorithm : state_->blas->algorithms(shape, kAlgorithms))
+        best = std::min(best, state_->us_of(device, Plan(algorithm), out, x, w, shape, calls));
+    return best;
 }
 
 template <class Out>
@@ -147,6 +129,10 @@ template MatmulPlans::Choice MatmulPlans::prepare(CudaDevice&, float*, const bf1
                                                   int64_t, int64_t, int64_t);
 template MatmulPlans::Choice MatmulPlans::prepare(CudaDevice&, bf16*, const bf16*, std::span<const bf16* const>,
                                                   int64_t, int64_t, int64_t);
+template double MatmulPlans::best_blas_us(CudaDevice&, float*, const bf16*, std::span<const bf16* const>, int64_t,
+                                          int64_t, int64_t, int64_t);
+template double MatmulPlans::best_blas_us(CudaDevice&, bf16*, const bf16*, std::span<const bf16* const>, int64_t,
+                                          int64_t, int64_t, int64_t);
 template bool MatmulPlans::uses_blas<float>(int64_t, int64_t, int64_t);
 template bool MatmulPlans::uses_blas<bf16>(int64_t, int64_t, int64_t);
 template bool MatmulPlans::multiply(CudaDevice&, float*, const bf16*, const bf16*, int64_t, int64_t, int64_t);

@@ -2,6 +2,7 @@
 #include "core/engine/cuda_backend.h"
 
 #include "core/engine/cuda/cuda_runner.h"
+#include "kernels/cuda/bench.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/limits.h"
 
@@ -79,12 +80,20 @@ Result<MachineLimits> measure_limits_on(int ordinal) {
     });
 }
 
+Result<std::vector<GpuKernelTiming>> bench_kernels_on(int ordinal, const MachineLimits& limits, const std::string& only,
+                                                      const std::function<bool()>& cancelled) {
+    return guarded([&]() -> Result<std::vector<GpuKernelTiming>> {
+        CudaDevice device(ordinal);
+        return bench_kernels(device, limits, only, cancelled);
+    });
+}
+
 }  // namespace
 }  // namespace spartan
 
 extern "C" __attribute__((visibility("default"))) const spartan::CudaBackend* spartan_cuda_backend() {
     static const spartan::CudaBackend backend{spartan::cuda_backend_build(), spartan::devices,
-                                              spartan::cuda_bytes_needed, spartan::make_runner_on,
-                                              spartan::measure_limits_on};
+                                              spartan::cuda_bytes_needed,    spartan::make_runner_on,
+                                              spartan::measure_limits_on,    spartan::bench_kernels_on};
     return &backend;
 }

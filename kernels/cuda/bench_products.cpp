@@ -1,0 +1,68 @@
+#include "kernels/cuda/bench_cases.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+
+namespace spartan {
+
+namespace {
+
+// `parts` products of n x k in one call. separate: each has an input of its own, as q, k and v behind a rotation.
+struct ProductShape {
+    const char* name;
+    int parts;
+    int64_t n, k;
+    bool separate;
+};
+
+template <class Out>
+void bench_product(KernelBench& bench, const ProductShape& s, int64_t m) {
+    const int64_t all = s.parts * s.n, weight_bytes = 2 * all * s.k, inputs = s.separate ? s.parts : 1;
+    const std::string name = KernelBench::named("product " + std::string(s.name), {{"M", m}});
+    if (!bench.wants(name)) return;
+    const RandomArray<bf16> x(bench.device, inputs * m * s.k, 2, 1);
+    const OutputArray<Out> out(bench.device, m * all);
+    bench.prepare_product<Out>(m, s.n, s.k);
+    const auto enqueue = [&](int64_t round) {
+        std::array<MatmulProduct<Out, bf16>, kMostProducts> products;
+        for (int p = 0; p < s.parts; ++p)
+            products[size_t(p)] = {out.data() + p * m * s.n, x.data() + (s.separate ? p * m * s.k : 0),
+                                   bench.piece_at(round, weight_bytes) + p * s.n * s.k, s.n};
+        matmul<Out, bf16>(bench.device, bench.plans, std::span(products).first(size_t(s.parts)), m, s.k);
+    };
+    enqueue(0);
+    const std::string wrong = check_values(bench.device, out.data(), m * all, 64, 4e-3, [&](int64_t i) {
+        const int64_t part = i / (m * s.n), row = i % (m * s.n) / s.n, column = part * s.n + i % s.n;
+        const int64_t input = (s.separate ? part * m : 0) + row;
+        double sum = 0;
+        for (int64_t c = 0; c < s.k; ++c)
+            sum += x[input * s.k + c] * bench.cold.at(bench.piece_at(0, weight_bytes) + column * s.k + c);
+        return sum;
+    });
+    const Cost cost{.bytes = weight_bytes + inputs * m * s.k * 2 + m * all * int64_t(sizeof(Out)),
+                    .flops = 2 * m * all * s.k};
+    std::vector<const bf16*> w;
+    for (int64_t i = 0; i < bench.rounds(weight_bytes); ++i) w.push_back(bench.piece_at(i, weight_bytes));
+    // The peer gets one product with all rows of W.
+    const int64_t calls = m <= 256 ? KernelBench::launches(weight_bytes) : 4;
+    bench.device.set_overlap_launches(false);
+    const double peer = bench.plans.best_blas_us(bench.device, out.data(), x.data(), w, m, all, s.k, calls);
+    bench.time({name, cost, wrong, std::isfinite(peer) ? peer : 0, weight_bytes, enqueue});
+}
+
+}  // namespace
+
+void bench_products(KernelBench& bench) {
+    constexpr ProductShape kShapes[] = {{"o 4096x4096", 1, 4096, 4096, false},
+                                        {"q,k,v 3x4096x4096", 3, 4096, 4096, true},
+                                        {"gate,up 2x11008x4096", 2, 11008, 4096, false},
+                                        {"down 4096x11008", 1, 4096, 11008, false}};
+    constexpr int64_t kRows[] = {1, 8, 16, 32, 48, 96, 256, 2048};
+    for (const ProductShape& shape : kShapes)
+        for (const int64_t m : kRows) bench_product<bf16>(bench, shape, m);
+    for (const int64_t m : kRows)
+        if (m <= 256) bench_product<float>(bench, {"head to f32 32000x4096", 1, 32000, 4096, false}, m);
+}
+
+}  // namespace spartan
