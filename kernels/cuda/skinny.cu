@@ -39,9 +39,12 @@ __device__ __forceinline__ float2 sum_of_warps(const float2* partial, int stride
 // All eight loads of a block of weights are in flight at once; the next block is requested as the last is multiplied,
 // the first one before pdl_wait(). Slower when tried: 64 rows of W in a CTA, two blocks in flight in fewer warps, bulk
 // copies through shared memory with and without clusters, a late trigger.
+//
+// in_turn: warps take the blocks of k in turn, so that what they read at a time lies together, 4 KB of a row by 32
+// warps, instead of 128 bytes here and there. Else each warp has a piece of k, the split that wide.cu knows.
 template <class Out, int kEights, int kMostWarps>
 __global__ void __launch_bounds__(kMostWarps * 32)
-    skinny(const __grid_constant__ DeviceProducts<Out> products, int m, int k) {
+    skinny(const __grid_constant__ DeviceProducts<Out> products, int m, int k, bool in_turn) {
     extern __shared__ float2 partial[];  // [warp][tile of 16 rows of W][eight][row of x % 2][lane]
     pdl_trigger();
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
@@ -51,8 +54,9 @@ __global__ void __launch_bounds__(kMostWarps * 32)
     const int64_t m0 = int64_t(blockIdx.x) * kSkinnyRows;
     const int rows = min(m - int(m0), kEights * 8);
 
-    const int blocks = k / kSkinnyBlock, block_end = blocks * (warp + 1) / warps;
-    int block = blocks * warp / warps;
+    const int blocks = k / kSkinnyBlock, block_end = in_turn ? blocks : blocks * (warp + 1) / warps;
+    const int step = in_turn ? warps : 1;
+    int block = in_turn ? warp : blocks * warp / warps;
     const char* const w_tile = reinterpret_cast<const char*>(product.w + int64_t(n0) * k);
     uint32_t w_offset[4];  // rows behind the last of W stand for the last; their sums are not stored
 #pragma unroll
@@ -73,7 +77,7 @@ __global__ void __launch_bounds__(kMostWarps * 32)
     const char* const x_lane = reinterpret_cast<const char*>(product.x + (m0 + r) * k + skinny_k(lane, 0));
     float c[2][kEights][4] = {};
 #pragma unroll 1
-    for (; block < block_end; ++block) {
+    for (; block < block_end; block += step) {
         uint4 x[kEights][2] = {};
 #pragma unroll
         for (int i = 0; i < kEights; ++i)
@@ -93,7 +97,7 @@ __global__ void __launch_bounds__(kMostWarps * 32)
                     mma_bf16(c[t][i], {low.z, high.z, low.w, high.w}, x[i][half].z, x[i][half].w);
                 }
             }
-        if (block + 1 < block_end) request(block + 1);
+        if (block + step < block_end) request(block + step);
     }
 
     constexpr int kSums = 2 * kEights * 2;  // of two values a lane: neighbours in a row of out
@@ -114,13 +118,14 @@ __global__ void __launch_bounds__(kMostWarps * 32)
 }
 
 template <class Out, int kEights, int kMostWarps>
-void launch_skinny(CudaDevice& device, const DeviceProducts<Out>& products, int64_t m, int64_t k, int warps) {
+void launch_skinny(CudaDevice& device, const DeviceProducts<Out>& products, int64_t m, int64_t k, int warps,
+                   bool in_turn) {
     const auto kernel = skinny<Out, kEights, kMostWarps>;
     const int64_t shared = int64_t(warps) * 4 * kEights * 32 * int64_t(sizeof(float2));
     if (shared > 48 * 1024)  // what a kernel may have without asking
         CHECK_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared)));
     const dim3 grid(unsigned((m + kSkinnyRows - 1) / kSkinnyRows), unsigned(products.tiles));
-    launch(device, kernel, grid, warps * 32, size_t(shared), products, int(m), int(k));
+    launch(device, kernel, grid, warps * 32, size_t(shared), products, int(m), int(k), in_turn);
 }
 
 }  // namespace
@@ -136,11 +141,11 @@ void skinny_matmul(CudaDevice& device, std::span<const MatmulProduct<Out, bf16>>
     };
     // As many warps as the registers allow.
     if (m <= 8)
-        launch_skinny<Out, 1, 32>(device, packed, m, k, warps(32));
+        launch_skinny<Out, 1, 32>(device, packed, m, k, warps(32), !batch_invariant);
     else if (m <= 16)
-        launch_skinny<Out, 2, 24>(device, packed, m, k, warps(24));
+        launch_skinny<Out, 2, 24>(device, packed, m, k, warps(24), !batch_invariant);
     else
-        launch_skinny<Out, 4, 16>(device, packed, m, k, warps(16));
+        launch_skinny<Out, 4, 16>(device, packed, m, k, warps(16), !batch_invariant);
 }
 
 template void skinny_matmul<float>(CudaDevice&, std::span<const MatmulProduct<float, bf16>>, int64_t, int64_t, bool);

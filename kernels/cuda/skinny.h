@@ -1,5 +1,5 @@
 // bf16 products with few rows: memory-bound, so all that counts is that the weights flow without a pause. Used through
-// matmul(). A CTA owns 32 rows of W; its warps split k in blocks of 64 and their partial sums meet in shared memory, to
+// matmul(). A CTA owns 32 rows of W; its warps share k in blocks of 64 and their partial sums meet in shared memory, to
 // be added in warp order: no atomics, the same bits in every run.
 //
 // Inside a block of 64 the order of k is permuted, the same way for x and W, so that every lane's operands of two
