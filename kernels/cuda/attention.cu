@@ -94,8 +94,16 @@ void launch_share(CudaDevice& device, void (*kernel)(Arguments), int64_t most_wo
 
 template <int D>
 void launch_fast(CudaDevice& device, const DecodeArguments& d, const AttentionBucket& bucket) {
-    launch_share(device, decode_kernel<D>, bucket.decode_items * HeadGroups(d.heads, d.kv_heads).count,
-                 32 * Decode<D>::kWarps, Decode<D>::kSharedBytes, 3, d);
+    const auto decode = [&]<bool kDeep>(std::bool_constant<kDeep>, int64_t work) {
+        using Kernel = Decode<D, kDeep>;
+        launch_share(device, decode_kernel<D, kDeep>, work, 32 * Kernel::kWarps, Kernel::kSharedBytes, kDeep ? 1 : 3,
+                     d);
+    };
+    const int64_t work = bucket.decode_items * HeadGroups(d.heads, d.kv_heads).count;
+    if (Decode<D, true>::kStages > Decode<D, false>::kStages && work <= device.num_sms())
+        decode(std::true_type(), work);
+    else
+        decode(std::false_type(), work);
     const PrefillArguments p{d.out, d.q, d.pool, d.heads, d.kv_heads, d.block_shift, d.window, d.scale, d.tables};
     launch_share(device, prefill_kernel<D>, bucket.prefill_items * d.heads * Prefill<D>::kParts,
                  32 * Prefill<D>::kWarps, Prefill<D>::kSharedBytes, 2, p);

@@ -89,6 +89,9 @@ template <class T>
 void store_qkv(CudaDevice&, T* pool, const KvLayout&, View<T, 2> q, View<const T, 2> k, View<const T, 2> v,
                const QkvSteps&, const CudaBatchTables&);
 
+// Keys and values of the tokens before a sequence's first_position must be complete before the step: they are read
+// ahead.
+//
 // out, q  [rows, num_heads * head_dim]  T, must not alias. `workspace`: attention_workspace_bytes() bytes, 16-byte
 // aligned, zero before the first call that uses it (every call leaves the zeros that the next one needs).
 //

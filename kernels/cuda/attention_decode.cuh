@@ -69,12 +69,13 @@ struct DecodeArguments {
     float* sums;        // [decode_items][heads][D]
 };
 
-template <int D>
+// kDeep: twice as many keys in flight for a block, for work that does not fill the GPU anyway.
+template <int D, bool kDeep>
 struct Decode {
     static constexpr int kWarps = 4, kStageKeys = 16;
-    static constexpr int kStages = D <= 64 ? 4 : D <= 128 ? 2 : 1;  // in flight for each warp
-    static constexpr int kWide = D / 64;                            // pieces of V with 8 features a lane …
-    static constexpr bool kNarrow = D % 64 != 0;                    // … and one with 4
+    static constexpr int kStages = D <= 64 ? 4 : (D <= 128 ? 2 : 1) * (kDeep ? 2 : 1);  // in flight for each warp
+    static constexpr int kWide = D / 64;          // pieces of V with 8 features a lane …
+    static constexpr bool kNarrow = D % 64 != 0;  // … and one with 4
     static constexpr int kKeyBytes = 2 * (D / 32) * 512, kStageBytes = 2 * kKeyBytes;
     static constexpr int kSharedBytes = kWarps * kStages * kStageBytes;
     static constexpr int kTiles = D / 16;
@@ -91,6 +92,8 @@ struct Decode {
     int group = 0, kv_head = 0, head = 0, heads = 0;
     int stage_begin = 0, stage_end = 0;  // stages of 16 keys, counted from key 0
     int32_t page_of_lane = 0;            // of stage item.first / 16 + lane
+    int old_keys = 0;                    // that no kernel of this step writes
+    int requested = 0, next_stage = 0;   // stages of this warp that are on their way, and the one after them
 
     uint4 query[D / 32] = {};
     float sums[kTiles][4] = {};
@@ -200,6 +203,18 @@ struct Decode {
         return tile < 4 * kWide ? tile / 4 * 64 + 8 * r + tile % 4 * 2 : 64 * kWide + 4 * r + (tile - 4 * kWide) * 2;
     }
 
+    __device__ void request_next() {
+        if (next_stage < stage_end) copy_stage(next_stage);
+        end_copy_group();
+        next_stage += kWarps;
+        ++requested;
+    }
+    // The first stages, as far as they may be read before pdl_wait().
+    __device__ void request_old() {
+        while (requested < kStages && next_stage < stage_end && (next_stage + 1) * kStageKeys <= old_keys)
+            request_next();
+    }
+
     // This warp's stages of the item.
     __device__ void attend() {
 #pragma unroll
@@ -211,14 +226,7 @@ struct Decode {
         for (auto& tile : sums)
 #pragma unroll
             for (float& v : tile) v = 0;
-        int next = stage_begin + warp;
-        const auto copy_next = [&] {
-            if (next < stage_end) copy_stage(next);
-            end_copy_group();
-            next += kWarps;
-        };
-#pragma unroll
-        for (int i = 0; i < kStages; ++i) copy_next();
+        while (requested < kStages) request_next();
 #pragma unroll
         for (int b = 0; b < D / 32; ++b)
             query[b] = r < heads ? *reinterpret_cast<const uint4*>(a.q + (int64_t(item.row) * a.heads + head + r) * D +
@@ -227,7 +235,7 @@ struct Decode {
         for (int stage = stage_begin + warp; stage < stage_end; stage += kWarps) {
             wait_for_copies<kStages - 1>();
             attend_stage(stage);
-            copy_next();
+            request_next();
         }
         wait_for_copies<0>();
 #pragma unroll
@@ -315,6 +323,7 @@ struct Decode {
         item = a.tables.decode[work / groups.count];
         const CudaSequence s = a.tables.sequences[item.sequence];
         position = s.first_position + item.row - s.row_begin;
+        old_keys = s.first_position;
         first_key = a.window > 0 && position >= a.window ? int(position - a.window + 1) : 0;
         if (item.first / kSplitKeys < first_key / kSplitKeys) return false;
         group = work % groups.count;
@@ -327,6 +336,8 @@ struct Decode {
         const int stage_of_lane = min(item.first / kStageKeys + lane, stage_end - 1);
         const int32_t* pages = a.tables.block_tables + s.table * a.tables.max_blocks;
         page_of_lane = pages[stage_of_lane * kStageKeys >> a.block_shift];
+        next_stage = stage_begin + warp;
+        requested = 0;
         return true;
     }
 
@@ -348,15 +359,17 @@ struct Decode {
     }
 };
 
-template <int D>
-__global__ void __launch_bounds__(32 * Decode<D>::kWarps, 3) decode_kernel(const __grid_constant__ DecodeArguments a) {
+template <int D, bool kDeep>
+__global__ void __launch_bounds__(32 * Decode<D, kDeep>::kWarps, kDeep ? 1 : 3)
+    decode_kernel(const __grid_constant__ DecodeArguments a) {
     extern __shared__ __align__(16) std::byte shared[];
     pdl_trigger();
     const HeadGroups groups(a.heads, a.kv_heads);
     const int work = a.tables.item_counts[0] * groups.count;
-    Decode<D> decode{a, shared};
+    Decode<D, kDeep> decode{a, shared};
     int i = work_of_round(0);
     bool taken = i < work && decode.take(i, groups);
+    if (taken) decode.request_old();
     pdl_wait();
     for (int round = 1;; ++round) {
         if (taken) decode.run(groups);
