@@ -52,8 +52,8 @@ public:
     Choice prepare(CudaDevice& device, Out* out, const bf16* x, std::span<const bf16* const> w, int64_t m, int64_t n,
                    int64_t k);
 
-    // Microseconds of one of `calls` products in a captured graph, by the fastest of cuBLASLt's algorithms; infinity when
-    // it has none. Any m; changes no plan, otherwise like prepare().
+    // Microseconds of one of `calls` products in a captured graph, by the fastest of cuBLASLt's algorithms; infinity
+    // when it has none. Any m; changes no plan, otherwise like prepare().
     template <class Out>
     double best_blas_us(CudaDevice& device, Out* out, const bf16* x, std::span<const bf16* const> w, int64_t m,
                         int64_t n, int64_t k, int64_t calls);
