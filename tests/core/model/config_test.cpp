@@ -87,6 +87,7 @@ private slots:
         set("rope_scaling", {{"type", "linear"}, {"factor", 0}}, "rope_scaling.factor: found 0");
         set("rope_scaling", {{"type", "linear"}, {"factor", 2}, {"surprise", 1}},
             "rope_scaling.surprise: found an unknown key");
+        set("rope_scaling", {{"rope_type", "spiral"}, {"factor", 2}}, "rope_scaling.rope_type: found \"spiral\"");
         set("rope_scaling", "linear", "rope_scaling: found \"linear\" (string), expected an object");
         set("rope_scaling", {{"rope_type", "llama3"}, {"factor", 8.0}}, "rope_scaling.low_freq_factor: found nothing");
         set("rope_scaling",
@@ -283,6 +284,8 @@ private slots:
         VERIFY_CONTAINS(
             warned({{"model_type", "gemma"}, {"hidden_act", "gelu_pytorch_tanh"}, {"hidden_activation", "gelu"}}),
             "hidden_activation gelu is not used");
+        VERIFY_CONTAINS(warned({{"auto_map", {{"AutoModelForCausalLM", "modeling_evil.EvilForCausalLM"}}}}),
+                        "the code that auto_map names is not run");
     }
 
     void biases_of_llama() {

@@ -72,7 +72,7 @@ private slots:
             raw_safetensors(quoted("{'t':{'dtype':'U8','shape':[4],'data_offsets':[0,4]},'t':{'dtype':'F32','shape':[1]"
                                    ",'data_offsets':[0,4]}}"),
                             four),
-            "t");
+            "t: found the name twice");
         row("duplicate empty name",
             raw_safetensors(quoted("{'t':{'dtype':'U8','shape':[0],'data_offsets':[0,0]},'t':{'dtype':'U8','shape':[0],"
                                    "'data_offsets':[0,0]}}"),
@@ -220,9 +220,13 @@ private slots:
     void special_files() {  // S15
         const std::string pipe = dir_.filePath("p.safetensors").toStdString();
         QVERIFY(::mkfifo(pipe.c_str(), 0600) == 0);
-        QVERIFY(!SafetensorsFile::open(pipe));
-        QVERIFY(!SafetensorsFile::open("/dev/zero"));
-        QVERIFY(!SafetensorsFile::open(dir_.path().toStdString()));
+        const std::string folder = dir_.path().toStdString();
+        for (const auto& [path, kind] :
+             {std::pair(pipe, "a named pipe"), {std::string("/dev/zero"), "a device"}, {folder, "a folder"}}) {
+            const auto file = SafetensorsFile::open(path);
+            QVERIFY(!file);
+            VERIFY_CONTAINS(file.error().message(), path + ": found " + kind + ", expected a regular file");
+        }
     }
 
     void a_million_empty_tensors() {  // S13

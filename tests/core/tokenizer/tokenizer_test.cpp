@@ -9,6 +9,7 @@
 #include <QTemporaryDir>
 #include <QTest>
 
+#include <ctime>
 #include <functional>
 #include <limits>
 #include <random>
@@ -18,6 +19,12 @@ using namespace spartan;
 namespace {
 
 constexpr int64_t seconds = 1000;
+
+#if defined(NDEBUG) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+constexpr bool kOptimised = true;
+#else
+constexpr bool kOptimised = false;
+#endif
 
 constexpr const char* tiny_text = R"({"version": "1.0", "truncation": {"max_length": 4}, "padding": null,
     "added_tokens": [{"id": 4, "content": "<s>", "single_word": false, "lstrip": false, "rstrip": false,
@@ -256,7 +263,9 @@ private slots:
         }
     }
 
-    // Four times the text in at most twelve times the time, whatever the machine: quadratic work takes sixteen times.
+    // A megabyte of mixed text: in a second, and in at most twelve times the time of a quarter of it (quadratic work
+    // takes sixteen times). In processor time, since other tests run beside it; the bound of three seconds leaves room
+    // for a machine a third as fast as those that the promise is made for, and an unoptimised build is not held to it.
     void mixed_text_stays_linear_data() { stays_linear_data(); }
     void mixed_text_stays_linear() {
         QFETCH(QString, path);
@@ -265,17 +274,18 @@ private slots:
         const std::string words =
             "The quick brown fox's 1234 jumps; naïve café, 日本語の文 and кот!\n\n    return x[i] += 1;  ";
         const auto best_of_three = [&](const std::string& text) {
-            qint64 best = std::numeric_limits<qint64>::max();
+            double best = std::numeric_limits<double>::max();
             for (int i = 0; i < 3; ++i) {
-                QElapsedTimer timer;
-                timer.start();
+                const std::clock_t start = std::clock();
                 (*tokenizer)->encode(text, true, SpecialTokens::parse);
-                best = std::min(best, timer.nsecsElapsed());
+                best = std::min(best, double(std::clock() - start) / CLOCKS_PER_SEC);
             }
             return best;
         };
-        const qint64 small = best_of_three(repeat(words, 262'144)), large = best_of_three(repeat(words, 1 << 20));
-        QVERIFY2(large < 12 * small, (std::to_string(small) + " ns, " + std::to_string(large) + " ns").c_str());
+        const double small = best_of_three(repeat(words, 262'144)), large = best_of_three(repeat(words, 1 << 20));
+        qInfo("1 MB in %.3f s", large);
+        QVERIFY2(large < 12 * small, (std::to_string(small) + " s, " + std::to_string(large) + " s").c_str());
+        if (kOptimised) QVERIFY2(large < 3, std::to_string(large).c_str());
     }
 
     // Thousands of added tokens that begin alike.
