@@ -1,5 +1,6 @@
 #include "core/adapter/adapter.h"
 
+#include "core/adapter/change.h"
 #include "core/base/text.h"
 
 #include <algorithm>
@@ -48,12 +49,10 @@ std::string Adapter::targets() const {
     for (int i = 0; i < kNumProjections; ++i) {
         const bool used =
             std::any_of(parts.begin(), parts.end(), [i](const AdapterPart& p) { return int(p.projection) == i; });
-        if (!used) continue;
-        const std::string word = name_of(Projection(i));
-        words.push_back(word.substr(0, word.find('_')));
+        if (used) words.emplace_back(name_of(ChangedPart(i)));
     }
-    if (embedding) words.emplace_back("embed");
-    if (head) words.emplace_back("head");
+    if (embedding) words.emplace_back(name_of(ChangedPart::embedding));
+    if (head) words.emplace_back(name_of(ChangedPart::head));
     if (!norms.empty()) words.emplace_back("norm");
     return join(words, " ");
 }

@@ -3,6 +3,7 @@
 #include "kernels/check.h"
 
 namespace spartan {
+
 NormRole norm_role(const std::string& tensor) {
     if (tensor.ends_with("input_layernorm.weight")) return NormRole::attention;
     if (tensor.ends_with("post_attention_layernorm.weight")) return NormRole::mlp;
@@ -12,13 +13,16 @@ NormRole norm_role(const std::string& tensor) {
     return NormRole::final;
 }
 
-const float* base_norm(const Weights<float>& weights, NormRole role, int64_t layer) {
+template <class T>
+const float* base_norm(const Weights<T>& weights, NormRole role, int64_t layer) {
     if (role == NormRole::final) return weights.final_norm.data();
-    const LayerWeights<float>& l = weights.layers[size_t(layer)];
+    const LayerWeights<T>& l = weights.layers[size_t(layer)];
     if (role == NormRole::attention) return l.attention_norm.data();
     if (role == NormRole::mlp) return l.mlp_norm.data();
     return role == NormRole::q ? l.q_norm.data() : l.k_norm.data();
 }
+template const float* base_norm(const Weights<float>&, NormRole, int64_t);
+template const float* base_norm(const Weights<bf16>&, NormRole, int64_t);
 
 int64_t norm_size(const Model& model, NormRole role) {
     const ModelConfig& c = model.config();

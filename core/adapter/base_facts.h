@@ -15,7 +15,10 @@ int64_t norm_size(const Model& model, NormRole role);
 NormRole norm_role(const std::string& tensor);
 
 // A norm's weight as the base multiplies with it; null: the base has no such norm.
-const float* base_norm(const Weights<float>& weights, NormRole role, int64_t layer);
+template <class T>
+const float* base_norm(const Weights<T>& weights, NormRole role, int64_t layer);
+extern template const float* base_norm(const Weights<float>&, NormRole, int64_t);
+extern template const float* base_norm(const Weights<bf16>&, NormRole, int64_t);
 
 // What is added to a norm's stored weight before it multiplies: 1 in families whose norms are 1 + w.
 float norm_offset(const ModelConfig& config);

@@ -1,79 +1,100 @@
 #include "core/adapter/change.h"
 
+#include "core/adapter/base_facts.h"
+#include "core/adapter/merged_rows.h"
 #include "kernels/check.h"
 
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <new>
 #include <type_traits>
 
 namespace spartan {
 namespace {
 
-template <class T>
-class RowChange {
-public:
-    RowChange(const Adapter& adapter, const AdapterPart& part) : adapter_(adapter), part_(part) {}
+double square(float v) { return double(v) * double(v); }
 
-    // changed = row `n` of W', from row `n` of W.
-    void apply(int64_t n, const std::vector<float>& row, std::vector<float>& changed) const {
-        changed = row;
-        if (part_.rotation >= 0) rotate(row, changed);
-        if (part_.a >= 0) add_low_rank(n, changed);
-        if (part_.gain < 0) return;
-        const float gain = at<float>(part_.gain)[n];
-        for (float& v : changed) v *= gain;
+class ChangeMeter {
+public:
+    ChangeMeter(const Adapter& adapter, Progress& progress) : adapter_(adapter), progress_(progress) {
+        progress.total = int64_t(adapter.parts.size() + adapter.norms.size()) + adapter.embedding.has_value() +
+                         adapter.head.has_value();
     }
+
+    template <class T>
+    void measure(const Weights<T>& base) {
+        const MergedRows<T> merged(adapter_, base);
+        for (const AdapterPart& part : adapter_.parts) {
+            const auto& w = base.layers[size_t(part.layer)].projection[size_t(part.projection)];
+            add(part.layer, ChangedPart(part.projection),
+                of_rows(w, {}, [&](int64_t n, float* out) { merged.linear(w, &part, n, out); }));
+        }
+        for (const NormPart& norm : adapter_.norms)
+            add(norm.role == NormRole::final ? -1 : norm.layer, part_of(norm.role), of_norm(norm, base));
+        if (adapter_.embedding)
+            add(-1, ChangedPart::embedding,
+                of_rows(base.embedding, adapter_.embedding->tokens,
+                        [&](int64_t n, float* out) { merged.embedding(n, out); }));
+        if (adapter_.head)
+            add(-1, ChangedPart::head,
+                of_rows(base.output(), adapter_.head->tokens, [&](int64_t n, float* out) { merged.head(n, out); }));
+    }
+
+    std::vector<PartChange> take() { return std::move(changes_); }
 
 private:
-    template <class U>
-    const U* at(int64_t offset) const {
-        return reinterpret_cast<const U*>(adapter_.blob.data() + offset);
+    static ChangedPart part_of(NormRole role) {
+        constexpr ChangedPart parts[kNumNormRoles] = {ChangedPart::attention_norm, ChangedPart::mlp_norm,
+                                                      ChangedPart::q_norm, ChangedPart::k_norm,
+                                                      ChangedPart::final_norm};
+        return parts[size_t(role)];
     }
 
-    // rot(x)[v] = sum over u of x[u] block[u, v], so W · R has sum over v of W[v] block[u, v] in column u.
-    void rotate(const std::vector<float>& row, std::vector<float>& changed) const {
-        const int64_t g = part_.group;
-        const T* block = at<T>(part_.rotation);
-        for (int64_t first = 0; first < part_.in; first += g)
-            for (int64_t u = 0; u < g; ++u, block += g) {
-                float sum = 0;
-                for (int64_t v = 0; v < g; ++v) sum += row[size_t(first + v)] * to_float(block[v]);
-                changed[size_t(first + u)] = sum;
+    void add(int layer, ChangedPart part, double relative) {
+        if (progress_.cancelled()) return;
+        changes_.push_back({layer, part, relative});
+        progress_.add(1);
+    }
+
+    // Rows of `tokens` count as they are, the evenly spaced ones for those between them.
+    template <class T, class Row>
+    double of_rows(const PackedMatrix<T>& w, const std::vector<int32_t>& tokens, Row merged_row) const {
+        const int64_t rows = std::min(w.rows(), kMostRows);
+        const double share = double(w.rows()) / double(rows);
+        std::vector<float> before(static_cast<size_t>(w.cols())), after(before.size());
+        double difference = 0, whole = 0;
+        const auto look_at = [&](int64_t n, double counts_whole, double counts_difference) {
+            w.get_row(n, before.data());
+            merged_row(n, after.data());
+            for (size_t k = 0; k < before.size(); ++k) {
+                whole += counts_whole * square(before[k]);
+                difference += counts_difference * square(after[k] - before[k]);
             }
+        };
+        for (int64_t i = 0; i < rows && !progress_.cancelled(); ++i) {
+            const int64_t n = i * w.rows() / rows;
+            look_at(n, share, std::binary_search(tokens.begin(), tokens.end(), n) ? 0 : share);
+        }
+        for (size_t i = 0; i < tokens.size() && !progress_.cancelled(); ++i) look_at(tokens[i], 0, 1);
+        return whole > 0 ? std::sqrt(difference / whole) : 0;
     }
 
-    void add_low_rank(int64_t n, std::vector<float>& changed) const {
-        const T *a = at<T>(part_.a), *b_t = at<T>(part_.b_t);
-        for (int64_t r = 0; r < part_.rank; ++r, a += part_.in) {
-            const float b = part_.scale * to_float(b_t[r * part_.out + n]);
-            for (int64_t k = 0; k < part_.in; ++k) changed[size_t(k)] += b * to_float(a[k]);
+    template <class T>
+    double of_norm(const NormPart& norm, const Weights<T>& base) const {
+        const float *before = base_norm(base, norm.role, norm.layer), *after = blob_at<float>(adapter_, norm.weight);
+        double difference = 0, whole = 0;
+        for (int64_t k = 0; k < norm.dim; ++k) {
+            whole += square(before[k]);
+            difference += square(after[k] - before[k]);
         }
+        return whole > 0 ? std::sqrt(difference / whole) : 0;
     }
 
     const Adapter& adapter_;
-    const AdapterPart& part_;
+    Progress& progress_;
+    std::vector<PartChange> changes_;
 };
-
-template <class T>
-double relative_change(const Adapter& adapter, const AdapterPart& part, const PackedMatrix<T>& w,
-                       const Progress& progress) {
-    std::vector<float> row(size_t(part.in)), changed;
-    const RowChange<T> change(adapter, part);
-    double difference = 0, whole = 0;
-    const int64_t rows = std::min(part.out, kMostRows);
-    for (int64_t i = 0; i < rows && !progress.cancelled(); ++i) {
-        const int64_t n = i * part.out / rows;
-        w.get_row(n, row.data());
-        change.apply(n, row, changed);
-        for (size_t k = 0; k < row.size(); ++k) {
-            const double d = double(changed[k]) - double(row[k]);
-            difference += d * d;
-            whole += double(row[k]) * double(row[k]);
-        }
-    }
-    return whole > 0 ? std::sqrt(difference / whole) : 0;
-}
 
 std::string sizes_of(const AdapterPart& part) {
     std::string text;
@@ -106,29 +127,37 @@ std::string ranges_of(const std::vector<int>& layers) {
     return text;
 }
 
-std::string short_name(Projection p) {
-    const std::string name = name_of(p);
-    return name.substr(0, name.find('_'));
+// "the embedding: rank 4, scale 2", "the output head: its own copy, 3 trained tokens".
+std::string describe_table(const char* name, const TablePart& table) {
+    std::string text = sizes_of(table.part);
+    const auto add = [&](const std::string& words) { text += (text.empty() ? "" : ", ") + words; };
+    if (table.copy >= 0) add("its own copy");
+    if (!table.tokens.empty())
+        add(std::to_string(table.tokens.size()) + (table.tokens.size() == 1 ? " trained token" : " trained tokens"));
+    return text.empty() ? name : name + (": " + text);
 }
 
 }  // namespace
 
+const char* name_of(ChangedPart part) {
+    constexpr const char* names[] = {
+        "q",        "k",      "v",      "o",          "gate",  "up",  "down", "attention norm",
+        "mlp norm", "q norm", "k norm", "final norm", "embed", "head"};
+    return names[size_t(part)];
+}
+
 std::vector<PartChange> measure_change(const Adapter& adapter, const Model& model, Progress& progress) {
-    std::vector<PartChange> changes;
-    progress.total = int64_t(adapter.parts.size());
-    std::visit(
-        [&](const auto& weights) {
-            using T = typename std::remove_cvref_t<decltype(weights.embedding)>::Value;
-            CHECK(adapter.dtype == dtype_of<T>);
-            for (const AdapterPart& part : adapter.parts) {
-                if (progress.cancelled()) return;
-                const auto& w = weights.layers[size_t(part.layer)].projection[size_t(part.projection)];
-                changes.push_back({part.layer, part.projection, relative_change<T>(adapter, part, w, progress)});
-                progress.add(1);
-            }
-        },
-        model.weights);
-    return changes;
+    ChangeMeter meter(adapter, progress);
+    const auto measure = [&](const auto& weights) {
+        CHECK(adapter.dtype == dtype_of<typename std::remove_cvref_t<decltype(weights.embedding)>::Value>);
+        meter.measure(weights);
+    };
+    try {
+        std::visit(measure, model.weights);
+    } catch (const std::bad_alloc&) {
+        return {};
+    }
+    return meter.take();
 }
 
 std::vector<std::string> describe_structure(const Adapter& adapter) {
@@ -140,14 +169,14 @@ std::vector<std::string> describe_structure(const Adapter& adapter) {
         const std::string what = (where.size() == 1 ? "layer " : "layers ") + ranges_of(where) + ": " + key.second;
         const auto same = std::find_if(lines.begin(), lines.end(), [&](const auto& l) { return l.first == what; });
         if (same == lines.end())
-            lines.emplace_back(what, short_name(key.first));
+            lines.emplace_back(what, name_of(ChangedPart(key.first)));
         else
-            same->second += " " + short_name(key.first);
+            same->second += std::string(" ") + name_of(ChangedPart(key.first));
     }
     std::vector<std::string> text;
     for (const auto& [what, projections] : lines) text.push_back(projections + ", " + what);
-    if (adapter.embedding) text.push_back("the embedding");
-    if (adapter.head) text.push_back("the output head");
+    if (adapter.embedding) text.push_back(describe_table("the embedding", *adapter.embedding));
+    if (adapter.head) text.push_back(describe_table("the output head", *adapter.head));
     if (!adapter.norms.empty()) text.push_back(std::to_string(adapter.norms.size()) + " norms");
     return text;
 }

@@ -1,20 +1,19 @@
 #include "core/adapter/merge.h"
 
 #include "core/adapter/base_facts.h"
+#include "core/adapter/merged_rows.h"
 #include "core/base/file.h"
 #include "core/base/json.h"
 #include "core/base/run_items.h"
 #include "core/model/layout.h"
 #include "kernels/check.h"
 #include "kernels/device.h"
-#include "kernels/memory.h"
 
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
 #include <functional>
-#include <new>
 
 #include <unistd.h>
 
@@ -37,131 +36,6 @@ constexpr const char* kCopied[] = {"tokenizer.json",
                                    "chat_template.jinja",
                                    "chat_template.json",
                                    "generation_config.json"};
-
-template <class T>
-const T* at(const Adapter& adapter, int64_t offset) {
-    return offset < 0 ? nullptr : reinterpret_cast<const T*>(adapter.blob.data() + offset);
-}
-
-// A packed table of the blob where matrices may lie: the blob itself is not aligned.
-class OwnTable {
-public:
-    OwnTable() = default;
-    OwnTable(const Adapter& adapter, int64_t offset, int64_t rows, int64_t cols) {
-        if (offset < 0) return;
-        const int64_t bytes = PackedMatrix<float>::bytes_of(rows, cols);
-        memory_ = allocate_memory(bytes);
-        if (!memory_) throw std::bad_alloc();
-        std::memcpy(memory_.get(), adapter.blob.data() + offset, size_t(bytes));
-        matrix_ = PackedMatrix<float>::view(rows, cols, reinterpret_cast<const float*>(memory_.get()));
-    }
-    const PackedMatrix<float>* get() const { return memory_ ? &matrix_ : nullptr; }
-
-private:
-    Memory memory_;
-    PackedMatrix<float> matrix_;
-};
-
-// Row by row, what a linear layer or a table becomes.
-class MergedRows {
-public:
-    MergedRows(const Adapter& adapter, const Weights<float>& base) : adapter_(adapter), base_(base) {
-        if (adapter.embedding) embedding_ = {adapter, *adapter.embedding, base.embedding};
-        if (adapter.head) head_ = {adapter, *adapter.head, base.output()};
-    }
-
-    // W'[n] of a linear layer: `part` null: W[n].
-    void linear(const PackedMatrix<float>& w, const AdapterPart* part, int64_t n, float* out) const {
-        w.get_row(n, out);
-        if (!part) return;
-        const int64_t in = w.cols();
-        std::vector<double> sum(static_cast<size_t>(in));
-        rotate_back(*part, out, sum);
-        if (part->a >= 0) {
-            const float* a = at<float>(adapter_, part->a);
-            const float* b_t = at<float>(adapter_, part->b_t);
-            for (int64_t r = 0; r < part->rank; ++r) {
-                const double factor = double(part->scale) * double(b_t[r * part->out + n]);
-                for (int64_t k = 0; k < in; ++k) sum[size_t(k)] += factor * double(a[r * in + k]);
-            }
-        }
-        const float* gain = at<float>(adapter_, part->gain);
-        for (int64_t k = 0; k < in; ++k) out[k] = float(gain ? double(gain[n]) * sum[size_t(k)] : sum[size_t(k)]);
-    }
-
-    // Row `token` of the embedding.
-    void embedding(int64_t token, float* out) const {
-        if (!adapter_.embedding) return base_.embedding.get_row(token, out);
-        const TablePart& table = *adapter_.embedding;
-        own_row(embedding_, table, base_.embedding, token, out);
-        const AdapterPart& part = table.part;
-        const int64_t hidden = base_.embedding.cols();
-        std::vector<double> sum(out, out + hidden);
-        if (part.rotation >= 0) rotate_forward(part, out, sum);
-        if (part.a >= 0) {
-            const float* a_t = at<float>(adapter_, part.a);
-            const float* b_t = at<float>(adapter_, part.b_t);
-            for (int64_t r = 0; r < part.rank; ++r) {
-                const double factor = double(part.scale) * double(a_t[token * part.rank + r]);
-                for (int64_t n = 0; n < hidden; ++n) sum[size_t(n)] += factor * double(b_t[r * hidden + n]);
-            }
-        }
-        const float* gain = at<float>(adapter_, part.gain);
-        for (int64_t n = 0; n < hidden; ++n) out[n] = float(gain ? double(gain[n]) * sum[size_t(n)] : sum[size_t(n)]);
-    }
-
-    // Row `token` of the output head.
-    void head(int64_t token, float* out) const {
-        if (!adapter_.head) return base_.output().get_row(token, out);
-        const TablePart& table = *adapter_.head;
-        if (!table.has_linear()) return own_row(head_, table, base_.output(), token, out);
-        linear(head_.copy.get() ? *head_.copy.get() : base_.output(), &table.part, token, out);
-    }
-
-private:
-    // sum[g G + u] = sum over v of row[g G + v] R[g][u][v]: W Rᵀ where rot(x)[v] = sum over u of x[u] R[u][v].
-    void rotate_back(const AdapterPart& part, const float* row, std::vector<double>& sum) const {
-        std::copy_n(row, sum.size(), sum.begin());
-        if (part.rotation < 0) return;
-        const float* blocks = at<float>(adapter_, part.rotation);
-        const int64_t g = part.group;
-        for (int64_t u = 0; u < int64_t(sum.size()); ++u) {
-            const float* to = blocks + u * g;
-            double s = 0;
-            for (int64_t v = 0; v < g; ++v) s += double(row[u / g * g + v]) * double(to[v]);
-            sum[size_t(u)] = s;
-        }
-    }
-
-    void rotate_forward(const AdapterPart& part, const float* row, std::vector<double>& sum) const {
-        std::fill(sum.begin(), sum.end(), 0.0);
-        const float* blocks = at<float>(adapter_, part.rotation);
-        const int64_t g = part.group;
-        for (int64_t u = 0; u < int64_t(sum.size()); ++u)
-            for (int64_t v = 0; v < g; ++v) sum[size_t(u / g * g + v)] += double(row[u]) * double(blocks[u * g + v]);
-    }
-
-    // The rows that an adapter's table brings.
-    struct OwnRows {
-        OwnRows() = default;
-        OwnRows(const Adapter& adapter, const TablePart& table, const PackedMatrix<float>& base)
-            : copy(adapter, table.copy, base.rows(), base.cols()),
-              tokens(adapter, table.token_rows, int64_t(table.tokens.size()), base.cols()) {}
-        OwnTable copy, tokens;
-    };
-
-    static void own_row(const OwnRows& own, const TablePart& table, const PackedMatrix<float>& base, int64_t token,
-                        float* out) {
-        const auto at = std::lower_bound(table.tokens.begin(), table.tokens.end(), token);
-        if (own.tokens.get() && at != table.tokens.end() && *at == token)
-            return own.tokens.get()->get_row(at - table.tokens.begin(), out);
-        (own.copy.get() ? *own.copy.get() : base).get_row(token, out);
-    }
-
-    const Adapter& adapter_;
-    const Weights<float>& base_;
-    OwnRows embedding_, head_;
-};
 
 // One tensor of the checkpoint: `rows` rows of `cols` values.
 struct OutTensor {
@@ -237,7 +111,7 @@ private:
             add_projection(slot);
         } else if (slot.role == WeightRole::bias) {
             const AdapterPart* part = part_of(slot.layer, slot.projection);
-            const float* own = part ? at<float>(adapter_, part->bias) : nullptr;
+            const float* own = part ? blob_at<float>(adapter_, part->bias) : nullptr;
             add_vector(slot, own ? own : base_.layers[size_t(slot.layer)].bias[size_t(slot.projection)].data(), 0);
         } else {
             add_norm(slot);
@@ -284,7 +158,7 @@ private:
         const float* values = base_norm(base_, role, slot.layer);
         for (const NormPart& norm : adapter_.norms)
             if (norm.role == role && (role == NormRole::final || norm.layer == slot.layer))
-                values = at<float>(adapter_, norm.weight);
+                values = blob_at<float>(adapter_, norm.weight);
         add_vector(slot, values, norm_offset(model_.config()));
     }
 
@@ -391,7 +265,7 @@ private:
     const Model& model_;
     const Adapter& adapter_;
     const Weights<float>& base_;
-    const MergedRows rows_;
+    const MergedRows<float> rows_;
     const DType dtype_;
     const std::string dir_;
     Progress& progress_;

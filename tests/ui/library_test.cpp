@@ -219,9 +219,8 @@ private slots:
         QVERIFY2(details.words().contains(QLatin1String("Moves weights by")), qPrintable(details.words()));
         const PartChange& cell = details.map().changes().front();
         QVERIFY(cell.relative > 0);
-        const QString words =
-            details.map().describe(details.map().cellRect(cell.layer, cell.projection).center().toPoint());
-        QVERIFY2(words.startsWith(QStringLiteral("Layer 0, %1:").arg(QLatin1String(name_of(cell.projection)))),
+        const QString words = details.map().describe(details.map().cellRect(cell.layer, cell.part).center().toPoint());
+        QVERIFY2(words.startsWith(QStringLiteral("Layer 0, %1:").arg(QLatin1String(name_of(cell.part)))),
                  qPrintable(words));
         QVERIFY(details.map().describe({0, 0}).isEmpty());
         QTest::keyClick(&view->table(), Qt::Key_Escape);
@@ -233,6 +232,27 @@ private slots:
         QVERIFY(details.words().contains(QLatin1String("<b>careful</b>")));
         w.session.removeAdapters({key});
         QVERIFY(!details.isVisible());
+    }
+
+    // Layers lie side by side; what is of no layer is one cell as wide as all of them.
+    void aMapOfTablesAndNorms() {
+        ChangeMap map;
+        map.resize(400, 100);
+        map.set({{2, ChangedPart::v, 0.1},
+                 {4, ChangedPart::q, 0.2},
+                 {3, ChangedPart::attention_norm, 0.4},
+                 {-1, ChangedPart::embedding, 0.3}});
+        const QRectF q = map.cellRect(4, ChangedPart::q), v = map.cellRect(2, ChangedPart::v);
+        const QRectF embedding = map.cellRect(-1, ChangedPart::embedding);
+        QVERIFY(q.top() < v.top() && v.left() < q.left());  // rows in the order of the forward pass
+        QVERIFY(map.cellRect(3, ChangedPart::attention_norm).top() > v.top());
+        QVERIFY(embedding.left() == v.left() && qFuzzyCompare(embedding.width(), 3 * v.width()));
+        QCOMPARE(map.describe(embedding.center().toPoint()), QStringLiteral("Embed: changed by 30 % of its norm"));
+        QCOMPARE(map.describe(q.center().toPoint()), QStringLiteral("Layer 4, q: changed by 20 % of its norm"));
+        map.set({{-1, ChangedPart::head, 0.5}});  // no layer at all
+        QCOMPARE(map.describe(map.cellRect(-1, ChangedPart::head).center().toPoint()),
+                 QStringLiteral("Head: changed by 50 % of its norm"));
+        map.grab();
     }
 
     void aThousandAdaptersDoNotStallTheWindow() {

@@ -4,6 +4,7 @@
 #include "ui/theme.h"
 #include "ui/worker.h"
 
+#include <QFontMetricsF>
 #include <QHBoxLayout>
 #include <QHelpEvent>
 #include <QLabel>
@@ -17,7 +18,15 @@
 namespace spartan {
 namespace {
 
-QString projectionText(Projection p) { return QString::fromLatin1(name_of(p)).section(QLatin1Char('_'), 0, 0); }
+QString partText(ChangedPart part) { return QString::fromLatin1(name_of(part)); }
+
+// "Layer 3, q", "Embed".
+QString placeText(const PartChange& change) {
+    if (change.layer >= 0) return QObject::tr("Layer %1, %2").arg(change.layer).arg(partText(change.part));
+    QString text = partText(change.part);
+    text[0] = text[0].toUpper();
+    return text;
+}
 
 QString shareText(double share) {
     const double percent = 100 * share;
@@ -34,19 +43,18 @@ ChangeMap::ChangeMap(QWidget* parent) : QWidget(parent) {
 void ChangeMap::set(std::vector<PartChange> changes) {
     changes_ = std::move(changes);
     notice_.clear();
-    projections_.clear();
+    rows_.clear();
     largest_ = 0;
-    int last = 0;
-    first_layer_ = changes_.empty() ? 0 : changes_.front().layer;
+    first_layer_ = layers_ = 0;
     for (const PartChange& c : changes_) {
-        if (std::find(projections_.begin(), projections_.end(), c.projection) == projections_.end())
-            projections_.push_back(c.projection);
-        first_layer_ = std::min(first_layer_, c.layer);
-        last = std::max(last, c.layer);
+        if (std::find(rows_.begin(), rows_.end(), c.part) == rows_.end()) rows_.push_back(c.part);
         largest_ = std::max(largest_, c.relative);
+        if (c.layer < 0) continue;
+        const int last = layers_ > 0 ? std::max(first_layer_ + layers_ - 1, c.layer) : c.layer;
+        first_layer_ = layers_ > 0 ? std::min(first_layer_, c.layer) : c.layer;
+        layers_ = last - first_layer_ + 1;
     }
-    std::sort(projections_.begin(), projections_.end());
-    layers_ = changes_.empty() ? 0 : last - first_layer_ + 1;
+    std::sort(rows_.begin(), rows_.end());
     updateGeometry();
     update();
 }
@@ -58,21 +66,27 @@ void ChangeMap::setNotice(const QString& words) {
 
 double ChangeMap::rowHeight() const { return px(14); }
 
-double ChangeMap::labelWidth() const { return px(40); }
+double ChangeMap::labelWidth() const {
+    const QFontMetricsF metrics(uiFont(11));
+    double widest = px(34);
+    for (const ChangedPart row : rows_) widest = std::max(widest, metrics.horizontalAdvance(partText(row)));
+    return widest + px(6);
+}
 
 double ChangeMap::columnWidth() const {
-    return layers_ > 0 ? std::min((width() - labelWidth()) / layers_, double(px(22))) : 0;
+    return layers_ > 0 ? std::min((width() - labelWidth()) / layers_, double(px(22))) : px(44);
 }
 
 QSize ChangeMap::sizeHint() const {
-    return {px(200), int(rowHeight() * double(std::max<size_t>(projections_.size(), 1)) + px(16))};
+    return {px(200), int(rowHeight() * double(std::max<size_t>(rows_.size(), 1)) + px(16))};
 }
 
-QRectF ChangeMap::cellRect(int layer, Projection projection) const {
-    const auto at = std::find(projections_.begin(), projections_.end(), projection);
-    if (at == projections_.end()) return {};
-    return {labelWidth() + columnWidth() * (layer - first_layer_), rowHeight() * double(at - projections_.begin()),
-            columnWidth(), rowHeight()};
+QRectF ChangeMap::cellRect(int layer, ChangedPart part) const {
+    const auto at = std::find(rows_.begin(), rows_.end(), part);
+    if (at == rows_.end()) return {};
+    const double left = labelWidth() + (layer < 0 ? 0 : columnWidth() * (layer - first_layer_));
+    return {left, rowHeight() * double(at - rows_.begin()), columnWidth() * (layer < 0 ? std::max(layers_, 1) : 1),
+            rowHeight()};
 }
 
 void ChangeMap::paintEvent(QPaintEvent*) {
@@ -81,19 +95,19 @@ void ChangeMap::paintEvent(QPaintEvent*) {
     p.setFont(uiFont(11));
     p.setPen(c.muted);
     if (!notice_.isEmpty()) return p.drawText(rect(), Qt::AlignLeft | Qt::AlignVCenter, notice_);
-    if (projections_.empty()) return;
-    for (const Projection row : projections_) {
-        const QRectF cell = cellRect(first_layer_, row);
-        p.drawText(QRectF(0, cell.top(), labelWidth() - px(6), cell.height()), Qt::AlignRight | Qt::AlignVCenter,
-                   projectionText(row));
+    for (const ChangedPart row : rows_) {
+        const QRectF whole = cellRect(-1, row);
+        p.drawText(QRectF(0, whole.top(), labelWidth() - px(6), whole.height()), Qt::AlignRight | Qt::AlignVCenter,
+                   partText(row));
         for (int layer = 0; layer < layers_; ++layer)
             p.fillRect(cellRect(first_layer_ + layer, row).adjusted(0, 0, -1, -1), c.field);
     }
     for (const PartChange& change : changes_) {
         const double depth = largest_ > 0 ? 0.08 + 0.92 * change.relative / largest_ : 0;
-        p.fillRect(cellRect(change.layer, change.projection).adjusted(0, 0, -1, -1), blend(c.field, c.prefill, depth));
+        p.fillRect(cellRect(change.layer, change.part).adjusted(0, 0, -1, -1), blend(c.field, c.prefill, depth));
     }
-    const double y = rowHeight() * double(projections_.size());
+    if (layers_ == 0) return;
+    const double y = rowHeight() * double(rows_.size());
     const QRectF axis(labelWidth(), y, columnWidth() * layers_, px(16));
     p.setPen(c.faint);
     p.drawText(axis, Qt::AlignLeft | Qt::AlignVCenter, tr("layer %1").arg(first_layer_));
@@ -102,10 +116,8 @@ void ChangeMap::paintEvent(QPaintEvent*) {
 
 QString ChangeMap::describe(const QPoint& position) const {
     for (const PartChange& change : changes_)
-        if (cellRect(change.layer, change.projection).contains(position))
-            return tr("Layer %1, %2: changed by %3 of its norm")
-                .arg(change.layer)
-                .arg(QString::fromLatin1(name_of(change.projection)), shareText(change.relative));
+        if (cellRect(change.layer, change.part).contains(position))
+            return tr("%1: changed by %2 of its norm").arg(placeText(change), shareText(change.relative));
     return {};
 }
 
@@ -148,10 +160,10 @@ AdapterDetails::AdapterDetails(QWidget* parent)
     close_button_->setToolTip(tr("Close the details (Esc)"));
     close_button_->setAccessibleName(tr("Close the details"));
     connect(close_button_, &QToolButton::clicked, this, &AdapterDetails::close);
-    map_->setAccessibleName(tr("Change by layer and projection"));
-    summary_->setToolTip(
-        plainTooltip(tr("How far the adapter moves a weight: |W' - W| / |W|, Frobenius norms, W' the weight that gives "
-                        "the adapter's output from the same input. Measured on 64 rows of each weight.")));
+    map_->setAccessibleName(tr("Change by layer and weight"));
+    summary_->setToolTip(plainTooltip(
+        tr("How far the adapter moves a weight: |W' - W| / |W|, Frobenius norms, W' the weight that gives "
+           "the adapter's output from the same input. Measured on 64 rows of each weight and on all trained tokens.")));
     hide();
 }
 
@@ -212,13 +224,13 @@ void AdapterDetails::showSummary() {
     const auto& changes = map_->changes();
     const auto most = std::max_element(changes.begin(), changes.end(),
                                        [](const auto& a, const auto& b) { return a.relative < b.relative; });
-    if (most == changes.end()) return summary_->setText(tr("It changes no linear layer."));
+    if (most == changes.end()) return summary_->setText(tr("Its change cannot be measured: too little memory."));
     double sum = 0;
     for (const PartChange& c : changes) sum += c.relative;
-    const QString words = tr("Moves weights by %1 on average, at most %2 (layer %3, %4).")
-                              .arg(shareText(sum / double(changes.size())), shareText(most->relative))
-                              .arg(most->layer)
-                              .arg(QString::fromLatin1(name_of(most->projection)));
+    const QString place = placeText(*most);
+    const QString words = tr("Moves weights by %1 on average, at most %2 (%3).")
+                              .arg(shareText(sum / double(changes.size())), shareText(most->relative),
+                                   place.left(1).toLower() + place.mid(1));
     summary_->setText(words);
     map_->setAccessibleDescription(words);
 }

@@ -18,7 +18,8 @@ namespace spartan {
 
 struct Colors;
 
-// Layers across, changed projections down; the darker, the larger the change. Each cell has a tooltip with its figure.
+// Layers across, what is changed in them down; what is of no layer, such as the embedding, is one wide cell. The
+// darker, the larger the change. Each cell has a tooltip with its figure.
 class ChangeMap : public QWidget {
     Q_OBJECT
 public:
@@ -27,7 +28,7 @@ public:
     void setNotice(const QString& words);  // in place of the map: it is being measured, or why it is not
     const std::vector<PartChange>& changes() const { return changes_; }
     QString describe(const QPoint& position) const;  // of the cell there; empty beside the map
-    QRectF cellRect(int layer, Projection projection) const;
+    QRectF cellRect(int layer, ChangedPart part) const;
     QSize sizeHint() const override;
 
 protected:
@@ -40,7 +41,7 @@ private:
     double columnWidth() const;
 
     std::vector<PartChange> changes_;
-    std::vector<Projection> projections_;
+    std::vector<ChangedPart> rows_;
     int first_layer_ = 0, layers_ = 0;
     double largest_ = 0;
     QString notice_;

@@ -39,6 +39,29 @@ double oracle(const Adapter& adapter, const AdapterPart& part, const PackedMatri
     return std::sqrt(difference / whole);
 }
 
+// The same of a table that is looked up: gain (row R + scale A[token] B), over all rows.
+double lookup_oracle(const Adapter& adapter, const PackedMatrix<float>& w) {
+    const AdapterPart& part = adapter.embedding->part;
+    const auto at = [&](int64_t offset) { return reinterpret_cast<const float*>(adapter.blob.data() + offset); };
+    double difference = 0, whole = 0;
+    std::vector<float> row(size_t(w.cols()));
+    for (int64_t token = 0; token < w.rows(); ++token) {
+        w.get_row(token, row.data());
+        for (int64_t v = 0; v < w.cols(); ++v) {
+            double y = 0;
+            for (int64_t u = v / part.group * part.group; u < (v / part.group + 1) * part.group; ++u)
+                y += double(row[size_t(u)]) * double(at(part.rotation)[u * part.group + v % part.group]);
+            for (int64_t r = 0; r < part.rank; ++r)
+                y += double(part.scale) * double(at(part.a)[token * part.rank + r]) *
+                     double(at(part.b_t)[r * part.out + v]);
+            y *= double(at(part.gain)[v]);
+            difference += std::pow(y - double(row[size_t(v)]), 2);
+            whole += std::pow(double(row[size_t(v)]), 2);
+        }
+    }
+    return std::sqrt(difference / whole);
+}
+
 }  // namespace
 
 class ChangeTest : public QObject {
@@ -64,6 +87,69 @@ private slots:
                 QCOMPARE(changes[i].layer, part.layer);
             }
         }
+    }
+
+    // Tables are looked at in part, so what is measured is near what all rows give; norms are exact.
+    void tablesAndNorms() {
+        const auto model = make_model();
+        const auto& weights = std::get<Weights<float>>(model->weights);
+        const auto adapter =
+            make_adapter(*model, "a", {.group = 8, .rank = 2, .gain = true, .tables = true, .norms = true}, 3);
+        adapter->parts.clear();
+        Progress progress;
+        const auto changes = measure_change(*adapter, *model, progress);
+        QCOMPARE(changes.size(), adapter->norms.size() + 2);
+        QCOMPARE(progress.done.load(), progress.total.load());
+        for (size_t i = 0; i < adapter->norms.size(); ++i) {
+            const NormPart& norm = adapter->norms[i];
+            const auto& layer = weights.layers[size_t(norm.layer)];
+            const auto& before = norm.role == NormRole::final       ? weights.final_norm
+                                 : norm.role == NormRole::attention ? layer.attention_norm
+                                                                    : layer.mlp_norm;
+            const auto* after = reinterpret_cast<const float*>(adapter->blob.data() + norm.weight);
+            double difference = 0, whole = 0;
+            for (size_t k = 0; k < before.size(); ++k) {
+                difference += std::pow(double(after[k]) - double(before[k]), 2);
+                whole += std::pow(double(before[k]), 2);
+            }
+            QVERIFY(std::abs(changes[i].relative - std::sqrt(difference / whole)) < 1e-6);
+            QCOMPARE(changes[i].layer, norm.role == NormRole::final ? -1 : norm.layer);
+        }
+        const PartChange &embedding = changes[changes.size() - 2], &head = changes.back();
+        QVERIFY(embedding.part == ChangedPart::embedding && head.part == ChangedPart::head && head.layer == -1);
+        const auto near = [](double got, double want) { return std::abs(got - want) < 0.1 * want; };
+        QVERIFY2(near(head.relative, oracle(*adapter, adapter->head->part, weights.output())),
+                 qPrintable(QString::number(head.relative)));
+        QVERIFY2(near(embedding.relative, lookup_oracle(*adapter, weights.embedding)),
+                 qPrintable(QString::number(embedding.relative)));
+    }
+
+    // However few, trained tokens are all looked at, and once.
+    void trainedTokens() {
+        const auto model = make_model();
+        const auto& w = std::get<Weights<float>>(model->weights).embedding;
+        const auto adapter = make_adapter(*model, "a", {.group = 0, .rank = 0, .tokens = {0, 77, 131}}, 3);
+        adapter->parts.clear();
+        const auto rows = PackedMatrix<float>::view(
+            3, w.cols(), reinterpret_cast<const float*>(adapter->blob.data() + adapter->embedding->token_rows));
+        double difference = 0, whole = 0;
+        std::vector<float> before(size_t(w.cols())), after(before.size());
+        for (int64_t n = 0; n < w.rows(); ++n) {
+            w.get_row(n, before.data());
+            for (const float v : before) whole += double(v) * double(v);
+        }
+        for (int64_t i = 0; i < 3; ++i) {
+            w.get_row(adapter->embedding->tokens[size_t(i)], before.data());
+            rows.get_row(i, after.data());
+            for (size_t k = 0; k < before.size(); ++k) difference += std::pow(double(after[k]) - double(before[k]), 2);
+        }
+        Progress progress;
+        const auto changes = measure_change(*adapter, *model, progress);
+        QCOMPARE(changes.size(), size_t(2));
+        const double want = std::sqrt(difference / whole);
+        QVERIFY2(std::abs(changes[0].relative - want) < 0.1 * want, qPrintable(QString::number(changes[0].relative)));
+        const std::vector<std::string> lines = {"the embedding: 3 trained tokens", "the output head: 3 trained tokens"};
+        QCOMPARE(describe_structure(*adapter), lines);
     }
 
     // An adapter that changes nothing measures nothing; a cancelled measurement ends early.
