@@ -1,4 +1,5 @@
 #include "app/spartan/session.h"
+#include "core/adapter/fold.h"
 #include "core/adapter/inspect.h"
 #include "core/base/text.h"
 #include "core/model/inspect.h"
@@ -7,6 +8,7 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <optional>
 
 namespace spartan {
 namespace {
@@ -46,6 +48,14 @@ int conclude(const std::vector<std::string>& problems) {
     return problems.empty() ? kDone : report(make_error(first_of(problems)));
 }
 
+bool rotates(AdapterKind kind) { return kind == AdapterKind::boft || kind == AdapterKind::oft; }
+
+std::string orthogonality_text(double error) {
+    char figure[48];
+    std::snprintf(figure, sizeof figure, "|RᵀR - I| at most %.1e", error);
+    return figure;
+}
+
 struct Check {
     std::string name, figure;
 };
@@ -64,10 +74,7 @@ std::vector<Check> checks_of(const Adapter& adapter, const Model& model) {
                        std::to_string(model.config().num_layers) + " layers, " +
                        std::to_string(model.config().hidden_size) + " wide, " +
                        std::to_string(model.config().vocab_size) + " tokens)"}};
-    char figure[48];
-    std::snprintf(figure, sizeof figure, "|RᵀR - I| at most %.1e", adapter.orthogonality_error);
-    const bool rotates = adapter.kind == AdapterKind::boft || adapter.kind == AdapterKind::oft;
-    if (rotates) checks.push_back({"rotations", figure});
+    if (rotates(adapter.kind)) checks.push_back({"rotations", orthogonality_text(adapter.orthogonality_error)});
     checks.push_back({"memory", format_bytes(int64_t(adapter.blob.size())) + " folded in " + name_of(adapter.dtype)});
     checks.push_back({"content", "SHA-256 " + adapter.content_hash});
     return checks;
@@ -100,12 +107,29 @@ Result<int> inspect_on_model(const GlobalOptions& options, const std::string& pa
 int inspect_adapter_folder(const GlobalOptions& options, const std::string& path, const std::string& model) {
     if (!model.empty())
         return perform([&](Progress& progress) { return inspect_on_model(options, path, model, progress); });
-    const auto info = inspect_adapter(path);
+    auto info = inspect_adapter(path);
     if (!info) return report(info.error());
-    if (options.json)
-        print_json(inspect_adapter_json(*info));
-    else
+    std::optional<double> error;
+    if (rotates(info->kind) && info->problems.empty()) {
+        const auto measured = measure_orthogonality(path);
+        if (!measured)
+            info->problems.push_back(measured.error().message());
+        else
+            error = *measured;
+        if (error)
+            if (auto warning = orthogonality_warning(*error)) info->warnings.push_back(std::move(*warning));
+    }
+    if (options.json) {
+        Json json = inspect_adapter_json(*info);
+        json["orthogonality_error"] = error ? Json(*error) : Json(nullptr);
+        print_json(json);
+    } else {
         print_adapter(path, *info);
+        if (error)
+            print("  rotations " + orthogonality_text(*error) + "\n");
+        else if (rotates(info->kind) && info->problems.empty())
+            print("  rotations not measured: blocks this large take long; --model does\n");
+    }
     return conclude(info->problems);
 }
 

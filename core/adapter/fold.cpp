@@ -11,7 +11,7 @@
 namespace spartan {
 namespace {
 
-constexpr double kMaxExactError = 1e-4;
+constexpr double kMaxExactError = 1e-4, kWarnedError = 1e-2;
 
 std::string shown(double v) {
     char text[32];
@@ -23,15 +23,6 @@ template <class T>
 T* at(std::byte* blob, int64_t offset) {
     CHECK(offset >= 0);
     return reinterpret_cast<T*>(blob + offset);
-}
-
-// One b x b block Q from its stored parameters.
-Matrix rotation_block(const float* stored, int64_t b, int64_t rows, const RotationRules& rules,
-                      const Progress& progress) {
-    if (!rules.oft || rules.old_oft) return cayley(boft_skew(stored, b), b, progress);
-    Matrix skew = oft_skew(stored, b);
-    if (rules.constrained) limit_norm(skew, rules.eps / std::sqrt(double(rows)));
-    return rules.neumann ? neumann(skew, b, rules.terms, rules.series, progress) : cayley(skew, b, progress);
 }
 
 // Multiplies the factors of each group out and rounds the product once.
@@ -48,9 +39,7 @@ public:
         for (int64_t g = 0; g < different; ++g) {
             const Matrix product = group_matrix(g);
             if (progress_.cancelled()) return Error{"", "", "", "", true};
-            if (!(error_ <= (rules_.is_exact() ? kMaxExactError : 1e30)))
-                return Error{"", "", "a rotation that is not orthogonal: |RᵀR - I| = " + shown(error_),
-                             "less than " + shown(kMaxExactError)};
+            TRY_VOID(check_orthogonality(error_, rules_));
             for (int64_t i = 0; i < size; ++i) out[g * size + i] = from_float<T>(float(product[size_t(i)]));
         }
         for (int64_t g = different; g < groups; ++g) std::copy_n(out, size, out + g * size);
@@ -66,10 +55,9 @@ private:
         for (int64_t factor = 0; factor < m; ++factor) {
             for (int64_t j = 0; j < in_group && !progress_.cancelled(); ++j) {
                 const int64_t index = factor * blocks + g * in_group + j;
-                const bool triangular = rules_.oft && !rules_.old_oft;
                 const std::vector<float>& all = rules_.oft ? weights_.oft_r : weights_.boft_r;
-                const float* stored = &all[size_t(index * (triangular ? b * (b - 1) / 2 : b * b))];
-                const Matrix q = rotation_block(stored, b, rules_.shared ? 1 : blocks, rules_, progress_);
+                const float* stored = &all[size_t(index * stored_values(b, rules_))];
+                const Matrix q = rotation_block(stored, b, rules_, progress_);
                 // Not std::max: a NaN must stay.
                 if (const double error = orthogonality_error(q, b, progress_); !(error <= error_)) error_ = error;
                 factors.insert(factors.end(), q.begin(), q.end());
@@ -233,6 +221,49 @@ Result<double> fold_typed(const PlannedPart& planned, const ModuleWeights& weigh
 }
 
 }  // namespace
+
+RotationRules rotation_rules(const PeftConfig& config, const PeftModule& module, int64_t in, int64_t out) {
+    RotationRules rules{.oft = config.kind == AdapterKind::oft,
+                        .old_oft = module.is_old_oft(),
+                        .neumann = config.oft_neumann,
+                        .shared = config.kind == AdapterKind::oft && config.oft_block_share,
+                        .terms = config.oft_terms,
+                        .series = config.oft_series};
+    if (!rules.oft || !config.oft_constrained) return rules;
+    // COFT: eps over the root of the tensor's rows. PEFT 0.14 and 0.15 multiplied it by ceil(out / blocks) squared.
+    const int64_t blocks = in / module.b;
+    const auto outs = double((out + blocks - 1) / blocks);
+    rules.limit = config.oft_eps / std::sqrt(rules.shared ? 1. : double(blocks)) * (rules.old_oft ? outs * outs : 1);
+    return rules;
+}
+
+int64_t stored_values(int64_t b, const RotationRules& rules) {
+    return rules.oft && !rules.old_oft ? b * (b - 1) / 2 : b * b;
+}
+
+// One b x b block Q from its stored parameters. COFT limits the skew matrix; in PEFT 0.14 and 0.15 it limited what that
+// is taken from, with its symmetric part.
+Matrix rotation_block(const float* stored, int64_t b, const RotationRules& rules, const Progress& progress) {
+    if (!rules.oft || rules.old_oft) {
+        std::vector<float> a(stored, stored + b * b);
+        limit_norm(a, rules.limit);
+        return cayley(boft_skew(a.data(), b), b, progress);
+    }
+    Matrix skew = oft_skew(stored, b);
+    limit_norm(skew, rules.limit);
+    return rules.neumann ? neumann(skew, b, rules.terms, rules.series, progress) : cayley(skew, b, progress);
+}
+
+Result<void> check_orthogonality(double error, const RotationRules& rules) {
+    if (error <= (rules.is_exact() ? kMaxExactError : 1e30)) return {};
+    return Error{"", "", "a rotation that is not orthogonal: |RᵀR - I| = " + shown(error),
+                 "less than " + shown(kMaxExactError)};
+}
+
+std::optional<std::string> orthogonality_warning(double error) {
+    if (error <= kWarnedError) return std::nullopt;
+    return "rotations are not quite orthogonal: |RᵀR - I| = " + shown(error) + ", as PEFT's Neumann series leaves them";
+}
 
 int64_t reserve(int64_t& end, int64_t bytes) {
     const int64_t offset = (end + 63) / 64 * 64;

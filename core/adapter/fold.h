@@ -2,8 +2,11 @@
 #pragma once
 
 #include "core/adapter/adapter.h"
+#include "core/adapter/peft_folder.h"
 #include "core/adapter/rotation.h"
 
+#include <limits>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -23,13 +26,24 @@ struct ModuleWeights {
 
 // How OFT's matrices follow from their parameters; BOFT's are always exact.
 struct RotationRules {
-    bool oft = false, old_oft = false, neumann = false, constrained = false, shared = false;
+    bool oft = false, old_oft = false, neumann = false, shared = false;
     int64_t terms = 5;
     NeumannSeries series = NeumannSeries::peft_0_18;
-    double eps = 0;
+    double limit = std::numeric_limits<double>::infinity();  // of the norm of a block's parameters (COFT)
 
     bool is_exact() const { return !oft || old_oft || !neumann; }
 };
+
+// Of a module with `in` inputs and `out` outputs.
+RotationRules rotation_rules(const PeftConfig& config, const PeftModule& module, int64_t in, int64_t out);
+
+// How many parameters a b x b block is stored as, and the block Q that follows from them.
+int64_t stored_values(int64_t b, const RotationRules& rules);
+Matrix rotation_block(const float* stored, int64_t b, const RotationRules& rules, const Progress& progress);
+
+// What is wrong with rotations of which |QᵀQ - I| is `error`, without file and field; and what is to be said of them.
+Result<void> check_orthogonality(double error, const RotationRules& rules);
+std::optional<std::string> orthogonality_warning(double error);
 
 // A module with its geometry (AdapterPart's layer … out, group, rank, scale, block_size, num_factors) before its place
 // in the blob is known, and which optional parts it has.

@@ -13,12 +13,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 
 namespace spartan {
 namespace {
-
-constexpr double kWarnedError = 1e-2;
 
 Error cancelled() { return {"", "", "", "", true}; }
 
@@ -272,12 +269,8 @@ private:
                                return tables_.fold(size_t(task - 1), adapter);
                            }));
         adapter.orthogonality_error = *std::max_element(errors.begin(), errors.end());
-        if (adapter.orthogonality_error > kWarnedError) {
-            char figure[32];
-            std::snprintf(figure, sizeof figure, "%.2g", adapter.orthogonality_error);
-            adapter.warnings.push_back(std::string("rotations are not quite orthogonal: |RᵀR - I| = ") + figure +
-                                       ", as PEFT's Neumann series leaves them");
-        }
+        if (auto warning = orthogonality_warning(adapter.orthogonality_error))
+            adapter.warnings.push_back(std::move(*warning));
         return {};
     }
 
@@ -354,15 +347,8 @@ private:
     }
 
     RotationRules rules(const PeftModule& module) const {
-        const PeftConfig& c = folder_.config;
-        return {.oft = c.kind == AdapterKind::oft,
-                .old_oft = module.is_old_oft(),
-                .neumann = c.oft_neumann,
-                .constrained = c.oft_constrained,
-                .shared = c.kind == AdapterKind::oft && c.oft_block_share,
-                .terms = c.oft_terms,
-                .series = c.oft_series,
-                .eps = c.oft_eps};
+        const auto [in, out] = base_size(module);
+        return rotation_rules(folder_.config, module, in, out);
     }
 
     const PeftFolder& folder_;

@@ -171,14 +171,22 @@ private:
                              "embed_tokens, lm_head or norms with their tensors"});
         }
         for (const auto& entry : c.tokens) {  // no structured binding: clang 14 cannot capture one
-            const bool found = std::any_of(folder_.modules.begin(), folder_.modules.end(), [&](const PeftModule& m) {
-                return m.at(TensorRole::token_rows) && c.tokens_of(m.name) == &entry.second;
-            });
-            if (!found)
+            if (has_token_rows(&entry.second)) continue;
+            // A head with the embedding's ids has no rows of its own where the base ties the two (tables.cpp).
+            const std::vector<int64_t>* of_embedding = c.tokens_of("model.embed_tokens");
+            const bool shares = c.tokens_of("lm_head") == &entry.second && of_embedding &&
+                                *of_embedding == entry.second && has_token_rows(of_embedding);
+            if (!shares)
                 add_problem({c.file, "trainable_token_indices",
                              "tokens of \"" + shorten(entry.first, 80) + "\" without rows",
                              "embed_tokens or lm_head with a trainable_tokens_delta in the file"});
         }
+    }
+
+    bool has_token_rows(const std::vector<int64_t>* ids) const {
+        return std::any_of(folder_.modules.begin(), folder_.modules.end(), [&](const PeftModule& m) {
+            return m.at(TensorRole::token_rows) && folder_.config.tokens_of(m.name) == ids;
+        });
     }
 
     void complete_boft(PeftModule& m) {
@@ -230,15 +238,13 @@ private:
         if (!has_shape(r, {-1, -1, -1}, "[blocks, b, b]") || !has_shape(*s, {-1, 1}, "[out, 1]")) return;
         if (r.shape[0] < 1 || r.shape[1] < 1 || r.shape[1] != r.shape[2])
             return problem(r, shape_of(r), "[blocks, b, b], none of them 0");
-        if (c.oft_constrained)
-            return add_problem({c.file, "coft", "true with tensors of PEFT 0.14 or 0.15",
-                                "false: merge the adapter into its base with that PEFT's merge_and_unload()"});
         if (c.oft_block_share && r.shape[0] != 1)
             return problem(r, shape_of(r), "one block, as block_share of the config says");
         m.b = r.shape[1];
         m.m = 1;
         m.in = c.oft_block_share ? -1 : r.shape[0] * m.b;
         m.out = s->shape[0];
+        warn_of_adjusted(r.shape[0], m.b);
     }
 
     void complete_oft(PeftModule& m) {
@@ -268,16 +274,22 @@ private:
             if (r.shape[0] > (int64_t(1) << 40) / b) return problem(r, shape_of(r), "fewer blocks");
             m.in = r.shape[0] * b;
         }
+        warn_of_adjusted(r.shape[0], b);
+    }
+
+    // PEFT takes the nearest divisor where the width is not divisible, and keeps the config.
+    void warn_of_adjusted(int64_t rows, int64_t b) {
+        const PeftConfig& c = folder_.config;
         if (c.oft_block_size > 0 && c.oft_block_size != b && !warned_factors_) {
             warned_factors_ = true;
             folder_.warnings.push_back("the config says blocks of " + std::to_string(c.oft_block_size) +
                                        " but the tensors hold blocks of " + std::to_string(b) +
                                        ", as PEFT saves where the width is not divisible; the tensors' size is used");
         }
-        if (c.oft_r > 0 && !c.oft_block_share && c.oft_r != r.shape[0] && !warned_factors_) {
+        if (c.oft_r > 0 && !c.oft_block_share && c.oft_r != rows && !warned_factors_) {
             warned_factors_ = true;
             folder_.warnings.push_back("the config says " + std::to_string(c.oft_r) + " blocks but the tensors hold " +
-                                       std::to_string(r.shape[0]) + "; the tensors' number is used");
+                                       std::to_string(rows) + "; the tensors' number is used");
         }
     }
 
@@ -348,7 +360,9 @@ private:
     // Tensors whose module the config does not select: PEFT drops them without a word.
     void check_lists(const PeftModule& m) {
         const PeftConfig& c = folder_.config;
-        if (c.targets && !matches_list(*c.targets, m.name))
+        const bool is_tied_head = c.ties_weights && m.where.kind == ModuleName::Kind::head && c.targets &&
+                                  matches_list(*c.targets, "model.embed_tokens");
+        if (c.targets && !is_tied_head && !matches_list(*c.targets, m.name))
             add_problem({c.file, "target_modules", "a list without " + m.name, "every module that the tensors adapt"});
         if (c.excluded && matches_list(*c.excluded, m.name))
             add_problem(

@@ -115,14 +115,6 @@ Matrix oft_skew(const float* upper, int64_t b) {
     return s;
 }
 
-void limit_norm(Matrix& s, double limit) {
-    double sum = 0;
-    for (const double v : s) sum += v * v;
-    const double norm = std::sqrt(sum);
-    if (!(norm > limit)) return;
-    for (double& v : s) v *= limit / norm;
-}
-
 Matrix cayley(const Matrix& s, int64_t b, const Progress& progress) {
     CHECK(int64_t(s.size()) == b * b);
     Matrix plus = identity(b), minus = plus;

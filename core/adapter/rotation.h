@@ -4,6 +4,7 @@
 
 #include "core/base/progress.h"
 
+#include <cmath>
 #include <cstdint>
 #include <vector>
 
@@ -18,8 +19,15 @@ Matrix boft_skew(const float* a, int64_t b);
 // (peft oft/layer.py).
 Matrix oft_skew(const float* upper, int64_t b);
 
-// Constrained OFT: scales S to the Frobenius norm `limit` when it is larger.
-void limit_norm(Matrix& s, double limit);
+// Constrained OFT: scales a matrix to the Frobenius norm `limit` when it is larger.
+template <class Value>
+void limit_norm(std::vector<Value>& values, double limit) {
+    double sum = 0;
+    for (const Value v : values) sum += double(v) * double(v);
+    const double norm = std::sqrt(sum);
+    if (!(norm > limit)) return;
+    for (Value& v : values) v = Value(double(v) * (limit / norm));
+}
 
 // All that take a Progress stop early when it is cancelled; what they return then means nothing.
 

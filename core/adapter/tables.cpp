@@ -47,29 +47,86 @@ int64_t TableFolder::packed_bytes(int64_t rows) const {
                                       : PackedMatrix<bf16>::bytes_of(rows, hidden);
 }
 
+const PeftModule* TableFolder::find_table(ModuleName::Kind kind) const {
+    const auto it = std::find_if(folder_.modules.begin(), folder_.modules.end(),
+                                 [&](const PeftModule& m) { return m.where.kind == kind; });
+    return it == folder_.modules.end() ? nullptr : &*it;
+}
+
+bool TableFolder::is_tied() const { return folder_.config.ties_weights && model_.config().tied_embeddings; }
+
 Result<void> TableFolder::plan(Adapter& adapter) {
     const ModelConfig& base = model_.config();
-    bool own_head = false, own_embedding = false, shared_embedding = false;
+    bool own_head = false, shared_embedding = false;
     for (const PeftModule& module : folder_.modules) {
         if (is_norm(module)) TRY_VOID(plan_norm(module, adapter));
         if (is_norm(module) || module.where.kind < ModuleName::Kind::embedding) continue;
         const size_t before = copies_.size();
-        if (module.at(TensorRole::copy)) TRY_VOID(plan_copy(module, adapter));
+        TRY_ASSIGN(same_copy, check_tied_copy(module));
+        if (module.at(TensorRole::copy) && !same_copy) TRY_VOID(plan_copy(module, adapter));
         if (module.at(TensorRole::token_rows)) TRY_VOID(plan_tokens(module, table_of(adapter, is_head(module))));
         const bool has_copy = copies_.size() > before, has_tokens = module.at(TensorRole::token_rows);
         own_head |= is_head(module) && (has_copy || has_tokens);
-        own_embedding |= !is_head(module) && (has_copy || module.adapts());
         // PEFT ties trained tokens to a tied head, and a copy that modules_to_save does not list is the base's weight
         // itself, which both share.
-        shared_embedding |= !is_head(module) && (has_tokens || (has_copy && !is_listed(module)));
+        shared_embedding |= !is_head(module) && (has_tokens || (has_copy && (is_tied() || !is_listed(module))));
     }
     head_follows_ = base.tied_embeddings && shared_embedding && !own_head;
     if (head_follows_) table_of(adapter, true);
-    if (folder_.config.ties_weights && base.tied_embeddings && (own_embedding || own_head))
-        return Error{folder_.config.file, "ensure_weight_tying",
-                     "true with an adapted embedding or head of a tied model",
-                     "false, or trainable_token_indices, which stay tied"};
+    TRY_VOID(check_tied_linear(adapter));
+    return check_tied_tokens();
+}
+
+// ensure_weight_tying with modules_to_save: PEFT saves the one weight under both names. True when `module` is the head
+// with such a second copy.
+Result<bool> TableFolder::check_tied_copy(const PeftModule& module) const {
+    const PeftModule* embedding = find_table(ModuleName::Kind::embedding);
+    if (!is_tied() || !is_head(module) || !embedding) return false;
+    const SafetensorsEntry *entry = module.at(TensorRole::copy), *tied = embedding->at(TensorRole::copy);
+    if (!entry || !tied) return false;
+    TRY_ASSIGN(values, folder_.file->read_finite(*entry));
+    TRY_ASSIGN(expected, folder_.file->read_finite(*tied));
+    if (entry->shape == tied->shape && values == expected) return true;
+    return Error{folder_.file->path(), shorten(entry->name, 200),
+                 "a copy that differs from " + shorten(tied->name, 200),
+                 "the same values, as ensure_weight_tying of the config says"};
+}
+
+// ensure_weight_tying with an adapted embedding: PEFT gives a tied head LoRA of the same matrices, A and B exchanged
+// and transposed, and saves both. On a base in bf16 it trains them apart all the same.
+Result<void> TableFolder::check_tied_linear(Adapter& adapter) const {
+    const PeftModule *embedding = find_table(ModuleName::Kind::embedding), *head = find_table(ModuleName::Kind::head);
+    if (!is_tied() || !embedding || !embedding->adapts()) return {};
+    if (!head || !head->adapts())
+        return Error{folder_.config.file, "ensure_weight_tying", "true with an embedding's LoRA and none of lm_head",
+                     "lm_head.lora_A and lora_B in the file, as PEFT saves them, or false"};
+    const auto same = [&](TensorRole role, TensorRole transposed) -> Result<bool> {
+        TRY_ASSIGN(values, folder_.file->read_finite(*head->at(role)));
+        TRY_ASSIGN(of_embedding, folder_.file->read_finite(*embedding->at(transposed)));
+        const auto rows = size_t(head->at(role)->shape[0]), cols = size_t(head->at(role)->shape[1]);
+        if (embedding->at(transposed)->shape != std::vector<int64_t>{int64_t(cols), int64_t(rows)}) return false;
+        for (size_t i = 0; i < rows; ++i)
+            for (size_t k = 0; k < cols; ++k)
+                if (!(values[i * cols + k] == of_embedding[k * rows + i])) return false;
+        return true;
+    };
+    TRY_ASSIGN(same_a, same(TensorRole::lora_a, TensorRole::lora_embedding_b));
+    TRY_ASSIGN(same_b, same(TensorRole::lora_b, TensorRole::lora_embedding_a));
+    if (!same_a || !same_b)
+        adapter.warnings.push_back(
+            "ensure_weight_tying is set, but the LoRA of lm_head is not that of the embedding; each is used as the "
+            "file "
+            "has it, as PEFT does on a base in bf16");
     return {};
+}
+
+// The same ids for embed_tokens and lm_head: PEFT keeps one set of rows, for a head that is tied.
+Result<void> TableFolder::check_tied_tokens() const {
+    const PeftModule* head = find_table(ModuleName::Kind::head);
+    const bool listed = folder_.config.tokens_of("lm_head");
+    if (!listed || model_.config().tied_embeddings || (head && head->at(TensorRole::token_rows))) return {};
+    return Error{folder_.config.file, "trainable_token_indices", "tokens of \"lm_head\" without rows",
+                 "a trainable_tokens_delta of lm_head, whose weight " + model_.info.name + " does not tie"};
 }
 
 Result<void> TableFolder::plan_copy(const PeftModule& module, Adapter& adapter) {
@@ -157,7 +214,7 @@ int64_t TableFolder::place(Adapter& adapter, int64_t end) {
         adapter.head->token_rows = adapter.embedding->token_rows;
         const bool listed =
             std::any_of(copies_.begin(), copies_.end(), [&](size_t i) { return is_listed(folder_.modules[i]); });
-        if (!listed) adapter.head->copy = adapter.embedding->copy;
+        if (!listed || is_tied()) adapter.head->copy = adapter.embedding->copy;
     }
     for (NormPart& norm : adapter.norms) norm.weight = reserve(end, norm.dim * int64_t(sizeof(float)));
     return (end + 63) / 64 * 64;

@@ -29,6 +29,11 @@ private:
     Result<void> plan_norm(const PeftModule& module, Adapter& adapter);
     Result<void> plan_tokens(const PeftModule& module, TablePart& table);
     Result<bool> equals_base(const SafetensorsEntry& entry, bool is_head) const;
+    const PeftModule* find_table(ModuleName::Kind kind) const;
+    bool is_tied() const;
+    Result<bool> check_tied_copy(const PeftModule& head) const;
+    Result<void> check_tied_linear(Adapter& adapter) const;
+    Result<void> check_tied_tokens() const;
     template <class T>
     Result<void> fold_rows(const SafetensorsEntry& entry, const std::vector<int64_t>& order, std::byte* blob,
                            int64_t offset) const;

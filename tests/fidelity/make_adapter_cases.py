@@ -3,6 +3,12 @@
 
     pip install torch transformers==5.17.0 peft==0.21.2 safetensors numpy
     python3 tests/fidelity/make_adapter_cases.py [FAMILY ...]
+
+and llama-peft-0.15, OFT as that release has it (no other reads its files), with
+
+    pip install torch transformers==4.51.3 peft==0.15.2 safetensors numpy
+
+    python3 tests/fidelity/make_adapter_cases.py llama-peft-0.15
     python3 tests/fidelity/make_adapter_cases.py --random SEED COUNT FOLDER FAMILY    (tests/core/adapter/random_test.cpp)
 
 One FAMILY.json and FAMILY.safetensors per model family. The JSON holds the tiny model's config, its prompts and each
@@ -94,7 +100,8 @@ class PlainBlockDiag:
 boft_layer.get_fbd_cuda = lambda: True
 boft_layer.FastBlockDiag = PlainBlockDiag
 
-NEW_SERIES = oft_layer.OFTRotationModule._cayley_batch
+IS_PEFT_0_15 = peft.__version__.startswith("0.15.")
+NEW_SERIES = None if IS_PEFT_0_15 else oft_layer.OFTRotationModule._cayley_batch
 
 
 def old_series(self, q, block_size, use_cayley_neumann=True, num_neumann_terms=5):
@@ -125,6 +132,7 @@ FAMILIES = {
     "granite": ("Granite", dict(embedding_multiplier=6.0, attention_multiplier=0.25, residual_multiplier=0.5,
                                 logits_scaling=2.0)),
     "smollm3": ("SmolLM3", dict(no_rope_layers=[1, 0], tie_word_embeddings=True)),
+    "llama-peft-0.15": ("Llama", dict(num_key_value_heads=4)),
 }
 
 
@@ -174,6 +182,23 @@ def everywhere(t):
         "boft-b8-m2": boft(8, 2, target_modules=t),
         "oft-b8": oft(8, target_modules=t),
         "oft-neumann": oft(6, target_modules=t, use_cayley_neumann=True),
+    }
+
+
+def oft_of_peft_0_15(b=0, r=0, **k):
+    return OFTConfig(task_type="CAUSAL_LM", oft_block_size=b, r=r, **k)
+
+
+# eps so that some layers reach their limit, eps * ceil(out / blocks)^2 / sqrt(rows), and some do not.
+def cases_of_peft_0_15():
+    return {
+        "oft-b8": oft_of_peft_0_15(8, target_modules=ALL),
+        "oft-share": oft_of_peft_0_15(6, target_modules=ALL, block_share=True),
+        "oft-constrained": oft_of_peft_0_15(8, target_modules=ALL, coft=True, eps=0.05),
+        "oft-constrained-eps": oft_of_peft_0_15(r=6, target_modules=QKVO, coft=True),
+        "oft-constrained-share": oft_of_peft_0_15(4, target_modules=ALL, coft=True, eps=0.05, block_share=True),
+        "oft-constrained-adjusted": oft_of_peft_0_15(5, target_modules=["q_proj", "down_proj"], coft=True, eps=0.02),
+        "oft-constrained-head": oft_of_peft_0_15(12, target_modules=["lm_head", "v_proj"], coft=True, eps=0.005),
     }
 
 
@@ -228,6 +253,10 @@ def special(family):
             "lora-tied-embedding": lora(target_modules=["q_proj", "embed_tokens"]),
             "lora-tied-head": lora(target_modules=["q_proj", "lm_head"]),
             "lora-tied-saved-head": lora(target_modules=["v_proj"], modules_to_save=["lm_head"]),
+            "lora-tied-tokens-both": lora(target_modules=["q_proj"], trainable_token_indices={"embed_tokens": [7, 3], "lm_head": [7, 3]}),
+            "lora-ensured-saved": lora(target_modules=["q_proj"], modules_to_save=["embed_tokens"], ensure_weight_tying=True),
+            "lora-ensured-embedding": lora(target_modules=["q_proj", "embed_tokens"], ensure_weight_tying=True),
+            "dora-ensured-embedding": lora(target_modules=["v_proj", "embed_tokens"], ensure_weight_tying=True, use_dora=True),
         }
     if family == "qwen3":
         return {
@@ -313,14 +342,28 @@ def save_adapter(family, name, config, salt, folder):
             ranges[key] = [shape, "base", plain]  # a copy of the base's
             out[key] = draw(f"{family}/{plain}", *base_tensors[plain])
             continue
-        scale, mean = range_of(key, shape, family)
+        drawn_as, transposed = tied_to(key) if "-ensured-" in name else (key, False)
+        scale, mean = range_of(drawn_as, shape, family)
         ranges[key] = [shape, scale, mean]
-        out[key] = draw(f"{family}/{name}/{salt}/{key}", shape, scale, mean)
+        if drawn_as != key:
+            ranges[key] += ["F32", drawn_as, transposed]
+        drawn = draw(f"{family}/{name}/{salt}/{drawn_as}", shape[::-1] if transposed else shape, scale, mean)
+        out[key] = drawn.T.contiguous() if transposed else drawn
         if name.endswith("bf16-file") or (name.startswith("random") and salt_free(name) % 3 == 0):
             ranges[key].append("BF16")
             out[key] = out[key].to(torch.bfloat16)
     save_file(out, path, {"format": "pt"})
     return ranges
+
+
+def tied_to(key):
+    """What a head that ensure_weight_tying ties is drawn as, and whether that is transposed."""
+    for of_head, of_embedding, transposed in (("lm_head.lora_A.weight", "model.embed_tokens.lora_embedding_B", True),
+                                              ("lm_head.lora_B.weight", "model.embed_tokens.lora_embedding_A", True),
+                                              ("lm_head.weight", "model.embed_tokens.weight", False)):
+        if key.endswith(of_head):
+            return key.replace(of_head, of_embedding), transposed
+    return key, False
 
 
 def salt_free(name):
@@ -381,6 +424,8 @@ def answers(model, prompts):
 
 
 def load_adapted(family, name, folder, dtype=torch.float32):
+    if IS_PEFT_0_15 and dtype != torch.float32:  # its OFT runs in one dtype only: what it merged, rounded
+        return load_adapted(family, name, folder).merge_and_unload().to(dtype)
     base, _ = make_base(family, dtype)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -392,7 +437,8 @@ def load_adapted(family, name, folder, dtype=torch.float32):
 
 
 def run_case(family, name, config, prompts, expected):
-    oft_layer.OFTRotationModule._cayley_batch = old_series if name == "oft-old-series" else NEW_SERIES
+    if not IS_PEFT_0_15:
+        oft_layer.OFTRotationModule._cayley_batch = old_series if name == "oft-old-series" else NEW_SERIES
     for salt in range(50):
         with tempfile.TemporaryDirectory() as t:
             folder = pathlib.Path(t)
@@ -427,7 +473,9 @@ def run_family(family, cases=None, out=OUT):
     half, _, _ = answers(make_base(family, torch.bfloat16)[0], prompts)
     expected["base.bf16_error"] = (half - expected["base.logits"]).norm(dim=1) / expected["base.logits"].norm(dim=1)
     adapters = []
-    cases = cases or {**everywhere(FUSED if family == "phi3" else ALL), **special(family)}
+    assert IS_PEFT_0_15 == (family == "llama-peft-0.15"), f"{family} wants another release of PEFT"
+    cases = cases or (cases_of_peft_0_15() if IS_PEFT_0_15 else
+                      {**everywhere(FUSED if family == "phi3" else ALL), **special(family)})
     for name, config in cases.items():
         try:
             adapters.append(run_case(family, name, config, prompts, expected))
@@ -458,5 +506,5 @@ if __name__ == "__main__":
         rng = np.random.default_rng(seed)
         made = run_family(family, {f"random-{i}": random_config(rng, family) for i in range(count)}, folder)
         sys.exit(0 if made == count else 1)
-    total = sum(run_family(f) for f in (sys.argv[1:] or FAMILIES))
+    total = sum(run_family(f) for f in (sys.argv[1:] or [f for f in FAMILIES if f != "llama-peft-0.15"]))
     print(f"{total} adapters")

@@ -37,6 +37,15 @@ inline int64_t elements_of(const Json& shape) {
     return n;
 }
 
+// [cols, rows] as [rows, cols].
+inline std::vector<float> transposed(const std::vector<float>& values, size_t cols) {
+    const size_t rows = values.size() / cols;
+    std::vector<float> out(values.size());
+    for (size_t i = 0; i < rows; ++i)
+        for (size_t k = 0; k < cols; ++k) out[i * cols + k] = values[k * rows + i];
+    return out;
+}
+
 // Tensors that keep their values until they are written.
 class DrawnTensors {
 public:
@@ -141,8 +150,9 @@ private:
             const std::string drawn_as = t.size() > 4 ? t[4].get<std::string>() : key;
             const std::string seed =
                 family + "/" + name + "/" + std::to_string(adapter["salt"].get<int64_t>()) + "/" + drawn_as;
-            tensors.add(key, t[0], draw(seed, elements_of(t[0]), t[1].get<double>(), t[2].get<double>()),
-                        t.size() > 3 && t[3] == "BF16");
+            std::vector<float> values = draw(seed, elements_of(t[0]), t[1].get<double>(), t[2].get<double>());
+            if (t.size() > 5 && t[5] == true) values = transposed(values, t[0][1].get<size_t>());
+            tensors.add(key, t[0], values, t.size() > 3 && t[3] == "BF16");
         }
         tensors.write(adapter_dir(name) + "/adapter_model.safetensors");
         if (!write_file_atomically(adapter_dir(name) + "/adapter_config.json", adapter["config"].dump()))

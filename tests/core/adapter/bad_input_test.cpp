@@ -229,15 +229,23 @@ std::vector<BadCase> bad_cases() {
          "oft",
          [](PeftFiles& f) { f.config.erase("oft_block_size"); },
          {"oft_block_size", "nothing", "0.14"}},
-        {"OFT 0.14 constrained",
+        {"OFT 0.14 of an embedding",
          "oft",
          [](PeftFiles& f) {
-             f.config["coft"] = true;
+             f.tensors.clear();
+             f.add("model.embed_tokens.oft_r", {6, 8, 8});
+             f.add("model.embed_tokens.oft_s", {48, 1});
+         },
+         {"embed_tokens.oft_r", "the module model.embed_tokens", "lm_head"}},
+        {"OFT 0.14 shared with more blocks",
+         "oft",
+         [](PeftFiles& f) {
+             f.config["block_share"] = true;
              f.tensors.clear();
              f.add(kQ0 + ".oft_r", {6, 8, 8});
              f.add(kQ0 + ".oft_s", {32, 1});
          },
-         {"coft", "0.14 or 0.15", "merge_and_unload"}},
+         {"oft_r", "[6, 8, 8]", "block_share"}},
         {"OFT 0.14 without R",
          "oft",
          [](PeftFiles& f) {
@@ -302,14 +310,31 @@ std::vector<BadCase> bad_cases() {
              f.add("model.embed_tokens.lora_embedding_B", {48, 4});
          },
          {"trainable_tokens_delta", "adapted as well"}},
-        {"tied copies",
+        {"tied copies that differ",
          "lora",
          [](PeftFiles& f) {
              f.config["ensure_weight_tying"] = true;
              f.config["modules_to_save"] = {"embed_tokens"};
              f.add("model.embed_tokens.weight", {50, 48});
+             f.add("lm_head.weight", {50, 48});
          },
-         {"ensure_weight_tying", "tied model", "false"}},
+         {"lm_head.weight", "differs from", "embed_tokens.weight", "ensure_weight_tying"}},
+        {"a tied embedding without the head's part",
+         "lora",
+         [](PeftFiles& f) {
+             f.config["ensure_weight_tying"] = true;
+             f.config["target_modules"] = {"q_proj", "embed_tokens"};
+             f.add("model.embed_tokens.lora_embedding_A", {4, 50});
+             f.add("model.embed_tokens.lora_embedding_B", {48, 4});
+         },
+         {"ensure_weight_tying", "none of lm_head", "lora_A"}},
+        {"trained tokens of a head alone without rows",
+         "lora",
+         [](PeftFiles& f) {
+             f.config["trainable_token_indices"] = {{"embed_tokens", {1, 2}}, {"lm_head", {2, 1}}};
+             f.add("model.embed_tokens.token_adapter.trainable_tokens_delta", {2, 48});
+         },
+         {"trainable_token_indices", "lm_head", "without rows"}},
         {"fused names on a base without",
          "lora",
          [](PeftFiles& f) {

@@ -356,6 +356,62 @@ private slots:
         QVERIFY(listed && (*listed)->embedding && !(*listed)->head);
     }
 
+    // ensure_weight_tying, as PEFT 0.21 saves it and without the head's second copy.
+    void tied_tables() {
+        const Model model = tiny_model();
+        PeftFiles files;
+        make_lora(files, 4, {Projection::q});
+        files.config["ensure_weight_tying"] = true;
+        files.config["modules_to_save"] = {"embed_tokens", "model.embed_tokens"};
+        const auto copy = files.add("model.embed_tokens.weight", {50, 48});
+        LOAD(once, files.write_and_load(model));
+        QVERIFY(once.embedding->copy >= 0 && once.head->copy == once.embedding->copy);
+        files.tensors.emplace_back("lm_head.weight", copy);
+        LOAD(twice, files.write_and_load(model));
+        QVERIFY(twice.head->copy == twice.embedding->copy && twice.blob == once.blob);
+        QCOMPARE(twice.warnings, once.warnings);
+        files.config["ensure_weight_tying"] = false;  // then the head keeps its own
+        LOAD(untied, files.write_and_load(model));
+        QVERIFY(untied.head->copy >= 0 && untied.head->copy != untied.embedding->copy);
+    }
+
+    // Trained apart, as PEFT does on a base in bf16: served as the file has it, and said.
+    void tied_lora_that_is_not() {
+        PeftFiles files;
+        make_lora(files, 4, {Projection::q});
+        files.config["ensure_weight_tying"] = true;
+        files.config["target_modules"] = {"q_proj", "embed_tokens"};
+        files.add("model.embed_tokens.lora_embedding_A", {4, 50});
+        files.add("model.embed_tokens.lora_embedding_B", {48, 4});
+        files.add("lm_head.lora_A.weight", {4, 48});
+        files.add("lm_head.lora_B.weight", {50, 4});
+        LOAD(adapter, files.write_and_load(tiny_model()));
+        QVERIFY(adapter.embedding->part.a >= 0 && adapter.head->part.a >= 0);
+        QVERIFY(std::any_of(adapter.warnings.begin(), adapter.warnings.end(),
+                            [](const std::string& w) { return w.find("ensure_weight_tying") != std::string::npos; }));
+    }
+
+    // The same tokens of embedding and head: one set of rows in the file, for a head that is tied.
+    void shared_tokens() {
+        PeftFiles files;
+        make_lora(files, 4, {Projection::q});
+        files.config["trainable_token_indices"] = {{"embed_tokens", {7, 3}}, {"lm_head", {7, 3}}};
+        files.add("model.embed_tokens.token_adapter.trainable_tokens_delta", {2, 48});
+        LOAD(adapter, files.write_and_load(tiny_model()));
+        QVERIFY(adapter.head->token_rows == adapter.embedding->token_rows && adapter.head->token_rows >= 0);
+        Model untied = tiny_model();
+        untied.info.config.tied_embeddings = false;
+        auto& weights = std::get<Weights<float>>(untied.weights);
+        weights.head = PackedMatrix<float>(50, 48);
+        weights.head.set_rows(0, 50, normals(50 * 48, 1, 8).data());
+        const auto refused = files.load(untied);
+        QVERIFY(!refused);
+        const std::string message = refused.error().message();
+        QVERIFY2(message.find("trainable_token_indices") != std::string::npos &&
+                     message.find("\"lm_head\" without rows") != std::string::npos,
+                 message.c_str());
+    }
+
     void zero_adapters_change_nothing() {
         const Model model = tiny_model();
         PeftFiles boft, oft, lora;
@@ -427,6 +483,8 @@ private slots:
             files.config["base_model_name_or_path"] = name;
             LOAD(adapter, files.write_and_load(model));
             QCOMPARE(adapter.warnings.size(), warnings);
+            if (warnings > 0)
+                QCOMPARE(adapter.warnings[0], std::string("trained for org/other, loaded on tiny; the shapes fit"));
         }
         PeftFiles files;
         make_lora(files, 4, {Projection::q});

@@ -39,7 +39,9 @@ private slots:
     void equals_peft_data() {
         QTest::addColumn<QString>("family");
         for (const std::string& family : families_with_cases())
-            QTest::newRow(family.c_str()) << QString::fromStdString(family);
+            if (family.find("peft") ==
+                std::string::npos)  // those are of another release than random_config() draws for
+                QTest::newRow(family.c_str()) << QString::fromStdString(family);
     }
     void equals_peft();
 };
