@@ -10,6 +10,7 @@
 #include <bit>
 #include <cstring>
 #include <numeric>
+#include <unordered_set>
 
 namespace spartan {
 namespace {
@@ -183,6 +184,15 @@ private:
     std::vector<int64_t>* in_array_ = nullptr;
 };
 
+Result<void> check_names(const std::vector<SafetensorsEntry>& entries, const std::string& path) {
+    std::unordered_set<std::string_view> names;
+    names.reserve(entries.size());
+    for (const SafetensorsEntry& entry : entries)
+        if (!names.insert(entry.name).second)
+            return Error{path, shorten(entry.name, 200), "the name twice", "each tensor once"};
+    return {};
+}
+
 // Ranges follow each other from 0 without overlap or hole and end where the file does.
 Result<void> check_layout(std::vector<SafetensorsEntry>& entries, const std::string& path, int64_t data_begin,
                           int64_t data_bytes) {
@@ -234,11 +244,10 @@ Result<std::shared_ptr<const SafetensorsFile>> SafetensorsFile::open(const std::
         file->metadata_ = std::move(reader.metadata);
     }
     if (file->entries_.empty()) return Error{path, "", "no tensors", "at least one"};
+    TRY_VOID(check_names(file->entries_, path));
     TRY_VOID(check_layout(file->entries_, path, 8 + int64_t(header_bytes), size - 8 - int64_t(header_bytes)));
     file->index_.reserve(file->entries_.size());
-    for (size_t i = 0; i < file->entries_.size(); ++i)
-        if (!file->index_.emplace(file->entries_[i].name, i).second)
-            return Error{path, shorten(file->entries_[i].name, 200), "the name twice", "each tensor once"};
+    for (size_t i = 0; i < file->entries_.size(); ++i) file->index_.emplace(file->entries_[i].name, i);
     return std::shared_ptr<const SafetensorsFile>(std::move(file));
 }
 

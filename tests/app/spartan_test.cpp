@@ -559,7 +559,7 @@ private slots:
             bash.closeWriteChannel();
             bash.waitForFinished();
             QCOMPARE(bash.exitCode(), 0);
-            QCOMPARE(bash.readAllStandardOutput(), QByteArray("--set --seed\n--batch\ngenerate\n"));
+            QCOMPARE(bash.readAllStandardOutput(), QByteArray("--set --seed\n--batch --boft\ngenerate\n"));
         }
     }
 

@@ -1,5 +1,6 @@
 #include "core/adapter/change.h"
 
+#include "kernels/memory.h"
 #include "tests/core/engine/fixture.h"
 
 #include <QtTest>
@@ -130,8 +131,10 @@ private slots:
         const auto& w = std::get<Weights<float>>(model->weights).embedding;
         const auto adapter = make_adapter(*model, "a", {.group = 0, .rank = 0, .tokens = {0, 77, 131}}, 3);
         adapter->parts.clear();
-        const auto rows = PackedMatrix<float>::view(
-            3, w.cols(), reinterpret_cast<const float*>(adapter->blob.data() + adapter->embedding->token_rows));
+        const int64_t bytes = PackedMatrix<float>::bytes_of(3, w.cols());
+        const Memory aligned = allocate_memory(bytes);  // as a view has to be, and a blob need not
+        std::memcpy(aligned.get(), adapter->blob.data() + adapter->embedding->token_rows, size_t(bytes));
+        const auto rows = PackedMatrix<float>::view(3, w.cols(), reinterpret_cast<const float*>(aligned.get()));
         double difference = 0, whole = 0;
         std::vector<float> before(size_t(w.cols())), after(before.size());
         for (int64_t n = 0; n < w.rows(); ++n) {
