@@ -231,9 +231,9 @@ RotationRules rotation_rules(const PeftConfig& config, const PeftModule& module,
                         .series = config.oft_series};
     if (!rules.oft || !config.oft_constrained) return rules;
     // COFT: eps over the root of the tensor's rows. PEFT 0.14 and 0.15 multiplied it by ceil(out / blocks) squared.
-    const int64_t blocks = in / module.b;
-    const auto outs = double((out + blocks - 1) / blocks);
-    rules.limit = config.oft_eps / std::sqrt(rules.shared ? 1. : double(blocks)) * (rules.old_oft ? outs * outs : 1);
+    const int64_t blocks = in / module.b, outs = (out + blocks - 1) / blocks;
+    rules.limit =
+        config.oft_eps / std::sqrt(rules.shared ? 1. : double(blocks)) * (rules.old_oft ? double(outs * outs) : 1);
     return rules;
 }
 
