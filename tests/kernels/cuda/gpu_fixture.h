@@ -7,6 +7,8 @@
 
 #include <cstring>
 #include <random>
+#include <sstream>
+#include <string>
 #include <vector>
 
 #define SKIP_WITHOUT_GPU()                                                                                  \
@@ -17,7 +19,20 @@
             QSKIP(qPrintable(QStringLiteral("no GPU: ") + QString::fromUtf8(cudaGetErrorString(status_)))); \
     } while (0)
 
+// Fails with what is wrong; "": nothing is.
+#define VERIFY_RIGHT(wrong)                       \
+    do {                                          \
+        const std::string wrong_ = (wrong);       \
+        QVERIFY2(wrong_.empty(), wrong_.c_str()); \
+    } while (0)
+
 namespace spartan {
+
+std::string text_of(const auto&... parts) {
+    std::ostringstream out;
+    (out << ... << parts);
+    return out.str();
+}
 
 // An array on the device. Starts as all ones, which is NaN in every storage type, so that what a kernel leaves out
 // shows. Constructors wait: neither cudaMemset nor cudaMemcpy from pageable memory is in order with a device's own

@@ -7,19 +7,12 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <sstream>
 #include <string>
 #include <thread>
 
 using namespace spartan;
 
 namespace {
-
-std::string text_of(const auto&... parts) {
-    std::ostringstream out;
-    (out << ... << parts);
-    return out.str();
-}
 
 // x [m, k] * w [n, k]^T in double precision, by all processors.
 template <class T>
@@ -123,12 +116,6 @@ struct Problem {
         return out.values();
     }
 };
-
-#define VERIFY_RIGHT(wrong)                       \
-    do {                                          \
-        const std::string wrong_ = (wrong);       \
-        QVERIFY2(wrong_.empty(), wrong_.c_str()); \
-    } while (0)
 
 // As numbers.cuh describes mma.m16n8k16, for one warp: registers of each lane as pairs of values.
 struct Fragments {

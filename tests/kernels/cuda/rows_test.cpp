@@ -6,24 +6,11 @@
 #include <cmath>
 #include <functional>
 #include <limits>
-#include <sstream>
 #include <string>
 
 using namespace spartan;
 
 namespace {
-
-std::string text_of(const auto&... parts) {
-    std::ostringstream out;
-    (out << ... << parts);
-    return out.str();
-}
-
-#define VERIFY_RIGHT(wrong)                       \
-    do {                                          \
-        const std::string wrong_ = (wrong);       \
-        QVERIFY2(wrong_.empty(), wrong_.c_str()); \
-    } while (0)
 
 // "" when every value is within one rounding to T (and a little of fp32's own) of what is wanted.
 template <class T>
