@@ -1,20 +1,8 @@
 #include "core/adapter/merged_rows.h"
 
 #include <algorithm>
-#include <cstring>
-#include <new>
 
 namespace spartan {
-
-template <class T>
-MergedRows<T>::OwnTable::OwnTable(const Adapter& adapter, int64_t offset, int64_t rows, int64_t cols) {
-    if (offset < 0) return;
-    const int64_t bytes = PackedMatrix<T>::bytes_of(rows, cols);
-    memory_ = allocate_memory(bytes);
-    if (!memory_) throw std::bad_alloc();
-    std::memcpy(memory_.get(), adapter.blob.data() + offset, size_t(bytes));
-    matrix_ = PackedMatrix<T>::view(rows, cols, reinterpret_cast<const T*>(memory_.get()));
-}
 
 template <class T>
 MergedRows<T>::OwnRows::OwnRows(const Adapter& adapter, const TablePart& table, const PackedMatrix<T>& base)

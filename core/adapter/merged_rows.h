@@ -1,8 +1,7 @@
 // The weights that an adapter amounts to, row by row: what merging writes and what change is measured on.
 #pragma once
 
-#include "core/adapter/adapter.h"
-#include "kernels/memory.h"
+#include "core/adapter/own_table.h"
 
 #include <vector>
 
@@ -28,23 +27,11 @@ public:
     void head(int64_t token, float* out) const;
 
 private:
-    // A packed table of the blob where matrices may lie: the blob itself is not aligned.
-    class OwnTable {
-    public:
-        OwnTable() = default;
-        OwnTable(const Adapter& adapter, int64_t offset, int64_t rows, int64_t cols);
-        const PackedMatrix<T>* get() const { return memory_ ? &matrix_ : nullptr; }
-
-    private:
-        Memory memory_;
-        PackedMatrix<T> matrix_;
-    };
-
     // The rows that an adapter's table brings.
     struct OwnRows {
         OwnRows() = default;
         OwnRows(const Adapter& adapter, const TablePart& table, const PackedMatrix<T>& base);
-        OwnTable copy, tokens;
+        OwnTable<T> copy, tokens;
     };
 
     void rotate_back(const AdapterPart& part, const float* row, std::vector<double>& sum) const;

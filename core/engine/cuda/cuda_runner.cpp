@@ -193,8 +193,8 @@ private:
 
     // Which of the heads [first, first + count) are multiplied with an adapter's own table. Heads lie in the order of
     // their rows, and segments as well.
-    std::vector<typename Forward<T>::OwnTable> own_tables(const Batch& batch, int64_t first, int64_t count) const {
-        std::vector<typename Forward<T>::OwnTable> own;
+    std::vector<typename Forward<T>::OwnHead> own_tables(const Batch& batch, int64_t first, int64_t count) const {
+        std::vector<typename Forward<T>::OwnHead> own;
         if (!needs_.own_head) return own;
         size_t segment = 0;
         for (int64_t i = first; i < first + count; ++i) {

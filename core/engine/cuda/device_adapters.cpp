@@ -1,13 +1,11 @@
 #include "core/engine/cuda/device_adapters.h"
 
+#include "core/adapter/own_table.h"
 #include "kernels/check.h"
 #include "kernels/cuda/rotate.h"
-#include "kernels/memory.h"
 
 #include <algorithm>
-#include <cstring>
 #include <iterator>
-#include <new>
 
 namespace spartan {
 
@@ -98,18 +96,9 @@ CudaPart DeviceAdapters<T>::place_part(const AdapterPart& part, std::byte* data,
 template <class T>
 void DeviceAdapters<T>::place_rows(std::byte* data, const Adapter& adapter, int64_t offset, int64_t rows) {
     const int64_t cols = config_.hidden_size;
-    const int64_t bytes = PackedMatrix<T>::bytes_of(rows, cols);
-    const Memory aligned = allocate_memory(bytes);  // as a matrix has to be, and a blob need not
-    if (!aligned) throw std::bad_alloc();
-    std::memcpy(aligned.get(), adapter.blob.data() + offset, size_t(bytes));
-    const auto packed = PackedMatrix<T>::view(rows, cols, reinterpret_cast<const T*>(aligned.get()));
-    std::vector<float> row(static_cast<size_t>(cols));
+    const OwnTable<T> table(adapter, offset, rows, cols);
     uploader_.copy(data + offset, rows, cols * int64_t(sizeof(T)), [&](int64_t first, int64_t n, std::byte* buffer) {
-        T* to = reinterpret_cast<T*>(buffer);
-        for (int64_t i = 0; i < n; ++i) {
-            packed.get_row(first + i, row.data());
-            for (int64_t k = 0; k < cols; ++k) to[i * cols + k] = from_float<T>(row[size_t(k)]);
-        }
+        unpack_rows(*table.get(), first, n, reinterpret_cast<T*>(buffer));
     });
 }
 

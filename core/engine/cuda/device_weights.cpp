@@ -63,11 +63,7 @@ DeviceWeights<T>::DeviceWeights(CudaDevice& device, const Weights<T>& weights, i
         uploader.copy(at, m.rows(), cols * int64_t(sizeof(T)), [&](int64_t first, int64_t n, std::byte* buffer) {
             T* rows = reinterpret_cast<T*>(buffer);
             converter.parallel_for(n, 16, [&](int64_t begin, int64_t end, int) {
-                std::vector<float> row(static_cast<size_t>(cols));
-                for (int64_t i = begin; i < end; ++i) {
-                    m.get_row(first + i, row.data());
-                    for (int64_t k = 0; k < cols; ++k) rows[i * cols + k] = from_float<T>(row[size_t(k)]);
-                }
+                unpack_rows(m, first + begin, end - begin, rows + begin * cols);
             });
         });
         at += bytes_in(m);

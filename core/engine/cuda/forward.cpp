@@ -238,7 +238,7 @@ void Forward<T>::layers(const StepShape& shape, const StepView& view, const Adap
 
 template <class T>
 void Forward<T>::heads(const StepShape& shape, const StepView& view, int64_t first, int64_t count,
-                       std::span<const OwnTable> own) {
+                       std::span<const OwnHead> own) {
     CHECK(count <= head_block_);
     const int64_t hidden = config_.hidden_size, vocab = config_.vocab_size;
     rms_norm_of_rows<T>(device_, head_in_, x_, view.head_rows + first, weights_.final_norm, config_.rms_norm_eps, count,
@@ -250,7 +250,7 @@ void Forward<T>::heads(const StepShape& shape, const StepView& view, int64_t fir
         in = rotated_;
     }
     matmul<float, T>(device_, plans_, logits_, in, weights_.head, count, vocab, hidden);
-    for (const OwnTable& o : own)
+    for (const OwnHead& o : own)
         matmul<float, T>(device_, plans_, logits_ + (o.begin - first) * vocab, in + (o.begin - first) * hidden, o.table,
                          o.count, vocab, hidden);
     if (view.output_heads) change_logits<T>(device_, logits_, head_in_, tables, count, hidden, vocab);

@@ -37,13 +37,13 @@ public:
     // Everything up to the last layer's residual, for a batch of `shape` whose tables are at `view`.
     void layers(const StepShape& shape, const StepView& view, const AdapterNeeds& needs, T* pool);
     // Rows [begin, begin + count) of the heads have an output table of their own, T [vocab, hidden].
-    struct OwnTable {
+    struct OwnHead {
         int64_t begin = 0, count = 0;
         const T* table = nullptr;
     };
     // Logits of the heads [first, first + count) and, where wanted, their tokens. `own` lies within them.
     void heads(const StepShape& shape, const StepView& view, int64_t first, int64_t count,
-               std::span<const OwnTable> own = {});
+               std::span<const OwnHead> own = {});
 
     const float* logits() const { return logits_; }    // [count, vocab] of the last heads()
     const int32_t* tokens() const { return tokens_; }  // [head], of all heads() of a step

@@ -2,9 +2,11 @@
 #pragma once
 
 #include "kernels/cuda/device.h"
+#include "kernels/matmul.h"
 
 #include <cstddef>
 #include <functional>
+#include <vector>
 
 namespace spartan {
 
@@ -46,5 +48,16 @@ private:
     cudaEvent_t sent_[2] = {};
     int next_ = 0;
 };
+
+// Rows [first, first + count) of a packed matrix, row-major.
+template <class T>
+void unpack_rows(const PackedMatrix<T>& matrix, int64_t first, int64_t count, T* out) {
+    const int64_t cols = matrix.cols();
+    std::vector<float> row(static_cast<size_t>(cols));
+    for (int64_t i = 0; i < count; ++i) {
+        matrix.get_row(first + i, row.data());
+        for (int64_t k = 0; k < cols; ++k) out[i * cols + k] = from_float<T>(row[size_t(k)]);
+    }
+}
 
 }  // namespace spartan

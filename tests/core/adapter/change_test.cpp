@@ -1,6 +1,6 @@
 #include "core/adapter/change.h"
 
-#include "kernels/memory.h"
+#include "core/adapter/own_table.h"
 #include "tests/core/engine/fixture.h"
 
 #include <QtTest>
@@ -131,10 +131,7 @@ private slots:
         const auto& w = std::get<Weights<float>>(model->weights).embedding;
         const auto adapter = make_adapter(*model, "a", {.group = 0, .rank = 0, .tokens = {0, 77, 131}}, 3);
         adapter->parts.clear();
-        const int64_t bytes = PackedMatrix<float>::bytes_of(3, w.cols());
-        const Memory aligned = allocate_memory(bytes);  // as a view has to be, and a blob need not
-        std::memcpy(aligned.get(), adapter->blob.data() + adapter->embedding->token_rows, size_t(bytes));
-        const auto rows = PackedMatrix<float>::view(3, w.cols(), reinterpret_cast<const float*>(aligned.get()));
+        const OwnTable<float> rows(*adapter, adapter->embedding->token_rows, 3, w.cols());
         double difference = 0, whole = 0;
         std::vector<float> before(size_t(w.cols())), after(before.size());
         for (int64_t n = 0; n < w.rows(); ++n) {
@@ -143,7 +140,7 @@ private slots:
         }
         for (int64_t i = 0; i < 3; ++i) {
             w.get_row(adapter->embedding->tokens[size_t(i)], before.data());
-            rows.get_row(i, after.data());
+            rows.get()->get_row(i, after.data());
             for (size_t k = 0; k < before.size(); ++k) difference += std::pow(double(after[k]) - double(before[k]), 2);
         }
         Progress progress;
