@@ -3,6 +3,7 @@
 #include "core/base/memory.h"
 #include "core/base/text.h"
 #include "core/engine/cuda_backend.h"
+#include "core/engine/device_fit.h"
 #include "core/engine/model_runner.h"
 
 #include <algorithm>
@@ -49,13 +50,18 @@ Result<int64_t> gpu_memory_for_pool(const EngineOptions& o, const Model& model) 
     const CudaDeviceInfo& device = devices[size_t(o.cuda_device)];
     if (!device.reason.empty()) return refuse("device", name + ", " + device.reason, "a GPU that can be used");
     const int64_t most_pages = device.free_bytes / page_bytes_of(model, o.block_tokens);
-    const int64_t needed = backend->bytes_needed(model, runner_limits(o, int32_t(most_pages)));
-    if (needed >= device.free_bytes)
-        return refuse(
-            "device memory", format_bytes(device.free_bytes) + " free of " + format_bytes(device.memory_bytes),
-            format_bytes(needed) +
-                " for weights and workspace, and a pool: " + format_bytes(needed - device.free_bytes) + " are missing");
-    return device.free_bytes - needed;
+    return fit_into_device({.total_bytes = device.memory_bytes,
+                            .free_bytes = device.free_bytes,
+                            .weight_bytes = model.weight_bytes,
+                            .dtype = model.dtype,
+                            .max_batch_tokens = o.max_batch_tokens,
+                            .least_pool_bytes = page_bytes_of(model, o.block_tokens) * model.config().num_layers,
+                            .pool_bytes = o.pool_bytes,
+                            .needed = [&o, &model, backend = backend, most_pages](int32_t max_batch_tokens) {
+                                EngineOptions smaller = o;
+                                smaller.max_batch_tokens = max_batch_tokens;
+                                return backend->bytes_needed(model, runner_limits(smaller, int32_t(most_pages)));
+                            }});
 }
 
 }  // namespace
