@@ -1,12 +1,15 @@
 #include "core/base/text.h"
 #include "core/engine/model_runner.h"
 #include "core/engine/transformer.h"
+#include "kernels/device_memory_error.h"
 #include "kernels/memory.h"
 
 #include <algorithm>
 #include <map>
 #include <new>
 #include <numeric>
+#include <optional>
+#include <utility>
 
 namespace spartan {
 namespace {
@@ -53,6 +56,7 @@ public:
                  ForwardResult& result) override {
         result.times = {};
         result.bytes = {};
+        if (const auto fault = std::exchange(fault_, std::nullopt)) fail_as(*fault);
         placed_of_segment_.clear();
         for (const AdapterSegment& s : batch.segments)
             placed_of_segment_.push_back(s.adapter == AdapterId::base ? nullptr : &placed_.at(s.adapter));
@@ -78,6 +82,8 @@ public:
 
     int64_t workspace_bytes() const override { return transformer_.workspace_bytes(); }
 
+    void cause_fault(Fault fault) override { fault_ = fault; }
+
 private:
     const Weights<T>& weights() const { return std::get<Weights<T>>(model_->weights); }
     KvLayout layout(int64_t block_tokens) const {
@@ -88,6 +94,11 @@ private:
     static void to_microseconds(StepTimes& t) {
         for (int64_t* phase : {&t.rotate, &t.lora, &t.products, &t.attention, &t.other, &t.head, &t.sample})
             *phase = (*phase + 500) / 1000;
+    }
+
+    static void fail_as(Fault fault) {
+        if (fault == Fault::device_lost) throw DeviceError("the device is lost, as a test wanted it");
+        if (fault == Fault::out_of_memory) throw OutOfDeviceMemory("no memory, as a test wanted it");
     }
 
     void count_bytes(const Batch& batch, StepBytes& bytes) const {
@@ -107,6 +118,7 @@ private:
     std::map<AdapterId, PlacedAdapter> placed_;
     std::vector<const PlacedAdapter*> placed_of_segment_;
     int64_t layer_bytes_ = 0;
+    std::optional<Fault> fault_;  // of the next step
 };
 
 }  // namespace

@@ -54,6 +54,12 @@ Result<std::unique_ptr<ModelRunner>> make_runner(std::shared_ptr<const Model> mo
     return backend->make_runner(cuda_device, std::move(model), limits);
 }
 
+Result<void> recover_device(int cuda_device) {
+    if (cuda_device < 0) return {};
+    TRY_ASSIGN(backend, cuda_backend());
+    return backend->recover(cuda_device);
+}
+
 Result<std::vector<CudaDeviceInfo>> cuda_devices() {
     TRY_ASSIGN(backend, cuda_backend());
     return backend->devices();

@@ -37,6 +37,9 @@ struct CudaBackend {
     Result<std::vector<GpuKernelTiming>> (*bench_kernels)(int ordinal, const MachineLimits& limits,
                                                           const std::string& only,
                                                           const std::function<bool()>& cancelled) = nullptr;
+    // Makes a GPU usable again whose context a fault has ended, by destroying everything that this process has on it:
+    // no runner may be there any more. An error when that does not help, so that the program has to be started again.
+    Result<void> (*recover)(int ordinal) = nullptr;
 };
 
 // Version and layout of what crosses between a program and the library; both sides must agree.
@@ -44,6 +47,9 @@ std::string cuda_backend_build();
 
 // Opened once and kept. An error says what is missing. The library is looked for beside the program and in ../lib.
 Result<const CudaBackend*> cuda_backend();
+
+// CudaBackend::recover; the CPU (-1) needs none.
+Result<void> recover_device(int cuda_device);
 
 // The devices of the backend, or why there are none.
 Result<std::vector<CudaDeviceInfo>> cuda_devices();

@@ -111,6 +111,8 @@ void Engine::stop_source() {
     impl_->shared.mailbox.post(StopSourceCommand{});
 }
 void Engine::hold() { impl_->shared.mailbox.post(HoldCommand{true}); }
+void Engine::time_phases(bool on) { impl_->shared.mailbox.post(PhaseTimesCommand{on}); }
+void Engine::cause_fault(Fault fault) { impl_->shared.mailbox.post(FaultCommand{fault}); }
 void Engine::release() { impl_->shared.mailbox.post(HoldCommand{false}); }
 
 EngineStatus Engine::status() const {

@@ -5,6 +5,7 @@
 
 #include "core/adapter/adapter.h"
 #include "core/base/result.h"
+#include "core/engine/fault.h"
 #include "core/engine/request.h"
 #include "core/engine/step_record.h"
 #include "core/model/model.h"
@@ -66,7 +67,8 @@ struct EngineStatus {
     int64_t running = 0, waiting = 0;
     PoolState pool;
     int64_t page_bytes = 0, pool_bytes = 0, workspace_bytes = 0, weight_bytes = 0;
-    bool source_active = false;  // a workload is still delivering or has unfinished requests
+    DeviceMemoryUse device_before;  // a GPU's memory before this engine took anything
+    bool source_active = false;     // a workload is still delivering or has unfinished requests
     std::string device = "cpu", graphs = "not applicable on the CPU";
 };
 
@@ -117,6 +119,12 @@ public:
     // Holds arrivals and steps; the clock stands still.
     void hold();
     void release();
+
+    // Times of a GPU's phases from the next step on: EngineOptions::phase_times, while it runs.
+    void time_phases(bool on);
+
+    // For tests.
+    void cause_fault(Fault fault);
 
     EngineStatus status() const;
     int64_t now_us() const;  // the engine's clock

@@ -1,6 +1,7 @@
 #include "core/engine/engine_loop.h"
 
 #include "kernels/check.h"
+#include "kernels/device_memory_error.h"
 
 #include <algorithm>
 #include <chrono>
@@ -14,6 +15,9 @@ constexpr bool kCheckWhenIdle = true;
 #else
 constexpr bool kCheckWhenIdle = false;
 #endif
+
+constexpr int32_t kStepsBeforeMore = 64;  // that go well with fewer rows, before more are tried
+constexpr int64_t kAskDriverEvery_us = 1'000'000;
 
 SchedulerLimits limits_of(const EngineShared& shared) {
     const EngineOptions& o = shared.options;
@@ -57,12 +61,14 @@ void EngineLoop::turn() {
 
 // One step: decide, move adapters, compute, append, publish.
 void EngineLoop::step() {
-    const Schedule plan = scheduler_.schedule(++schedule_number_);
+    Schedule plan = scheduler_.schedule(++schedule_number_);
     CHECK(!plan.rows.empty());
     pending_.preempted = plan.preempted;
     collect_page_changes();
     int64_t transfer_us = 0;
     move_adapters(plan.moves, transfer_us);
+    leave_out_homeless(plan);
+    if (plan.rows.empty()) return publish(turn_start_us_, shared_.clock.now_us());
     build_batch(plan.rows, batch_);
     batch_sequences_.clear();
     const int64_t scheduled_us = shared_.clock.now_us();
@@ -83,22 +89,35 @@ void EngineLoop::step() {
     of_this_step.adapter_events = std::exchange(pending_.adapter_events, {});
     of_this_step.bytes.transfer = std::exchange(pending_.bytes.transfer, 0);
 
-    runner_->forward(
-        batch_, [this] { return keep_going(); },
-        [this](int32_t s, int64_t first, int64_t count, const float* logits) {
-            hand_out_logits(s, first, count, logits);
-        },
-        result_);
+    std::string shortage;
+    try {
+        runner_->forward(
+            batch_, [this] { return keep_going(); },
+            [this](int32_t s, int64_t first, int64_t count, const float* logits) {
+                hand_out_logits(s, first, count, logits);
+            },
+            result_);
+    } catch (const OutOfDeviceMemory& e) {
+        result_ = {};
+        shortage = e.what();
+    }
 
     const int64_t end_us = shared_.clock.now_us();
     pending_.preempted = std::move(of_this_step.preempted);
     pending_.adapter_events = std::move(of_this_step.adapter_events);
     pending_.bytes.transfer = of_this_step.bytes.transfer;
+    pending_.trouble = std::move(result_.trouble);
     if (result_.completed) take_results(plan, end_us);
+    std::vector<RequestId> batch;
     for (Sequence* sequence : batch_sequences_) {
+        if (!shortage.empty()) batch.push_back(sequence->id());
         sequence->in_batch = false;
         if (sequence->over) retire(*sequence);
     }
+    if (!shortage.empty())
+        do_with_less(batch, shortage);
+    else
+        try_more();
     collect_adapters();
     pending_.waiting_for = plan.waiting_for;
     pending_.times = result_.times;
@@ -117,10 +136,15 @@ void EngineLoop::move_adapters(const std::vector<AdapterMove>& moves, int64_t& t
         const auto adapter = shared_.registry.get(move.id);
         const auto bytes = int64_t(adapter->blob.size());
         const int64_t begin_us = shared_.clock.now_us();
-        if (move.load)
-            runner_->load_adapter(move.id, move.pages, adapter);
-        else
-            runner_->drop_adapter(move.id);
+        try {
+            if (move.load)
+                runner_->load_adapter(move.id, move.pages, adapter);
+            else
+                runner_->drop_adapter(move.id);
+        } catch (const OutOfDeviceMemory& e) {
+            homeless_[move.id] = "adapter " + adapter->name + " finds no device memory: " + e.what();
+            continue;
+        }
         const int64_t us = shared_.clock.now_us() - begin_us;
         transfer_us += us;
         if (move.load) pending_.bytes.transfer += bytes;
@@ -128,6 +152,43 @@ void EngineLoop::move_adapters(const std::vector<AdapterMove>& moves, int64_t& t
         const auto kind = move.load ? AdapterEvent::Kind::load : AdapterEvent::Kind::evict;
         pending_.adapter_events.push_back({move.id, kind, bytes, us});
     }
+}
+
+// What a device needs for an adapter beside its pages was refused: the requests that were to run with it end.
+void EngineLoop::leave_out_homeless(Schedule& plan) {
+    for (const auto& [id, why] : std::exchange(homeless_, {})) {
+        std::erase_if(plan.rows, [id = id](const ScheduledRow& row) { return row.sequence->adapter() == id; });
+        for (auto it = live_.begin(); it != live_.end();) {
+            Sequence& s = *it++->second;
+            const bool running = s.num_blocks() > 0;
+            if (running && s.adapter() == id) finish(s, FinishReason::error, why);
+        }
+        scheduler_.drop_adapter(id);
+    }
+}
+
+// The tables of fewer requests take less: the youngest of the batch wait. One that finds no memory alone cannot be
+// served.
+void EngineLoop::do_with_less(const std::vector<RequestId>& batch, const std::string& why) {
+    steps_at_limit_ = 0;
+    if (batch.size() > 1) {
+        row_limit_ = int32_t(batch.size() / 2);
+        const std::vector<RequestId> preempted = scheduler_.limit_rows(row_limit_);
+        pending_.preempted.insert(pending_.preempted.end(), preempted.begin(), preempted.end());
+        pending_.trouble = "out of device memory, so that at most " + std::to_string(row_limit_) +
+                           " requests run at once for now: " + why;
+        return;
+    }
+    const auto it = live_.find(batch.front());
+    if (it != live_.end() && !it->second->over)
+        finish(*it->second, FinishReason::error, "out of device memory: " + why);
+}
+
+void EngineLoop::try_more() {
+    if (row_limit_ == 0 || ++steps_at_limit_ < kStepsBeforeMore) return;
+    steps_at_limit_ = 0;
+    row_limit_ = row_limit_ < shared_.options.max_batch_rows / 2 ? row_limit_ * 2 : 0;
+    scheduler_.limit_rows(row_limit_);
 }
 
 // Asked between kernels. A cancelled request's record leaves at once; its rows go on to the step's end unless nobody in
@@ -270,6 +331,14 @@ void EngineLoop::handle(HoldCommand& c) {
     if (!hold_) shared_.clock.release();
 }
 
+void EngineLoop::handle(PhaseTimesCommand& c) {
+    if (failure_.empty()) runner_->set_phase_times(c.on);
+}
+
+void EngineLoop::handle(FaultCommand& c) {
+    if (failure_.empty()) runner_->cause_fault(c.fault);
+}
+
 void EngineLoop::handle(CollectCommand&) {}  // drain() collects after every command
 
 void EngineLoop::handle(QuitCommand&) {
@@ -394,7 +463,7 @@ void EngineLoop::collect_adapters() {
 void EngineLoop::collect_page_changes() {
     for (const PageChange& change : pool_.take_changes()) {
         // A stale read of a freed page shows as NaN instead of as an answer that is a little wrong.
-        if (kCheckWhenIdle && change.owner == PageOwner::free)
+        if (kCheckWhenIdle && failure_.empty() && change.owner == PageOwner::free)
             runner_->fill_pages({change.first, change.count}, std::byte{0xff});
         pending_.page_changes.push_back(change);
     }
@@ -414,6 +483,10 @@ void EngineLoop::publish(int64_t start_us, int64_t end_us) {
     record->held_us = shared_.clock.held_us();
     record->times.publish_wait = std::exchange(publish_wait_us_, 0);
     record->pool = pool_.state();
+    if (failure_.empty() && end_us - device_memory_us_ >= kAskDriverEvery_us) {
+        device_memory_us_ = end_us;
+        record->device = runner_->device_memory();
+    }
     record->running = int32_t(scheduler_.num_running());
     record->waiting = int32_t(scheduler_.num_waiting());
     const StepRecordPtr published = std::move(record);
@@ -440,6 +513,7 @@ void EngineLoop::update_status(EngineState state) {
     s.page_bytes = shared_.pool_shape.page_bytes;
     s.pool_bytes = s.page_bytes * shared_.pool_shape.total_pages;
     s.workspace_bytes = runner_->workspace_bytes();
+    s.device_before = runner_->device_memory_before();
     s.weight_bytes = shared_.model->weight_bytes;
     s.source_active = source_ != nullptr;
     const bool idle = live_.empty() && !source_;
@@ -458,11 +532,15 @@ void EngineLoop::fail(const std::string& why) {
         else
             finish(s, FinishReason::error, failure_);
     }
-    try {
-        collect_adapters();
-        publish_news();
-    } catch (const std::exception&) {
-        // The sink failed too: status() is what is left to tell.
+    homeless_.clear();
+    // Of a lost device every call may fail; of the sink too. What each of them can still do is done, and status()
+    // tells.
+    for (const auto last : {&EngineLoop::collect_adapters, &EngineLoop::publish_news}) {
+        try {
+            (this->*last)();
+        } catch (const std::exception&) {
+            continue;
+        }
     }
     update_status(EngineState::failed);
 }

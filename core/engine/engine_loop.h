@@ -14,6 +14,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <deque>
+#include <limits>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -66,6 +67,8 @@ private:
     void handle(StartCommand& c);
     void handle(StopSourceCommand&);
     void handle(HoldCommand& c);
+    void handle(PhaseTimesCommand& c);
+    void handle(FaultCommand& c);
     void handle(CollectCommand&);
     void handle(QuitCommand&);
 
@@ -83,6 +86,9 @@ private:
 
     // Parts of a step.
     void move_adapters(const std::vector<AdapterMove>& moves, int64_t& transfer_us);
+    void leave_out_homeless(Schedule& plan);
+    void do_with_less(const std::vector<RequestId>& batch, const std::string& why);
+    void try_more();
     bool keep_going();
     void hand_out_logits(int32_t sequence, int64_t first, int64_t count, const float* logits);
     void take_results(const Schedule& plan, int64_t end_us);
@@ -114,6 +120,9 @@ private:
     std::deque<Command> commands_;  // taken from the mailbox, not handled yet
     uint64_t taken_ = 0;            // commands ever taken
     bool hold_ = false, quit_ = false;
+    std::map<AdapterId, std::string> homeless_;   // found no device memory in this step, and why
+    int32_t row_limit_ = 0, steps_at_limit_ = 0;  // after a shortage of device memory; 0: none
+    int64_t device_memory_us_ = std::numeric_limits<int64_t>::min() / 2;  // when the driver was asked
     std::string failure_;
 };
 

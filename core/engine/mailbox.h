@@ -36,19 +36,27 @@ struct StopSourceCommand {};
 struct HoldCommand {
     bool hold = true;
 };
+struct PhaseTimesCommand {
+    bool on = false;
+};
+struct FaultCommand {  // of a test
+    Fault fault{};
+};
 struct CollectCommand {};  // an adapter may have become free to leave
 struct QuitCommand {};
 
-using Command = std::variant<SubmitCommand, CancelCommand, CancelAdapterCommand, CancelAllCommand, StartCommand,
-                             StopSourceCommand, HoldCommand, CollectCommand, QuitCommand>;
+using Command =
+    std::variant<SubmitCommand, CancelCommand, CancelAdapterCommand, CancelAllCommand, StartCommand, StopSourceCommand,
+                 HoldCommand, PhaseTimesCommand, FaultCommand, CollectCommand, QuitCommand>;
 
 class Mailbox {
 public:
     void post(Command command) {
         // What ends requests cannot wait for a long step to end.
         const bool ends_requests =
-            !std::holds_alternative<SubmitCommand>(command) && !std::holds_alternative<StartCommand>(command) &&
-            !std::holds_alternative<HoldCommand>(command) && !std::holds_alternative<CollectCommand>(command);
+            std::holds_alternative<CancelCommand>(command) || std::holds_alternative<CancelAdapterCommand>(command) ||
+            std::holds_alternative<CancelAllCommand>(command) || std::holds_alternative<StopSourceCommand>(command) ||
+            std::holds_alternative<QuitCommand>(command);
         std::lock_guard lock(mutex_);
         commands_.push_back(std::move(command));
         ++posted_;

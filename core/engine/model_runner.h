@@ -5,6 +5,7 @@
 #include "core/adapter/adapter.h"
 #include "core/base/result.h"
 #include "core/engine/batch.h"
+#include "core/engine/fault.h"
 #include "core/engine/page_pool.h"
 #include "core/engine/step_record.h"
 #include "core/model/model.h"
@@ -27,6 +28,7 @@ struct ForwardResult {
     std::vector<uint8_t> not_finite;  // [sequences]: sampling was asked for and a logit was NaN or +infinity
     StepTimes times;                  // of the phases that are the runner's
     StepBytes bytes;
+    std::string trouble;   // got over: StepRecord::trouble
     double device_ms = 0;  // of a GPU, from its first work of the step to its last; only with RunnerSwitches::timed
 };
 
@@ -43,11 +45,13 @@ class ModelRunner {
 public:
     virtual ~ModelRunner() = default;
 
-    // Every adapter of batch.segments must have been loaded.
+    // Every adapter of batch.segments must have been loaded. Throws DeviceError when the device is lost;
+    // OutOfDeviceMemory (kernels/device_memory_error.h) when a smaller batch may still go.
     virtual void forward(const Batch& batch, const KeepGoing& keep_going, const HeadLogits& logits,
                          ForwardResult& result) = 0;
 
-    // Copies the adapter's blob into the pages of `run`; from then on forward() reads it there.
+    // Copies the adapter's blob into the pages of `run`; from then on forward() reads it there. OutOfDeviceMemory: the
+    // adapter is not there.
     virtual void load_adapter(AdapterId id, PageRun run, std::shared_ptr<const Adapter> adapter) = 0;
     virtual void drop_adapter(AdapterId id) = 0;
     // Every byte of the pages; all ones is NaN in both storage types.
@@ -57,6 +61,15 @@ public:
 
     // From the next step on; at first {.graphs = RunnerLimits::graphs}.
     virtual void set_switches(const RunnerSwitches&) {}
+    // As RunnerLimits::phase_times, from the next step on.
+    virtual void set_phase_times(bool) {}
+
+    // What the driver says now; none where there is no driver, or where it no longer answers.
+    virtual DeviceMemoryUse device_memory() const { return {}; }
+    // The same before this runner took anything: of other programs and the driver itself.
+    virtual DeviceMemoryUse device_memory_before() const { return {}; }
+
+    virtual void cause_fault(Fault fault) = 0;  // for tests
 };
 
 struct RunnerLimits {

@@ -11,6 +11,15 @@ Scheduler::Scheduler(SchedulerLimits limits, PagePool& pool) : limits_(limits), 
     CHECK(limits_.max_batch_tokens > 0 && limits_.max_batch_rows > 0 && limits_.block_tokens > 0);
     CHECK(limits_.num_layers > 0);
     new_pages_.resize(size_t(limits_.num_layers));
+    limit_rows(0);
+}
+
+std::vector<RequestId> Scheduler::limit_rows(int32_t rows) {
+    const int32_t most = std::min(limits_.max_batch_rows, limits_.max_batch_tokens);
+    row_limit_ = rows > 0 ? std::min(rows, most) : most;
+    std::vector<RequestId> preempted;
+    while (num_running() > row_limit_) preempt(*running_.rbegin()->second, preempted);
+    return preempted;
 }
 
 int64_t Scheduler::kv_pages_for(int64_t tokens) const {
@@ -76,7 +85,7 @@ void Scheduler::admit_waiting(int32_t& budget, int64_t step, Schedule& out) {
         Sequence& first = *waiting_.begin()->second;
         int32_t pages_short = 0;
         WaitReason reason = WaitReason::none;
-        if (num_running() >= std::min(limits_.max_batch_rows, limits_.max_batch_tokens))
+        if (num_running() >= row_limit_)
             reason = WaitReason::row_budget;
         else if (budget == 0)
             reason = WaitReason::token_budget;
@@ -159,19 +168,19 @@ bool Scheduler::make_pages_for_decode(Sequence& sequence, Schedule& out) {
     while (!grow(sequence, sequence.num_tokens())) {
         if (evict_least_recent(AdapterId::base, out)) continue;
         Sequence& youngest = *running_.rbegin()->second;
-        preempt(youngest, out);
+        preempt(youngest, out.preempted);
         if (&youngest == &sequence) return false;
     }
     return true;
 }
 
-void Scheduler::preempt(Sequence& sequence, Schedule& out) {
+void Scheduler::preempt(Sequence& sequence, std::vector<RequestId>& out) {
     leave_running(sequence);
     sequence.recompute_until = std::max(sequence.recompute_until, sequence.num_computed_tokens);
     sequence.num_computed_tokens = 0;
     ++sequence.record.preemptions;
     waiting_.emplace(sequence.id(), &sequence);
-    out.preempted.push_back(sequence.id());
+    out.push_back(sequence.id());
 }
 
 void Scheduler::leave_running(Sequence& sequence) {

@@ -55,6 +55,10 @@ public:
     // Gives up an adapter's pages if it has any. No running sequence may use it.
     std::optional<AdapterMove> drop_adapter(AdapterId id);
 
+    // From now on at most so many run at once, never more than SchedulerLimits says; 0: as many as that. The youngest
+    // above it are preempted and named.
+    std::vector<RequestId> limit_rows(int32_t rows);
+
     // `step` numbers the calls and orders the uses of adapters.
     Schedule schedule(int64_t step);
 
@@ -82,11 +86,12 @@ private:
     WaitReason try_admit(Sequence& sequence, int32_t& pages_short, Schedule& out);
     bool evict_least_recent(AdapterId keep, Schedule& out);
     bool place_adapter(const Sequence& sequence, Schedule& out);
-    void preempt(Sequence& sequence, Schedule& out);
+    void preempt(Sequence& sequence, std::vector<RequestId>& out);
     void release_pages(Sequence& sequence);
     void leave_running(Sequence& sequence);
 
     SchedulerLimits limits_;
+    int32_t row_limit_ = 0;
     PagePool& pool_;
     std::map<RequestId, Sequence*> waiting_, running_;
     std::map<AdapterId, Resident> residents_;

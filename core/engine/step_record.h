@@ -54,6 +54,12 @@ struct PoolState {
     int32_t free_pages() const { return total_pages - kv_pages - adapter_pages - transient_pages; }
 };
 
+// A GPU's memory in its driver's own words, whoever uses it. total 0: not asked in this step, which happens about once
+// a second, or a CPU.
+struct DeviceMemoryUse {
+    int64_t total = 0, used = 0;  // bytes
+};
+
 enum class WaitReason : uint8_t { none, no_pages, adapter_loading, adapter_no_room, token_budget, row_budget };
 const char* name_of(WaitReason);
 
@@ -92,6 +98,7 @@ struct StepRecord {
     StepTimes times;
     StepBytes bytes;
     PoolState pool;
+    DeviceMemoryUse device;
     std::vector<PageChange> page_changes;
     int32_t running = 0, waiting = 0;  // sequences after the step
     std::vector<WaitCount> waiting_for;
@@ -99,6 +106,7 @@ struct StepRecord {
     std::vector<RequestId> preempted;
     std::vector<AdapterEvent> adapter_events;
     std::vector<RequestRecord> finished;
+    std::string trouble;  // what went wrong and was got over, in words; empty: nothing
 
     int64_t duration_us() const { return end_us - start_us; }
 };

@@ -140,6 +140,15 @@ void read_pool(Fields& f, PoolState& p) {
     c.report(f);
 }
 
+void read_device(Fields& f, DeviceMemoryUse& d) {
+    if (!f.has("device")) return;
+    const Json* list = f.array("device");
+    if (!list) return;
+    Cells c(*list, 2, "device");
+    for (int64_t* bytes : {&d.total, &d.used}) *bytes = c.integer<int64_t>();
+    c.report(f);
+}
+
 std::vector<int64_t> int_list(Fields& f, const char* key) {
     std::vector<int64_t> out;
     const Json* list = f.array(key);
@@ -171,25 +180,28 @@ Json step_to_json(const StepRecord& s) {
         events.push_back({uint32_t(e.adapter), word(kEvent, e.kind), e.bytes, e.us});
     for (const RequestRecord& r : s.finished) finished.push_back(uint64_t(r.id));
     const PoolState& p = s.pool;
-    return {{"step", s.step},
-            {"start_us", s.start_us},
-            {"end_us", s.end_us},
-            {"held_us", s.held_us},
-            {"rows", rows},
-            {"prefill_tokens", s.prefill_tokens},
-            {"decode_tokens", s.decode_tokens},
-            {"padding_tokens", s.padding_tokens},
-            {"times", times_json(s.times)},
-            {"bytes", {s.bytes.weights, s.bytes.adapters, s.bytes.kv, s.bytes.transfer}},
-            {"pool", {p.total_pages, p.kv_pages, p.adapter_pages, p.transient_pages, p.largest_free_run}},
-            {"page_changes", changes},
-            {"running", s.running},
-            {"waiting", s.waiting},
-            {"waiting_for", waits},
-            {"arrivals", arrivals},
-            {"preempted", ids_json(s.preempted)},
-            {"adapter_events", events},
-            {"finished", finished}};
+    Json j{{"step", s.step},
+           {"start_us", s.start_us},
+           {"end_us", s.end_us},
+           {"held_us", s.held_us},
+           {"rows", rows},
+           {"prefill_tokens", s.prefill_tokens},
+           {"decode_tokens", s.decode_tokens},
+           {"padding_tokens", s.padding_tokens},
+           {"times", times_json(s.times)},
+           {"bytes", {s.bytes.weights, s.bytes.adapters, s.bytes.kv, s.bytes.transfer}},
+           {"pool", {p.total_pages, p.kv_pages, p.adapter_pages, p.transient_pages, p.largest_free_run}},
+           {"page_changes", changes},
+           {"running", s.running},
+           {"waiting", s.waiting},
+           {"waiting_for", waits},
+           {"arrivals", arrivals},
+           {"preempted", ids_json(s.preempted)},
+           {"adapter_events", events},
+           {"finished", finished}};
+    if (s.device.total > 0) j["device"] = {s.device.total, s.device.used};
+    if (!s.trouble.empty()) j["trouble"] = s.trouble;
+    return j;
 }
 
 Result<StepRecord> step_from_json(const Json& json, const std::string& file) {
@@ -217,6 +229,8 @@ Result<StepRecord> step_from_json(const Json& json, const std::string& file) {
     read_times(f, s.times);
     read_bytes(f, s.bytes);
     read_pool(f, s.pool);
+    read_device(f, s.device);
+    s.trouble = f.string("trouble");
     read_list(f, "page_changes", 4, s.page_changes, [](Cells& c) {
         PageChange p;
         p.first = c.integer<int32_t>();

@@ -213,6 +213,10 @@ Json make_run_header(const Engine& engine, const ProgramInfo& program, const Wor
              {"workspace_bytes", status.workspace_bytes}}},
            {"model", model_json(engine.model())},
            {"adapters", adapters_json(engine)}};
+    if (status.device_before.total > 0) {  // of a GPU, in its driver's words
+        j["pool"]["device_bytes"] = status.device_before.total;
+        j["pool"]["device_used_before"] = status.device_before.used;
+    }
     if (!workload) return j;
     j["workload"] = workload_to_json(*workload);
     j["workload_hash"] = workload_hash(*workload);

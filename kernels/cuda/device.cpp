@@ -1,5 +1,7 @@
 #include "kernels/cuda/device.h"
 
+#include "kernels/device_memory_error.h"
+
 #include <string>
 #include <utility>
 
@@ -7,7 +9,11 @@ namespace spartan {
 
 void check_cuda(cudaError_t status, const char* call) {
     if (status == cudaSuccess) return;
-    throw DeviceError(std::string(call) + ": " + cudaGetErrorString(status) + " (" + cudaGetErrorName(status) + ")");
+    const std::string what =
+        std::string(call) + ": " + cudaGetErrorString(status) + " (" + cudaGetErrorName(status) + ")";
+    if (status != cudaErrorMemoryAllocation) throw DeviceError(what);
+    cudaGetLastError();  // CUDA would report it once more at the next call that asks
+    throw OutOfDeviceMemory(what);
 }
 
 CudaDevice::CudaDevice(int ordinal) : ordinal_(ordinal) {

@@ -88,12 +88,31 @@ Result<std::vector<GpuKernelTiming>> bench_kernels_on(int ordinal, const Machine
     });
 }
 
+Result<void> recover(int ordinal) {
+    return guarded([&]() -> Result<void> {
+        // What the first two say is still about the context that is lost.
+        cudaSetDevice(ordinal);
+        cudaDeviceReset();
+        cudaGetLastError();
+        CudaDevice device(ordinal);
+        constexpr size_t kProbeBytes = 1 << 20;
+        const DeviceMemory probe{int64_t(kProbeBytes)};
+        CHECK_CUDA(cudaMemsetAsync(probe.data(), 0, kProbeBytes, device.stream()));
+        device.synchronize();
+        return {};
+    });
+}
+
 }  // namespace
 }  // namespace spartan
 
 extern "C" __attribute__((visibility("default"))) const spartan::CudaBackend* spartan_cuda_backend() {
-    static const spartan::CudaBackend backend{spartan::cuda_backend_build(), spartan::devices,
-                                              spartan::cuda_bytes_needed,    spartan::make_runner_on,
-                                              spartan::measure_limits_on,    spartan::bench_kernels_on};
+    static const spartan::CudaBackend backend{spartan::cuda_backend_build(),
+                                              spartan::devices,
+                                              spartan::cuda_bytes_needed,
+                                              spartan::make_runner_on,
+                                              spartan::measure_limits_on,
+                                              spartan::bench_kernels_on,
+                                              spartan::recover};
     return &backend;
 }

@@ -3,13 +3,17 @@
 #include "core/base/text.h"
 #include "core/engine/cuda/forward.h"
 #include "core/engine/cuda/step_tables.h"
+#include "core/engine/device_fit.h"
 #include "kernels/check.h"
+#include "kernels/cuda/trap.h"
+#include "kernels/device_memory_error.h"
 
 #include <algorithm>
 #include <bit>
 #include <chrono>
 #include <functional>
 #include <map>
+#include <optional>
 #include <set>
 #include <tuple>
 #include <utility>
@@ -20,6 +24,7 @@ namespace {
 // Decode batches are padded to one of these row counts, so that few graphs serve all of them.
 constexpr int64_t kRowBuckets[] = {1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256};
 constexpr int kMostGraphs = 128;
+constexpr int64_t kMoreThanAnyGpu = int64_t(1) << 48;
 
 int64_t bucket_of(int64_t rows) {  // 0: more than any holds
     for (const int64_t bucket : kRowBuckets)
@@ -65,7 +70,13 @@ public:
     Graph(CudaDevice& device, const std::function<void()>& launches) {
         cudaGraph_t graph = nullptr;
         CHECK_CUDA(cudaStreamBeginCapture(device.stream(), cudaStreamCaptureModeThreadLocal));
-        launches();
+        try {
+            launches();
+        } catch (...) {  // or the stream would go on recording
+            cudaStreamEndCapture(device.stream(), &graph);
+            if (graph) cudaGraphDestroy(graph);
+            throw;
+        }
         CHECK_CUDA(cudaStreamEndCapture(device.stream(), &graph));
         const cudaError_t status = cudaGraphInstantiate(&executable_, graph, 0);
         cudaGraphDestroy(graph);
@@ -88,20 +99,21 @@ private:
 template <class T>
 class CudaRunner final : public ModelRunner {
 public:
-    CudaRunner(int ordinal, std::shared_ptr<const Model> model, const RunnerLimits& limits)
+    CudaRunner(int ordinal, std::shared_ptr<const Model> model, const RunnerLimits& limits, DeviceMemoryUse before)
         : model_(std::move(model)),
+          ordinal_(ordinal),
+          memory_before_(before),
           device_(ordinal),
           weights_(device_, std::get<Weights<T>>(model_->weights), limits.threads),
           page_bytes_(page_bytes_of(*model_, limits.block_tokens)),
           block_tokens_(limits.block_tokens),
-          phase_times_(limits.phase_times),
           pool_(page_bytes_ * limits.total_pages),
           forward_(device_, model_->config(), weights_, limits_of(model_->config(), limits)),
           adapters_(device_, model_->config()),
           timer_(device_),
           tables_(device_, model_->config().num_layers, limits.batch_invariant),
           tokens_(std::max<int64_t>(limits.max_tokens, forward_.head_block()) * int64_t(sizeof(int32_t))) {
-        if (limits.phase_times) forward_.set_timer(&timer_);
+        set_phase_times(limits.phase_times);
         set_switches({.graphs = limits.graphs});
         device_.synchronize();
     }
@@ -117,6 +129,7 @@ public:
         result.not_finite.assign(batch.sequences.size(), 0);
         result.completed = keep_going();
         if (!result.completed) return;
+        if (causes(Fault::out_of_memory)) DeviceMemory too_much(kMoreThanAnyGpu);
         const auto begin = std::chrono::steady_clock::now();
         collect_adapters(batch);
         const StepTables::Plan& plan = tables_.plan(batch, adapter_of_segment_);
@@ -136,6 +149,7 @@ public:
             result.times.other =
                 std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now() - begin).count();
         count_bytes(batch, result.bytes);
+        result.trouble = std::exchange(trouble_, {});
     }
 
     void load_adapter(AdapterId id, PageRun run, std::shared_ptr<const Adapter> adapter) override {
@@ -156,6 +170,26 @@ public:
     void set_switches(const RunnerSwitches& switches) override {
         switches_ = switches;
         device_.set_overlap_launches(switches.overlap);
+    }
+
+    void set_phase_times(bool on) override {
+        phase_times_ = on;
+        forward_.set_timer(on ? &timer_ : nullptr);
+    }
+
+    DeviceMemoryUse device_memory() const override {
+        size_t free_bytes = 0, total_bytes = 0;
+        if (cudaSetDevice(ordinal_) != cudaSuccess || cudaMemGetInfo(&free_bytes, &total_bytes) != cudaSuccess)
+            return {};
+        return {int64_t(total_bytes), int64_t(total_bytes - free_bytes)};
+    }
+    DeviceMemoryUse device_memory_before() const override { return memory_before_; }
+
+    void cause_fault(Fault fault) override {
+        if (fault == Fault::device_lost)
+            trap(device_);
+        else
+            fault_ = fault;
     }
 
 private:
@@ -249,9 +283,30 @@ private:
                 forward_.layers(shape, view, needs_, pool());
                 forward_.heads(shape, view, 0, shape.heads);
             };
-            found = graphs_.emplace(key, Graph(device_, launches)).first;
+            found = capture(key, launches);
+            if (found == graphs_.end()) return launches();
         }
         found->second.launch(device_);
+    }
+
+    // The end when there is no memory for it; then no others are tried either, and steps of new shapes are launched one
+    // kernel at a time, which takes a little longer.
+    auto capture(const GraphKey& key, const std::function<void()>& launches) {
+        if (!captures_) return graphs_.end();
+        try {
+            if (causes(Fault::no_memory_for_graphs)) DeviceMemory too_much(kMoreThanAnyGpu);
+            return graphs_.emplace(key, Graph(device_, launches)).first;
+        } catch (const OutOfDeviceMemory& e) {
+            captures_ = false;
+            trouble_ = std::string("out of device memory for graphs, so that new shapes run without: ") + e.what();
+            return graphs_.end();
+        }
+    }
+
+    bool causes(Fault fault) {
+        if (fault_ != fault) return false;
+        fault_.reset();
+        return true;
     }
 
     void hand_out_tokens(const Batch& batch, ForwardResult& result) {
@@ -298,10 +353,14 @@ private:
     }
 
     std::shared_ptr<const Model> model_;
+    int ordinal_;
+    DeviceMemoryUse memory_before_;
     CudaDevice device_;
     DeviceWeights<T> weights_;
     int64_t page_bytes_, block_tokens_;
-    bool phase_times_;
+    bool phase_times_ = false, captures_ = true;
+    std::optional<Fault> fault_;
+    std::string trouble_;  // of this step, got over
     RunnerSwitches switches_;
     Stopwatch stopwatch_;
     DeviceMemory pool_;
@@ -337,15 +396,16 @@ Result<std::unique_ptr<ModelRunner>> make_cuda_runner(int ordinal, std::shared_p
     CHECK_CUDA(cudaSetDevice(ordinal));
     size_t free_bytes = 0, total_bytes = 0;
     CHECK_CUDA(cudaMemGetInfo(&free_bytes, &total_bytes));
+    const DeviceMemoryUse before{int64_t(total_bytes), int64_t(total_bytes - free_bytes)};
     const int64_t pool = page_bytes_of(*model, limits.block_tokens) * limits.total_pages;
     const int64_t needed = cuda_bytes_needed(*model, limits) + pool;
     if (needed > int64_t(free_bytes))
-        return Error{"", "device memory", format_bytes(int64_t(free_bytes)) + " free",
+        return Error{"", "device memory", free_of_total(int64_t(free_bytes), int64_t(total_bytes)),
                      format_bytes(needed) + " for weights, workspace and a pool of " + format_bytes(pool) +
                          " (smaller pool_bytes or max_batch_tokens)"};
     if (model->dtype == DType::f32)
-        return std::unique_ptr<ModelRunner>(std::make_unique<CudaRunner<float>>(ordinal, model, limits));
-    return std::unique_ptr<ModelRunner>(std::make_unique<CudaRunner<bf16>>(ordinal, model, limits));
+        return std::unique_ptr<ModelRunner>(std::make_unique<CudaRunner<float>>(ordinal, model, limits, before));
+    return std::unique_ptr<ModelRunner>(std::make_unique<CudaRunner<bf16>>(ordinal, model, limits, before));
 }
 
 }  // namespace spartan

@@ -1,9 +1,11 @@
 #include "core/engine/cuda/step_tables.h"
 
 #include "kernels/check.h"
+#include "kernels/device_memory_error.h"
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 namespace spartan {
 namespace {
@@ -87,14 +89,24 @@ bool StepTables::send(const Batch& batch, const StepShape& shape) {
     StepView sizes;
     visit(sizes, shape, num_layers_, [&](auto* table, int64_t count) { bytes += bytes_of(table, count); });
     const bool fits = bytes <= memory_.bytes();
-    if (!fits) {
-        host_ = PinnedMemory(2 * bytes);
-        memory_ = DeviceMemory(2 * bytes);
-    }
+    if (!fits) grow(bytes);
     std::memset(host_.data(), 0, size_t(bytes));
     fill(batch, shape);
     CHECK_CUDA(cudaMemcpyAsync(memory_.data(), host_.data(), size_t(bytes), cudaMemcpyHostToDevice, device_.stream()));
     return fits;
+}
+
+// Twice as much as is needed now, so that it seldom happens; where that is refused, just enough in the old one's place.
+void StepTables::grow(int64_t bytes) {
+    try {
+        PinnedMemory host(2 * bytes);
+        memory_ = DeviceMemory(2 * bytes);
+        host_ = std::move(host);
+    } catch (const OutOfDeviceMemory&) {
+        memory_ = {};
+        host_ = PinnedMemory(bytes);
+        memory_ = DeviceMemory(bytes);
+    }
 }
 
 void StepTables::fill(const Batch& batch, const StepShape& shape) {

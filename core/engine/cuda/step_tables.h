@@ -64,6 +64,7 @@ private:
     template <class Visit>
     static void visit(StepView& view, const StepShape& shape, int64_t num_layers, const Visit& table);
     void fill(const Batch& batch, const StepShape& shape);
+    void grow(int64_t bytes);
 
     CudaDevice& device_;
     int64_t num_layers_;

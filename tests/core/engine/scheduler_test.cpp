@@ -44,8 +44,27 @@ private slots:
     void preempts_the_youngest_and_resumes_it();
     void evicts_the_least_recently_used_adapter_that_nobody_runs();
     void an_adapter_without_room_waits_for_those_in_use();
+    void limits_rows_for_a_while();
     void random_histories_end_and_conserve();
 };
+
+void SchedulerTest::limits_rows_for_a_while() {
+    PagePool pool(100);
+    Scheduler scheduler({.max_batch_tokens = 64, .max_batch_rows = 8, .block_tokens = 4, .num_layers = 2}, pool);
+    auto a = sequence(1, 5), b = sequence(2, 6), c = sequence(3, 7);
+    for (auto* s : {&a, &b, &c}) scheduler.add(**s);
+    compute(scheduler.schedule(1));
+    QCOMPARE(scheduler.limit_rows(2), std::vector<RequestId>{RequestId(3)});  // the youngest
+    QCOMPARE(c->record.preemptions, 1);
+    scheduler.check_invariants();
+    Schedule plan = scheduler.schedule(2);
+    QCOMPARE(shares(plan), (Shares{{1, 1}, {2, 1}}));
+    QVERIFY(plan.waiting_for[0].reason == WaitReason::row_budget);
+    compute(plan);
+    QVERIFY(scheduler.limit_rows(100).empty());  // never more than max_batch_rows, and nobody is in the way
+    QCOMPARE(shares(scheduler.schedule(3)), (Shares{{1, 1}, {2, 1}, {3, 8}}));
+    scheduler.check_invariants();
+}
 
 void SchedulerTest::chunks_prompts_and_serves_decodes_first() {
     PagePool pool(100);

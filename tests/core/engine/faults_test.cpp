@@ -1,0 +1,358 @@
+// labels: gpu
+// What goes wrong while an engine runs, and what it must not touch: NaN in an adapter, memory that is refused, a device
+// that is lost.
+#include "core/engine/cuda_backend.h"
+#include "core/engine/engine_loop.h"
+#include "fixture.h"
+#include "kernels/device_memory_error.h"
+
+#include <QtTest>
+#include <limits>
+#include <thread>
+
+using namespace spartan;
+using namespace spartan::test;
+
+namespace {
+
+// Bits that do not depend on the batch, on a GPU too.
+EngineOptions invariant_options() {
+    EngineOptions o = TestEngine::small_options();
+    o.batch_invariant = true;
+    return o;
+}
+
+// The same adapter with one value of every part NaN: `what` of all of them.
+std::shared_ptr<Adapter> poisoned(const Adapter& healthy, int64_t AdapterPart::*what) {
+    auto adapter = std::make_shared<Adapter>(healthy);
+    adapter->name = "poisoned";
+    adapter->content_hash = "poisoned";
+    for (const AdapterPart& part : adapter->parts)
+        if (part.*what >= 0) std::memset(adapter->blob.data() + part.*what, 0xff, 4);  // one f32, or two bf16
+    return adapter;
+}
+
+struct Outcome {
+    std::vector<RequestRecord> requests;
+    std::vector<std::vector<float>> logits;
+};
+
+Outcome run_all(TestEngine& e, const std::vector<Request>& requests) {
+    const auto ids = e.run(requests);
+    const auto done = e.records.finished();
+    Outcome out;
+    for (const RequestId id : ids) {
+        out.requests.push_back(done.at(id));
+        out.logits.push_back(e.records.logits(id));
+    }
+    return out;
+}
+
+bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
+    return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+}
+
+std::vector<Request> many_requests(int count, int32_t max_tokens, AdapterId adapter = AdapterId::base) {
+    Random random(3);
+    std::vector<Request> requests;
+    for (int i = 0; i < count; ++i)
+        requests.push_back(make_request(random_prompt(random, 5 + i, 260), adapter, max_tokens));
+    return requests;
+}
+
+std::string troubles_of(const Records& records) {
+    std::string all;
+    for (const auto& r : records.all()) all += r->trouble;
+    return all;
+}
+
+// A CPU's runner that refuses one adapter.
+class RefusingRunner final : public ModelRunner {
+public:
+    RefusingRunner(std::unique_ptr<ModelRunner> runner, std::string refused)
+        : runner_(std::move(runner)), refused_(std::move(refused)) {}
+    void forward(const Batch& batch, const KeepGoing& keep_going, const HeadLogits& logits,
+                 ForwardResult& result) override {
+        runner_->forward(batch, keep_going, logits, result);
+    }
+    void load_adapter(AdapterId id, PageRun run, std::shared_ptr<const Adapter> adapter) override {
+        if (adapter->name == refused_) throw OutOfDeviceMemory("its tables were refused");
+        runner_->load_adapter(id, run, std::move(adapter));
+    }
+    void drop_adapter(AdapterId id) override { runner_->drop_adapter(id); }
+    void fill_pages(PageRun run, std::byte value) override { runner_->fill_pages(run, value); }
+    int64_t workspace_bytes() const override { return runner_->workspace_bytes(); }
+    void cause_fault(Fault fault) override { runner_->cause_fault(fault); }
+
+private:
+    std::unique_ptr<ModelRunner> runner_;
+    std::string refused_;
+};
+
+}  // namespace
+
+class FaultsTest : public QObject {
+    Q_OBJECT
+private slots:
+    void init() { SKIP_WITHOUT_TEST_DEVICE(); }
+    void nan_in_an_adapter_touches_only_its_own_requests_data();
+    void nan_in_an_adapter_touches_only_its_own_requests();
+    void pages_that_held_nan_serve_the_next_user();
+    void out_of_memory_preempts_and_goes_on();
+    void a_request_that_finds_no_memory_alone_ends();
+    void no_memory_for_graphs_goes_on();
+    void an_adapter_that_finds_no_memory_ends_its_requests();
+    void a_gpu_tells_of_its_memory_and_phases();
+    void a_lost_device_ends_the_engine_and_another_can_be_made();  // the last: a GPU's context ends with it
+};
+
+void FaultsTest::nan_in_an_adapter_touches_only_its_own_requests_data() {
+    QTest::addColumn<int>("dtype");
+    QTest::addColumn<int>("part");
+    QTest::addColumn<bool>("logits");
+    const char* parts[] = {"rotation", "a", "b", "gain", "bias"};
+    for (const DType dtype : {DType::f32, DType::bf16})
+        for (int part = 0; part < 5; ++part)
+            for (const bool logits : {false, true})  // a GPU replays a graph where nobody wants logits
+                QTest::addRow("%s %s%s", name_of(dtype), parts[part], logits ? " logits" : "")
+                    << int(dtype) << part << logits;
+}
+
+void FaultsTest::nan_in_an_adapter_touches_only_its_own_requests() {
+    QFETCH(int, dtype);
+    QFETCH(int, part);
+    QFETCH(bool, logits);
+    int64_t AdapterPart::*const offsets[] = {&AdapterPart::rotation, &AdapterPart::a, &AdapterPart::b_t,
+                                             &AdapterPart::gain, &AdapterPart::bias};
+    const auto model = make_model(DType(dtype));
+    const AdapterShape shape{.group = 16, .rank = 8, .gain = true, .bias = true};
+    const auto twin = make_adapter(*model, "twin", shape, 5);
+    Outcome outcomes[2];
+    for (const bool bad : {false, true}) {
+        TestEngine e(model, invariant_options());
+        const AdapterId subject = expect(e->add_adapter(bad ? poisoned(*twin, offsets[part]) : twin));
+        const AdapterId boft = expect(e->add_adapter(make_adapter(*model, "boft", {.group = 16}, 1)));
+        const AdapterId lora = expect(e->add_adapter(make_adapter(*model, "lora", {.rank = 8, .gain = true}, 2)));
+        Random random(9);
+        std::vector<Request> requests;
+        // Prompts longer than a tile of rows and than a page, and neighbours on both sides of the subject.
+        for (const AdapterId adapter : {AdapterId::base, subject, boft, subject, lora, AdapterId::base})
+            requests.push_back(make_request(random_prompt(random, 37, 260), adapter, 16));
+        for (Request& r : requests) r.want_logits = logits;
+        outcomes[bad] = run_all(e, requests);
+    }
+    for (size_t i = 0; i < outcomes[0].requests.size(); ++i) {
+        const RequestRecord &healthy = outcomes[0].requests[i], &beside = outcomes[1].requests[i];
+        QCOMPARE(healthy.finish, FinishReason::length);
+        if (i == 1 || i == 3) {
+            QCOMPARE(beside.finish, FinishReason::error);
+            QCOMPARE(beside.output_tokens, 0);
+            QVERIFY2(beside.error.find("adapter poisoned: logits are not finite in step") != std::string::npos,
+                     beside.error.c_str());
+            continue;
+        }
+        QCOMPARE(beside.finish, FinishReason::length);
+        QCOMPARE(beside.output, healthy.output);
+        QVERIFY(same_bits(outcomes[1].logits[i], outcomes[0].logits[i]));
+    }
+}
+
+// As many pages as the poisoned requests had, to the last one, half filled ones among them.
+void FaultsTest::pages_that_held_nan_serve_the_next_user() {
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+        const auto model = make_model(dtype);
+        const auto healthy = make_adapter(*model, "lora", {.rank = 4, .gain = true}, 2);
+        EngineOptions options = invariant_options();
+        options.pool_bytes = page_bytes(*model, options.block_tokens) * 40;
+        Random random(11);
+        std::vector<Request> requests;
+        for (const int64_t length : {37, 20, 90, 33}) {
+            Request r = make_request(random_prompt(random, length, 260), AdapterId::base, 20);
+            r.want_logits = true;
+            requests.push_back(r);
+        }
+        TestEngine clean(model, options), used(model, options);
+        for (int round = 0; round < 2; ++round) {
+            const AdapterId bad = expect(used->add_adapter(poisoned(*healthy, &AdapterPart::b_t)));
+            std::vector<Request> poison;
+            for (int i = 0; i < 3; ++i) poison.push_back(make_request(random_prompt(random, 95, 260), bad, 8));
+            for (const RequestRecord& r : run_all(used, poison).requests) QCOMPARE(r.finish, FinishReason::error);
+            expect(used->remove_adapter(bad, false));
+            const Outcome want = run_all(clean, requests), got = run_all(used, requests);
+            for (size_t i = 0; i < requests.size(); ++i) {
+                QCOMPARE(got.requests[i].output, want.requests[i].output);
+                QVERIFY(same_bits(got.logits[i], want.logits[i]));
+            }
+        }
+    }
+}
+
+void FaultsTest::out_of_memory_preempts_and_goes_on() {
+    const auto model = make_model();
+    TestEngine undisturbed(model, invariant_options()), e(model, invariant_options());
+    const auto requests = many_requests(8, 150);
+    const Outcome want = run_all(undisturbed, requests);
+    e->cause_fault(Fault::out_of_memory);
+    const Outcome got = run_all(e, requests);
+    size_t preempted = 0, most_rows = 0, rows_at_last = 0;
+    bool failed = false;
+    int steps_since = 0;
+    for (const auto& r : e.records.all()) {
+        preempted += r->preempted.size();
+        if (!r->trouble.empty()) {
+            failed = true;
+            QVERIFY2(r->trouble.find("at most 4 requests") != std::string::npos, r->trouble.c_str());
+            QVERIFY(r->rows.empty());
+        } else if (failed && ++steps_since <= 60) {
+            most_rows = std::max(most_rows, r->rows.size());
+        }
+        if (r->rows.size() > 4) rows_at_last = r->rows.size();
+    }
+    QVERIFY(failed);
+    QCOMPARE(preempted, size_t(4));
+    QCOMPARE(most_rows, size_t(4));  // so many at once, for a while
+    QVERIFY(rows_at_last > 4);       // and then more again
+    for (size_t i = 0; i < requests.size(); ++i) {
+        QCOMPARE(got.requests[i].finish, FinishReason::length);
+        QCOMPARE(got.requests[i].output, want.requests[i].output);
+    }
+    QCOMPARE(e->status().pool.kv_pages, 0);
+}
+
+void FaultsTest::a_request_that_finds_no_memory_alone_ends() {
+    TestEngine e(make_model(), invariant_options());
+    e->cause_fault(Fault::out_of_memory);
+    const RequestRecord r = e.run_one(make_request({1, 2, 3}, AdapterId::base, 4));
+    QCOMPARE(r.finish, FinishReason::error);
+    QVERIFY2(r.error.find("out of device memory") != std::string::npos, r.error.c_str());
+    QCOMPARE(e->status().state, EngineState::idle);
+    QCOMPARE(e.run_one(make_request({1, 2, 3}, AdapterId::base, 4)).finish, FinishReason::length);
+}
+
+void FaultsTest::no_memory_for_graphs_goes_on() {
+    const auto model = make_model();
+    TestEngine undisturbed(model, invariant_options()), e(model, invariant_options());
+    const auto requests = many_requests(4, 20);
+    const Outcome want = run_all(undisturbed, requests);
+    e->cause_fault(Fault::no_memory_for_graphs);
+    const Outcome got = run_all(e, requests);
+    for (size_t i = 0; i < requests.size(); ++i) QCOMPARE(got.requests[i].output, want.requests[i].output);
+    const std::string trouble = troubles_of(e.records);
+    if (test_device() < 0)
+        QCOMPARE(trouble, std::string());  // nothing is captured there
+    else
+        QVERIFY2(trouble.find("graphs") != std::string::npos, trouble.c_str());
+}
+
+void FaultsTest::an_adapter_that_finds_no_memory_ends_its_requests() {
+    if (test_device() >= 0) QSKIP("on the CPU alone, with a runner of its own");
+    const auto model = make_model();
+    Records records;
+    const EngineOptions options = expect(check_options(TestEngine::small_options(), *model));
+    const PoolShape shape = pool_shape(options, *model);
+    EngineShared shared{.model = model,
+                        .options = options,
+                        .sink = records.sink(),
+                        .logits = {},
+                        .pool_shape = shape,
+                        .next_request = 1,
+                        .queued = 0,
+                        .next_source = 1,
+                        .source_number = 0,
+                        .clock = {},
+                        .mailbox = {},
+                        .registry = AdapterRegistry(options.adapter_bytes, shape.page_bytes, shape.total_pages),
+                        .board = {}};
+    auto cpu = expect(make_runner(model, runner_limits(options, shape.total_pages), -1));
+    EngineLoop loop(shared, std::make_unique<RefusingRunner>(std::move(cpu), "big"));
+    const AdapterId big = expect(shared.registry.add(make_adapter(*model, "big", {.rank = 4}, 1)));
+    const AdapterId small = expect(shared.registry.add(make_adapter(*model, "small", {.rank = 4}, 2)));
+    uint64_t next = 1;
+    for (const AdapterId adapter : {AdapterId::base, big, small, big}) {
+        expect(shared.registry.acquire(adapter));
+        Request r = make_request({1, 2, 3}, adapter, 4);
+        r.id = RequestId(next++);
+        r.arrival_us = 0;
+        ++shared.queued;
+        shared.mailbox.post(SubmitCommand{r});
+    }
+    std::thread thread([&] { loop.run(); });
+    for (int i = 0; i < 2000 && records.finished().size() < 4; ++i)
+        std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    shared.mailbox.post(QuitCommand{});
+    thread.join();
+    const auto done = records.finished();
+    QCOMPARE(done.size(), size_t(4));
+    for (const auto& [id, r] : done) {
+        QCOMPARE(r.finish, r.adapter == big ? FinishReason::error : FinishReason::length);
+        if (r.adapter == big)
+            QCOMPARE(r.error, std::string("adapter big finds no device memory: its tables were refused"));
+    }
+    QCOMPARE(shared.queued.load(), int64_t(0));
+    for (const AdapterStatus& a : shared.registry.status()) QCOMPARE(a.unfinished, int64_t(0));
+}
+
+void FaultsTest::a_gpu_tells_of_its_memory_and_phases() {
+    TestEngine e(make_model(), invariant_options());
+    const auto requests = many_requests(3, 60);
+    e.run(requests);
+    e->time_phases(true);
+    e.run(requests);
+    e->time_phases(false);
+    e.run(requests);
+    int64_t asked = 0, timed = 0;
+    for (const auto& r : e.records.all()) {
+        asked += r->device.total > 0;
+        timed += r->times.products > 0;
+        QVERIFY(r->device.used <= r->device.total);
+    }
+    const EngineStatus status = e->status();
+    const int64_t steps = int64_t(e.records.all().size());
+    if (test_device() < 0) {
+        QCOMPARE(asked + status.device_before.total, int64_t(0));
+        return;
+    }
+    QVERIFY(asked > 0 && asked < steps);  // about once a second
+    QVERIFY(status.device_before.total > 0 && status.device_before.used < status.device_before.total);
+    QVERIFY2(timed >= 60 && timed < 130, qPrintable(QString::number(timed)));  // the second run's alone
+}
+
+void FaultsTest::a_lost_device_ends_the_engine_and_another_can_be_made() {
+    const auto model = make_model();
+    const auto requests = many_requests(6, 400);
+    std::vector<Token> want;
+    {
+        TestEngine e(model, invariant_options());
+        want = e.run_one(requests[0]).output;
+        e->hold();
+        std::vector<RequestId> ids;
+        for (const Request& r : requests) ids.push_back(e.submit(r));
+        e->cause_fault(Fault::device_lost);
+        e->release();
+        QVERIFY(e->wait_idle(20'000));
+        QCOMPARE(e->status().state, EngineState::failed);
+        const std::string why = e->status().failure;
+        QVERIFY(!why.empty());
+        const auto done = e.records.finished();
+        for (const RequestId id : ids) {
+            QCOMPARE(done.at(id).finish, FinishReason::error);
+            QCOMPARE(done.at(id).error, why);
+        }
+        const auto refused = e->submit(requests[0]);
+        QVERIFY(!refused && refused.error().message().find(why) != std::string::npos);
+        QCOMPARE(e->status().pool.kv_pages, 0);
+        // What else is asked of it does not end the program.
+        e->cause_fault(Fault::device_lost);
+        e->time_phases(true);
+        const AdapterId id = expect(e->add_adapter(make_adapter(*model, "late", {.rank = 4}, 1)));
+        expect(e->remove_adapter(id, true));
+        e->cancel_all();
+    }
+    const auto recovered = recover_device(test_device());
+    QVERIFY2(recovered, recovered ? "" : recovered.error().message().c_str());
+    TestEngine again(model, invariant_options());
+    QCOMPARE(again.run_one(requests[0]).output, want);
+}
+
+QTEST_GUILESS_MAIN(FaultsTest)
+#include "faults_test.moc"
