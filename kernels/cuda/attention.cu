@@ -66,7 +66,7 @@ __global__ void plain_kernel(const __grid_constant__ PlainArguments<T> a) {
 }
 
 struct Workspace {
-    int64_t arrived_bytes, states_bytes, sums_bytes;
+    int64_t turns_bytes = 256, arrived_bytes, states_bytes, sums_bytes;
     Workspace(const KvLayout& l, const AttentionBucket& bucket) {
         const auto aligned = [](int64_t bytes) { return (bytes + 255) / 256 * 256; };
         arrived_bytes = aligned(bucket.decode_items * HeadGroups(l.num_heads, l.kv_heads).count * 4);
@@ -87,23 +87,16 @@ void launch_share(CudaDevice& device, void (*kernel)(Arguments), int64_t most_wo
                   int blocks_of_sm, const Arguments& arguments) {
     if (most_work == 0) return;
     CHECK(most_work < int64_t(1) << 31);
-    allow_shared(reinterpret_cast<const void*>(kernel), shared_bytes);
+    if (shared_bytes > 0) allow_shared(reinterpret_cast<const void*>(kernel), shared_bytes);
     const int64_t blocks = std::min(most_work, int64_t(blocks_of_sm) * device.num_sms());
     launch(device, kernel, dim3(unsigned(blocks)), block, size_t(shared_bytes), arguments);
 }
 
 template <int D>
 void launch_fast(CudaDevice& device, const DecodeArguments& d, const AttentionBucket& bucket) {
-    const auto decode = [&]<bool kDeep>(std::bool_constant<kDeep>, int64_t work) {
-        using Kernel = Decode<D, kDeep>;
-        launch_share(device, decode_kernel<D, kDeep>, work, 32 * Kernel::kWarps, Kernel::kSharedBytes, kDeep ? 1 : 3,
-                     d);
-    };
-    const int64_t work = bucket.decode_items * HeadGroups(d.heads, d.kv_heads).count;
-    if (Decode<D, true>::kStages > Decode<D, false>::kStages && work <= device.num_sms())
-        decode(std::true_type(), work);
-    else
-        decode(std::false_type(), work);
+    using Kernel = Decode<D>;
+    launch_share(device, decode_kernel<D>, bucket.decode_items * d.groups.count, Kernel::kThreads, 0,
+                 Kernel::kBlocksOfSm, d);
     const PrefillArguments p{d.out, d.q, d.pool, d.heads, d.kv_heads, d.block_shift, d.window, d.scale, d.tables};
     launch_share(device, prefill_kernel<D>, bucket.prefill_items * d.heads * Prefill<D>::kParts,
                  32 * Prefill<D>::kWarps, Prefill<D>::kSharedBytes, 2, p);
@@ -139,7 +132,7 @@ template <class T>
 int64_t attention_workspace_bytes(const KvLayout& l, const AttentionBucket& bucket) {
     if (!attention_is_fast<T>(l)) return 0;
     const Workspace w(l, bucket);
-    return w.arrived_bytes + w.states_bytes + w.sums_bytes;
+    return w.turns_bytes + w.arrived_bytes + w.states_bytes + w.sums_bytes;
 }
 
 template <class T>
@@ -154,6 +147,7 @@ void attention(CudaDevice& device, View<T, 2> out, View<const T, 2> q, const T* 
         if (attention_is_fast<T>(l)) {
             const Workspace w(l, bucket);
             auto* memory = static_cast<std::byte*>(workspace);
+            std::byte* arrived = memory + w.turns_bytes;
             return launch_fast(device, l.head_dim,
                                {.out = out.data,
                                 .q = q.data,
@@ -161,12 +155,14 @@ void attention(CudaDevice& device, View<T, 2> out, View<const T, 2> q, const T* 
                                 .heads = heads,
                                 .kv_heads = kv_heads,
                                 .block_shift = std::countr_zero(unsigned(block_tokens)),
+                                .groups = HeadGroups(heads, kv_heads),
                                 .window = window,
                                 .scale = scale * kLog2E,
                                 .tables = tables,
-                                .arrived = reinterpret_cast<uint32_t*>(memory),
-                                .states = reinterpret_cast<float2*>(memory + w.arrived_bytes),
-                                .sums = reinterpret_cast<float*>(memory + w.arrived_bytes + w.states_bytes)},
+                                .turns = reinterpret_cast<uint32_t*>(memory),
+                                .arrived = reinterpret_cast<uint32_t*>(arrived),
+                                .states = reinterpret_cast<float2*>(arrived + w.arrived_bytes),
+                                .sums = reinterpret_cast<float*>(arrived + w.arrived_bytes + w.states_bytes)},
                                bucket);
         }
     }

@@ -5,11 +5,10 @@
 //
 // A product does not care in which order k runs, nor which of its rows is which feature, as long as both sides agree:
 // so each lane takes 16 bytes of K (8 features for two steps of k) and of V (8 features, one for each of its rows) in
-// one piece. What a lane copies to shared memory it alone reads back, so there is no barrier before the warps' results
-// are merged.
+// one piece, straight into registers. They are filled again as soon as they have been used, across the end of a piece
+// of work, so that all of a piece (128 KB when D is 128) is on its way while the one before is finished.
 #pragma once
 
-#include "kernels/cuda/async_copy.cuh"
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/numbers.cuh"
@@ -33,6 +32,20 @@ __device__ __forceinline__ uint32_t transpose_8x8(uint32_t pair) {
     return out;
 }
 
+// load_weights() of 8 bytes.
+__device__ __forceinline__ uint2 load_narrow(const void* p) {
+    uint2 v;
+    asm volatile("ld.global.L1::no_allocate.v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(p) : "memory");
+    return v;
+}
+
+// atomicAdd(p, 1) by one thread that does not wait for the answer until it uses it.
+__device__ __forceinline__ uint32_t count_up(uint32_t* p) {
+    uint32_t before;
+    asm volatile("atom.global.add.u32 %0, [%1], 1;" : "=r"(before) : "l"(p) : "memory");
+    return before;
+}
+
 __device__ __forceinline__ uint32_t low_halves(uint32_t a, uint32_t b) { return __byte_perm(a, b, 0x5410); }
 __device__ __forceinline__ uint32_t high_halves(uint32_t a, uint32_t b) { return __byte_perm(a, b, 0x7632); }
 __device__ __forceinline__ uint32_t word(const uint4& v, int i) {
@@ -40,17 +53,10 @@ __device__ __forceinline__ uint32_t word(const uint4& v, int i) {
 }
 __device__ __forceinline__ uint32_t word(const uint2& v, int i) { return i == 0 ? v.x : v.y; }
 
-// Which piece of work, by falling length, a block does in each round: every other round runs backwards, so that no
-// block gets all the longest.
-__device__ __forceinline__ int work_of_round(int round) {
-    const int block = int(round % 2 ? gridDim.x - 1 - blockIdx.x : blockIdx.x);
-    return round * int(gridDim.x) + block;
-}
-
 // How the query heads of one kv head are taken: `count` groups of at most 8 for all kv heads.
 struct HeadGroups {
     int heads_of_kv, of_kv, size, count;
-    HOST_DEVICE HeadGroups(int64_t num_heads, int64_t kv_heads)
+    HeadGroups(int64_t num_heads, int64_t kv_heads)
         : heads_of_kv(int(num_heads / kv_heads)),
           of_kv((heads_of_kv + 7) / 8),
           size((heads_of_kv + of_kv - 1) / of_kv),
@@ -61,89 +67,162 @@ struct DecodeArguments {
     bf16* out;
     const bf16 *q, *pool;
     int heads, kv_heads, block_shift;  // 2^block_shift tokens a page
+    HeadGroups groups;
     int64_t window;
     float scale;
     CudaBatchTables tables;
+    uint32_t* turns;    // [2]: pieces of work that blocks have taken beyond their first two, blocks that are through
     uint32_t* arrived;  // [decode_items][head groups]: pieces of a row that are done
     float2* states;     // [decode_items][heads]: largest score in powers of two, and the sum of p over it
     float* sums;        // [decode_items][heads][D]
 };
 
-// kDeep: twice as many keys in flight for a block, for work that does not fill the GPU anyway.
-template <int D, bool kDeep>
+template <int D>
 struct Decode {
-    static constexpr int kWarps = 4, kStageKeys = 16;
-    static constexpr int kStages = D <= 64 ? 4 : (D <= 128 ? 2 : 1) * (kDeep ? 2 : 1);  // in flight for each warp
+    static constexpr int kWarps = D <= 128 ? 8 : 4, kThreads = 32 * kWarps;
+    static constexpr int kBlocksOfSm = D <= 64 || D > 128 ? 2 : 1;
+    static constexpr int kStageKeys = 16, kStages = kSplitKeys / kStageKeys / kWarps;  // of a warp's work
+    static constexpr int kSlots = D <= 128 ? 2 : 1;                                    // stages on their way
+    static constexpr bool kKeepsQuery = D <= 128;                                      // in registers
     static constexpr int kWide = D / 64;          // pieces of V with 8 features a lane …
     static constexpr bool kNarrow = D % 64 != 0;  // … and one with 4
-    static constexpr int kKeyBytes = 2 * (D / 32) * 512, kStageBytes = 2 * kKeyBytes;
-    static constexpr int kSharedBytes = kWarps * kStages * kStageBytes;
     static constexpr int kTiles = D / 16;
-    static_assert(D % 32 == 0 && kWarps * 8 * (D + 2) * 4 <= kSharedBytes);
+    static constexpr int kEightFeatures = 72;  // floats that 8 features of 8 heads take in shared memory, no bank twice
+    static_assert(D % 32 == 0 && kStages % kSlots == 0);
+
+    struct alignas(16) Shared {
+        float sums[kWarps][D / 8 * kEightFeatures];  // feature f of head h at f / 8 * kEightFeatures + f % 8 * 8 + h
+        float weights[kWarps][kWarps][8];            // [for whom][of which warp][head]
+        float2 merged[kWarps][8];                    // [for whom][head]
+        float2 states[kWarps][8];
+        int next_work;
+        bool is_last;
+    };
+
+    // An item for the heads of one group. stage_end 0: none, or the row sees none of its keys.
+    struct Work {
+        int row = 0, position = 0, first_key = 0;  // the row sees [first_key, position]
+        int group = 0, where = 0;                  // `where`: kv head, head, number of heads
+        int partial = 0;
+        int stage_begin = 0, stage_end = 0;  // stages of 16 keys, counted from key 0
+        int old_keys = 0;                    // that no kernel of this step writes
+        int32_t pages[kStages] = {};         // of this warp's stages
+
+        __device__ bool any() const { return stage_end > 0; }
+        __device__ int kv_head() const { return where & 0xfff; }
+        __device__ int head() const { return where >> 12 & 0xfff; }
+        __device__ int heads() const { return where >> 24; }
+        __device__ int first_piece() const { return first_key / kSplitKeys; }
+        __device__ int pieces() const { return position / kSplitKeys - first_piece() + 1; }
+        // The partial results of the row's first piece that it sees.
+        __device__ int first_partial() const { return partial - stage_begin * kStageKeys / kSplitKeys + first_piece(); }
+    };
+    struct Pieces {
+        int row = 0, group = 0, head = 0, heads = 0, first_partial = 0, count = 0;
+    };
+    struct Stage {
+        uint4 keys[2][D / 32];
+        uint4 wide[4][kWide > 0 ? kWide : 1];
+        uint2 narrow[4];
+    };
 
     const DecodeArguments& a;
-    std::byte* shared;  // [kSharedBytes]
+    Shared& shared;
     const int lane = int(threadIdx.x % 32), warp = int(threadIdx.x / 32);
     const int r = lane / 4, q = lane % 4;
 
-    // Of the item at hand.
-    CudaAttentionItem item;
-    int position = 0, first_key = 0;  // the row sees [first_key, position]
-    int group = 0, kv_head = 0, head = 0, heads = 0;
-    int stage_begin = 0, stage_end = 0;  // stages of 16 keys, counted from key 0
-    int32_t page_of_lane = 0;            // of stage item.first / 16 + lane
-    int old_keys = 0;                    // that no kernel of this step writes
-    int requested = 0, next_stage = 0;   // stages of this warp that are on their way, and the one after them
+    Stage stages[kSlots];
+    uint4 query[kKeepsQuery ? D / 32 : 1];
+    float sums[kTiles][4];
+    float maxima[2], totals[2];  // of heads 2q and 2q + 1; totals of this lane's keys
 
-    uint4 query[D / 32] = {};
-    float sums[kTiles][4] = {};
-    float maxima[2] = {}, totals[2] = {};  // of heads 2q and 2q + 1; totals of this lane's keys
-
-    __device__ std::byte* stage_at(int stage) const {
-        return shared + (warp * kStages + (stage - stage_begin) / kWarps % kStages) * kStageBytes;
+    // Piece of work i of [0, end). Reads tables only.
+    __device__ Work take(int i, int end) const {
+        Work w;
+        if (i >= end) return w;
+        const CudaAttentionItem item = a.tables.decode[i / a.groups.count];
+        const CudaSequence s = a.tables.sequences[item.sequence];
+        w.row = item.row;
+        w.position = s.first_position + item.row - s.row_begin;
+        w.first_key = a.window > 0 && w.position >= a.window ? int(w.position - a.window + 1) : 0;
+        w.group = i % a.groups.count;
+        const int kv_head = w.group / a.groups.of_kv, of_kv = w.group % a.groups.of_kv * a.groups.size;
+        const int heads = min(a.groups.size, a.groups.heads_of_kv - of_kv);
+        w.where = kv_head | (kv_head * a.groups.heads_of_kv + of_kv) << 12 | heads << 24;
+        w.partial = item.partial;
+        w.old_keys = s.first_position;
+        if (item.first / kSplitKeys < w.first_piece()) return w;
+        w.stage_begin = max(w.first_key, item.first) / kStageKeys;
+        w.stage_end = min(w.position, item.first + kSplitKeys - 1) / kStageKeys + 1;
+        const int32_t* pages = a.tables.block_tables + s.table * a.tables.max_blocks;
+#pragma unroll
+        for (int n = 0; n < kStages; ++n)
+            if (has(w, n)) w.pages[n] = pages[stage_of(w, n) * kStageKeys >> a.block_shift];
+        return w;
     }
-    __device__ bool sees(int key) const { return first_key <= key && key <= position; }
 
-    __device__ void copy_stage(int stage) const {
-        const int32_t page = __shfl_sync(~0u, page_of_lane, stage - item.first / kStageKeys);
-        const int key = stage * kStageKeys;
-        const int64_t half_page = (int64_t(a.kv_heads) << a.block_shift) * D;
-        const int slot = key & ((1 << a.block_shift) - 1);
-        const bf16* keys = a.pool + 2 * half_page * page + ((kv_head << a.block_shift) + slot) * D;
-        const bf16* values = keys + half_page;
-        std::byte* to = stage_at(stage);
+    // This warp's stage n of a piece of work.
+    __device__ int stage_of(const Work& w, int n) const { return w.stage_begin + warp + n * kWarps; }
+    __device__ bool has(const Work& w, int n) const { return stage_of(w, n) < w.stage_end; }
+    __device__ bool is_old(const Work& w, int n) const { return (stage_of(w, n) + 1) * kStageKeys <= w.old_keys; }
+
+    __device__ int64_t half_page() const { return (int64_t(a.kv_heads) << a.block_shift) * D; }
+    __device__ const bf16* keys_of(const Work& w, int n) const {
+        const int slot = stage_of(w, n) * kStageKeys & ((1 << a.block_shift) - 1);
+        return a.pool + 2 * half_page() * w.pages[n] + ((w.kv_head() << a.block_shift) + slot) * D;
+    }
+    // Where key i of a stage is, or else the nearest one that the row sees: it gets no weight, but must be a number.
+    __device__ int offset_of(const Work& w, int n, int i) const {
+        const int first = stage_of(w, n) * kStageKeys;
+        return (min(max(first + i, w.first_key), w.position) - first) * D;
+    }
+    __device__ void load_keys(Stage& stage, const Work& w, int n) const {
+        const bf16* from = keys_of(w, n) + 8 * q;
 #pragma unroll
-        for (int i = 0; i < 2; ++i)
+        for (int i = 0; i < 2; ++i) {
+            const int key = offset_of(w, n, r + 8 * i);
 #pragma unroll
-            for (int b = 0; b < D / 32; ++b)
-                copy_async<16>(to + (i * (D / 32) + b) * 512 + lane * 16, keys + (r + 8 * i) * D + 32 * b + 8 * q,
-                               sees(key + r + 8 * i));
-        to += kKeyBytes;
+            for (int b = 0; b < D / 32; ++b) stage.keys[i][b] = load_weights(from + key + 32 * b);
+        }
+    }
+    __device__ void load_values(Stage& stage, const Work& w, int n) const {
+        const bf16* from = keys_of(w, n) + half_page();
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-            const int of_stage = 2 * q + i % 2 + i / 2 * 8;
-            const bool wanted = sees(key + of_stage);
+            const int key = offset_of(w, n, 2 * q + i % 2 + i / 2 * 8);
 #pragma unroll
-            for (int b = 0; b < kWide; ++b)
-                copy_async<16>(to + (i * kWide + b) * 512 + lane * 16, values + of_stage * D + 64 * b + 8 * r, wanted);
-            if constexpr (kNarrow)
-                copy_async<8>(to + 4 * kWide * 512 + i * 256 + lane * 8, values + of_stage * D + 64 * kWide + 4 * r,
-                              wanted);
+            for (int b = 0; b < kWide; ++b) stage.wide[i][b] = load_weights(from + key + 64 * b + 8 * r);
+            if constexpr (kNarrow) stage.narrow[i] = load_narrow(from + key + 64 * kWide + 4 * r);
         }
     }
 
-    __device__ void attend_stage(int stage) {
-        const std::byte* keys = stage_at(stage);
-        float scores[4] = {};  // key r: heads 2q, 2q+1; key r + 8: the same
+    __device__ uint4 query_at(const Work& w, int b) const {
+        const bf16* from = a.q + (int64_t(w.row) * a.heads + w.head() + r) * D + 32 * b + 8 * q;
+        return r < w.heads() ? *reinterpret_cast<const uint4*>(from) : uint4{};
+    }
+    __device__ void load_query(const Work& w) {
+        if constexpr (kKeepsQuery)
+#pragma unroll
+            for (int b = 0; b < D / 32; ++b) query[b] = query_at(w, b);
+    }
+
+    // scores[0], [1]: key r, heads 2q, 2q+1; scores[2], [3]: key r + 8, the same.
+    __device__ void score(float (&scores)[4], const Stage& stage, const Work& w) const {
+        float odd[4] = {};
 #pragma unroll
         for (int b = 0; b < D / 32; ++b) {
-            const uint4 low = *reinterpret_cast<const uint4*>(keys + b * 512 + lane * 16);
-            const uint4 high = *reinterpret_cast<const uint4*>(keys + (D / 32 + b) * 512 + lane * 16);
-            mma_bf16(scores, {low.x, high.x, low.y, high.y}, query[b].x, query[b].y);
-            mma_bf16(scores, {low.z, high.z, low.w, high.w}, query[b].z, query[b].w);
+            const uint4 low = stage.keys[0][b], high = stage.keys[1][b],
+                        of_heads = kKeepsQuery ? query[b] : query_at(w, b);
+            mma_bf16(scores, {low.x, high.x, low.y, high.y}, of_heads.x, of_heads.y);
+            mma_bf16(odd, {low.z, high.z, low.w, high.w}, of_heads.z, of_heads.w);
         }
-        const int key = stage * kStageKeys + r;
-        const bool see[2] = {sees(key), sees(key + 8)};
+#pragma unroll
+        for (int i = 0; i < 4; ++i) scores[i] += odd[i];
+    }
+    // Scores become weights relative to the largest so far, and what was summed is rescaled.
+    __device__ void softmax(float (&scores)[4], const Work& w, int n) {
+        const int key = stage_of(w, n) * kStageKeys + r;
+        const bool see[2] = {w.first_key <= key && key <= w.position, w.first_key <= key + 8 && key + 8 <= w.position};
         bool grows = false;
         float shrink[2];
 #pragma unroll
@@ -161,14 +240,11 @@ struct Decode {
             scores[2 + h] = exp2_fast(scores[2 + h] - highest);
             totals[h] = totals[h] * shrink[h] + (scores[h] + scores[2 + h]);
         }
-        if (__any_sync(~0u, grows)) {
+        if (!__any_sync(~0u, grows)) return;
 #pragma unroll
-            for (auto& tile : sums)
+        for (auto& tile : sums)
 #pragma unroll
-                for (int i = 0; i < 4; ++i) tile[i] *= shrink[i % 2];
-        }
-        add_values(keys + kKeyBytes, transpose_8x8(pack_bf16(scores[0], scores[1])),
-                   transpose_8x8(pack_bf16(scores[2], scores[3])));
+            for (int i = 0; i < 4; ++i) tile[i] *= shrink[i % 2];
     }
 
     // Tile j of a piece: rows r and r + 8 of the product are features 2j and 2j + 1 of those that lane 4r + q has.
@@ -181,42 +257,21 @@ struct Decode {
                      p1);
         }
     }
-    __device__ void add_values(const std::byte* values, uint32_t p0, uint32_t p1) {
+    __device__ void add_values(const Stage& stage, uint32_t p0, uint32_t p1) {
 #pragma unroll
         for (int b = 0; b < kWide; ++b) {
-            uint4 v[4];
-#pragma unroll
-            for (int i = 0; i < 4; ++i)
-                v[i] = *reinterpret_cast<const uint4*>(values + (i * kWide + b) * 512 + lane * 16);
+            const uint4 v[4] = {stage.wide[0][b], stage.wide[1][b], stage.wide[2][b], stage.wide[3][b]};
             add_piece(sums + 4 * b, v, p0, p1);
         }
-        if constexpr (kNarrow) {
-            uint2 v[4];
-#pragma unroll
-            for (int i = 0; i < 4; ++i)
-                v[i] = *reinterpret_cast<const uint2*>(values + 4 * kWide * 512 + i * 256 + lane * 8);
-            add_piece(sums + 4 * kWide, v, p0, p1);
-        }
+        if constexpr (kNarrow) add_piece(sums + 4 * kWide, stage.narrow, p0, p1);
     }
     // The feature in rows r of sums[tile]; the one in rows r + 8 is the next.
     __device__ int feature_of(int tile) const {
         return tile < 4 * kWide ? tile / 4 * 64 + 8 * r + tile % 4 * 2 : 64 * kWide + 4 * r + (tile - 4 * kWide) * 2;
     }
 
-    __device__ void request_next() {
-        if (next_stage < stage_end) copy_stage(next_stage);
-        end_copy_group();
-        next_stage += kWarps;
-        ++requested;
-    }
-    // The first stages, as far as they may be read before pdl_wait().
-    __device__ void request_old() {
-        while (requested < kStages && next_stage < stage_end && (next_stage + 1) * kStageKeys <= old_keys)
-            request_next();
-    }
-
-    // This warp's stages of the item.
-    __device__ void attend() {
+    // This warp's stages of `now`; those of `next` are requested in their place.
+    __device__ void attend(const Work& now, const Work& next) {
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
             maxima[h] = -INFINITY;
@@ -226,157 +281,210 @@ struct Decode {
         for (auto& tile : sums)
 #pragma unroll
             for (float& v : tile) v = 0;
-        while (requested < kStages) request_next();
 #pragma unroll
-        for (int b = 0; b < D / 32; ++b)
-            query[b] = r < heads ? *reinterpret_cast<const uint4*>(a.q + (int64_t(item.row) * a.heads + head + r) * D +
-                                                                   32 * b + 8 * q)
-                                 : uint4{};
-        for (int stage = stage_begin + warp; stage < stage_end; stage += kWarps) {
-            wait_for_copies<kStages - 1>();
-            attend_stage(stage);
-            request_next();
+        for (int n = 0; n < kStages; ++n) {
+            Stage& stage = stages[n % kSlots];
+            const bool of_now = n + kSlots < kStages;
+            const Work& coming = of_now ? now : next;
+            const int m = (n + kSlots) % kStages;
+            float scores[4] = {};
+            if (has(now, n)) score(scores, stage, now);
+            if (has(coming, m)) load_keys(stage, coming, m);
+            if (has(now, n)) {
+                softmax(scores, now, n);
+                add_values(stage, transpose_8x8(pack_bf16(scores[0], scores[1])),
+                           transpose_8x8(pack_bf16(scores[2], scores[3])));
+            }
+            if (has(coming, m)) load_values(stage, coming, m);
         }
-        wait_for_copies<0>();
-#pragma unroll
-        for (float& total : totals)
-#pragma unroll
-            for (int offset = 4; offset < 32; offset <<= 1) total += __shfl_xor_sync(~0u, total, offset);
+        if (next.any()) load_query(next);
     }
 
-    // Merges the warps' results in their order; `store(head, feature, sum, largest, total)` gets each, of heads 0 to
-    // heads - 1.
-    template <class Store>
-    __device__ void merge_warps(const Store& store) const {
-        auto* all_sums = reinterpret_cast<float*>(shared);                    // [kWarps][8][D]
-        auto* states = reinterpret_cast<float2*>(all_sums + kWarps * 8 * D);  // [kWarps][8]
-        __syncthreads();                                                      // all are done with their stages
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {
-            if (2 * q + h >= heads) continue;
-            float* to = all_sums + (warp * 8 + 2 * q + h) * D;
+    // This warp's results to where all warps see them.
+    __device__ void publish(const Work& w) {
+        float* to = shared.sums[warp];
+        if (2 * q < w.heads()) {
 #pragma unroll
             for (int tile = 0; tile < kTiles; ++tile)
-                *reinterpret_cast<float2*>(to + feature_of(tile)) = {sums[tile][h], sums[tile][2 + h]};
-            if (r == 0) states[warp * 8 + 2 * q + h] = {maxima[h], totals[h]};
+#pragma unroll
+                for (int i = 0; i < 2; ++i) {
+                    const int feature = feature_of(tile) + i;
+                    *reinterpret_cast<float2*>(to + feature / 8 * kEightFeatures + feature % 8 * 8 + 2 * q) = {
+                        sums[tile][2 * i], sums[tile][2 * i + 1]};
+                }
         }
-        __syncthreads();
-        for (int i = int(threadIdx.x); i < heads * D; i += 32 * kWarps) {
-            const int h = i / D, feature = i % D;
-            float highest = -INFINITY, total = 0, sum = 0;
 #pragma unroll
-            for (int w = 0; w < kWarps; ++w) highest = fmaxf(highest, states[w * 8 + h].x);
+        for (int h = 0; h < 2; ++h) {
 #pragma unroll
-            for (int w = 0; w < kWarps; ++w) {
-                const float weight = exp2_fast(states[w * 8 + h].x - highest);
-                total += weight * states[w * 8 + h].y;
-                sum += weight * all_sums[(w * 8 + h) * D + feature];
+            for (int offset = 4; offset < 32; offset <<= 1) totals[h] += __shfl_xor_sync(~0u, totals[h], offset);
+            if (r == 0) shared.states[warp][2 * q + h] = {maxima[h], totals[h]};
+        }
+    }
+    // What each warp's results count for, and what they come to: each warp works it out for itself. `whole`: they are
+    // all of the row, and the weights those of its values.
+    __device__ void weigh_warps(bool whole) {
+#pragma unroll
+        for (int i = lane; i < 8 * kWarps; i += 32) {
+            const int of_warp = i % kWarps, head = i / kWarps;
+            const float2 state = shared.states[of_warp][head];
+            float highest = state.x;
+#pragma unroll
+            for (int offset = 1; offset < kWarps; offset <<= 1)
+                highest = fmaxf(highest, __shfl_xor_sync(~0u, highest, offset));
+            const float weight = exp2_fast(state.x - highest);
+            float total = weight * state.y;
+#pragma unroll
+            for (int offset = 1; offset < kWarps; offset <<= 1) total += __shfl_xor_sync(~0u, total, offset);
+            shared.weights[warp][of_warp][head] = whole ? weight / total : weight;
+            if (of_warp == 0) shared.merged[warp][head] = {highest, total};
+        }
+        __syncwarp();
+    }
+    // Merges the warps' results: the row's, or those of one of its pieces.
+    __device__ void merge_warps(const Work& w) {
+        const int head = w.head(), heads = w.heads();
+        const bool whole = w.pieces() == 1;
+        weigh_warps(whole);
+        for (int i = int(threadIdx.x); i < 2 * D; i += kThreads) {
+            const int feature = i / 2, begin = i % 2 * 4;  // heads [begin, begin + 4)
+            if (begin >= heads) continue;
+            const int at = feature / 8 * kEightFeatures + feature % 8 * 8 + begin;
+            float merged[4] = {};
+#pragma unroll
+            for (int n = 0; n < kWarps; ++n) {
+                const auto sum = *reinterpret_cast<const float4*>(shared.sums[n] + at);
+                const auto weight = *reinterpret_cast<const float4*>(shared.weights[warp][n] + begin);
+                merged[0] = fmaf(weight.x, sum.x, merged[0]);
+                merged[1] = fmaf(weight.y, sum.y, merged[1]);
+                merged[2] = fmaf(weight.z, sum.z, merged[2]);
+                merged[3] = fmaf(weight.w, sum.w, merged[3]);
             }
-            store(h, feature, sum, highest, total);
+#pragma unroll
+            for (int j = 0; j < 4; ++j) {
+                if (begin + j >= heads) continue;
+                if (whole) {
+                    a.out[(int64_t(w.row) * a.heads + head + begin + j) * D + feature] = from_float<bf16>(merged[j]);
+                    continue;
+                }
+                const int64_t slot = int64_t(w.partial) * a.heads + head + begin + j;
+                a.sums[slot * D + feature] = merged[j];
+                if (feature == 0) a.states[slot] = shared.merged[warp][begin + j];
+            }
         }
-        __syncthreads();  // the stages may be filled again
     }
 
-    __device__ void write(int h, int feature, float value) const {
-        a.out[(int64_t(item.row) * a.heads + head + h) * D + feature] = from_float<bf16>(value);
-    }
-
-    // Whether this block is the last of the row's `pieces` for these heads. If so, it sees what the others wrote.
-    __device__ bool arrive_last(uint32_t* arrived, int pieces) const {
+    // Thread 0, when all threads have written theirs: whether this block is the last of the row's pieces. If so, the
+    // block sees behind its next barrier what the others wrote.
+    __device__ bool arrive_last(const Pieces& p) const {
+        uint32_t* arrived = a.arrived + int64_t(p.first_partial) * a.groups.count + p.group;
         __threadfence();
-        const auto last = reinterpret_cast<volatile int*>(shared);
-        __syncthreads();
-        if (threadIdx.x == 0) {
-            const bool is_last = atomicAdd(arrived, 1u) == uint32_t(pieces - 1);
-            if (is_last) *arrived = 0;  // for the next call
-            *last = is_last;
-        }
-        __syncthreads();
-        const bool is_last = *last != 0;
-        __syncthreads();
+        const bool is_last = atomicAdd(arrived, 1u) == uint32_t(p.count - 1);
+        if (is_last) *arrived = 0;  // for the next call
         __threadfence();
         return is_last;
     }
-
-    // Merges the pieces [slot, slot + pieces) in their order.
-    __device__ void merge_pieces(int64_t slot, int pieces) const {
-        for (int i = int(threadIdx.x); i < heads * D; i += 32 * kWarps) {
-            const int h = i / D, feature = i % D;
-            const float2* states = a.states + slot * a.heads + head + h;
-            const float* piece_sums = a.sums + (slot * a.heads + head + h) * D + feature;
-            float highest = -INFINITY, total = 0, sum = 0;
-#pragma unroll 4
-            for (int p = 0; p < pieces; ++p) highest = fmaxf(highest, __ldcg(&states[int64_t(p) * a.heads].x));
-#pragma unroll 4
-            for (int p = 0; p < pieces; ++p) {
-                const float2 state = __ldcg(states + int64_t(p) * a.heads);
-                const float weight = exp2_fast(state.x - highest);
-                total += weight * state.y;
-                sum += weight * __ldcg(piece_sums + int64_t(p) * a.heads * D);
+    // The row's pieces, in their order.
+    __device__ void merge_pieces(const Pieces& p) const {
+        constexpr int kFours = D / 4, kAtOnce = 8;
+        for (int i = int(threadIdx.x); i < p.heads * kFours; i += kThreads) {
+            const int64_t slot = int64_t(p.first_partial) * a.heads + p.head + i / kFours;
+            const float2* states = a.states + slot;
+            const auto* piece_sums = reinterpret_cast<const float4*>(a.sums + slot * D) + i % kFours;
+            float highest = -INFINITY, total = 0;
+            float4 sum = {};
+            for (int begin = 0; begin < p.count; begin += kAtOnce) {
+                float2 state[kAtOnce];
+                float4 of_piece[kAtOnce];
+#pragma unroll
+                for (int n = 0; n < kAtOnce; ++n) {
+                    const int64_t piece = min(begin + n, p.count - 1);
+                    state[n] = __ldcg(states + piece * a.heads);
+                    of_piece[n] = __ldcg(piece_sums + piece * a.heads * kFours);
+                    if (begin + n >= p.count) state[n].x = -INFINITY;  // counts for nothing
+                }
+#pragma unroll
+                for (int n = 0; n < kAtOnce; ++n) {
+                    const float now = fmaxf(highest, state[n].x);
+                    const float shrink = exp2_fast(highest - now), weight = exp2_fast(state[n].x - now);
+                    highest = now;
+                    total = fmaf(weight, state[n].y, total * shrink);
+                    sum.x = fmaf(weight, of_piece[n].x, sum.x * shrink);
+                    sum.y = fmaf(weight, of_piece[n].y, sum.y * shrink);
+                    sum.z = fmaf(weight, of_piece[n].z, sum.z * shrink);
+                    sum.w = fmaf(weight, of_piece[n].w, sum.w * shrink);
+                }
             }
-            write(h, feature, sum / total);
+            const float inverse = 1 / total;
+            bf16* to = a.out + (int64_t(p.row) * a.heads + p.head + i / kFours) * D + i % kFours * 4;
+            *reinterpret_cast<uint2*>(to) = {pack_bf16(sum.x * inverse, sum.y * inverse),
+                                             pack_bf16(sum.z * inverse, sum.w * inverse)};
         }
     }
 
-    // Takes an item and one of its head groups; false if the row sees none of its keys. Reads tables only.
-    __device__ bool take(int work, const HeadGroups& groups) {
-        item = a.tables.decode[work / groups.count];
-        const CudaSequence s = a.tables.sequences[item.sequence];
-        position = s.first_position + item.row - s.row_begin;
-        old_keys = s.first_position;
-        first_key = a.window > 0 && position >= a.window ? int(position - a.window + 1) : 0;
-        if (item.first / kSplitKeys < first_key / kSplitKeys) return false;
-        group = work % groups.count;
-        kv_head = group / groups.of_kv;
-        const int of_kv = group % groups.of_kv * groups.size;
-        head = kv_head * groups.heads_of_kv + of_kv;
-        heads = min(groups.size, groups.heads_of_kv - of_kv);
-        stage_begin = max(first_key, item.first) / kStageKeys;
-        stage_end = min(position, item.first + kSplitKeys - 1) / kStageKeys + 1;
-        const int stage_of_lane = min(item.first / kStageKeys + lane, stage_end - 1);
-        const int32_t* pages = a.tables.block_tables + s.table * a.tables.max_blocks;
-        page_of_lane = pages[stage_of_lane * kStageKeys >> a.block_shift];
-        next_stage = stage_begin + warp;
-        requested = 0;
-        return true;
+    // Ends a piece of work; `waiting` are the pieces of the one before, whose arrival this one's time has hidden.
+    // Passes on thread 0's `fetched` to all.
+    __device__ int finish(const Work& w, int fetched, Pieces& waiting) {
+        if (w.any()) publish(w);
+        if (threadIdx.x == 0) shared.next_work = fetched;
+        __syncthreads();
+        const int after = shared.next_work;
+        if (waiting.count > 0 && shared.is_last) merge_pieces(waiting);
+        if (w.any()) merge_warps(w);
+        __syncthreads();
+        waiting = {};
+        if (w.any() && w.pieces() > 1) {
+            waiting = {w.row, w.group, w.head(), w.heads(), w.first_partial(), w.pieces()};
+            if (threadIdx.x == 0) shared.is_last = arrive_last(waiting);
+        }
+        return after;
     }
 
-    __device__ void run(const HeadGroups& groups) {
-        attend();
-
-        const int piece = item.first / kSplitKeys, first_piece = first_key / kSplitKeys;
-        const int pieces = position / kSplitKeys - first_piece + 1;
-        if (pieces == 1)
-            return merge_warps(
-                [&](int h, int feature, float sum, float, float total) { write(h, feature, sum / total); });
-        merge_warps([&](int h, int feature, float sum, float highest, float total) {
-            const int64_t at = int64_t(item.partial) * a.heads + head + h;
-            a.sums[at * D + feature] = sum;
-            if (feature == 0) a.states[at] = {highest, total};
-        });
-        const int64_t slot = item.partial - piece + first_piece;
-        if (arrive_last(a.arrived + slot * groups.count + group, pieces)) merge_pieces(slot, pieces);
+    // Blocks take the work by falling length: two pieces each whose number they know, then who is free.
+    __device__ void run() {
+        const int end = a.tables.item_counts[0] * a.groups.count, blocks = int(gridDim.x);
+        int i = int(blockIdx.x), j = 2 * blocks - 1 - i;
+        Work now = take(i, end);
+        bool early[kSlots];
+#pragma unroll
+        for (int n = 0; n < kSlots; ++n) {
+            early[n] = has(now, n) && is_old(now, n);
+            if (!early[n]) continue;
+            load_keys(stages[n], now, n);
+            load_values(stages[n], now, n);
+        }
+        pdl_wait();
+#pragma unroll
+        for (int n = 0; n < kSlots; ++n) {
+            if (early[n] || !has(now, n)) continue;
+            load_keys(stages[n], now, n);
+            load_values(stages[n], now, n);
+        }
+        if (now.any()) load_query(now);
+        Work next = take(j, end);
+        Pieces waiting;
+        while (i < end) {
+            int fetched = end;
+            if (threadIdx.x == 0 && end > 2 * blocks && j < end) fetched = 2 * blocks + int(count_up(a.turns));
+            attend(now, next);
+            i = j;
+            j = finish(now, fetched, waiting);
+            now = next;
+            next = take(j, end);
+        }
+        __syncthreads();
+        if (waiting.count > 0 && shared.is_last) merge_pieces(waiting);
+        if (threadIdx.x == 0 && end > 2 * blocks && atomicAdd(a.turns + 1, 1u) == uint32_t(blocks - 1))
+            a.turns[0] = a.turns[1] = 0;  // for the next call
     }
 };
 
-template <int D, bool kDeep>
-__global__ void __launch_bounds__(32 * Decode<D, kDeep>::kWarps, kDeep ? 1 : 3)
+template <int D>
+__global__ void __launch_bounds__(Decode<D>::kThreads, Decode<D>::kBlocksOfSm)
     decode_kernel(const __grid_constant__ DecodeArguments a) {
-    extern __shared__ __align__(16) std::byte shared[];
+    __shared__ typename Decode<D>::Shared shared;
     pdl_trigger();
-    const HeadGroups groups(a.heads, a.kv_heads);
-    const int work = a.tables.item_counts[0] * groups.count;
-    Decode<D, kDeep> decode{a, shared};
-    int i = work_of_round(0);
-    bool taken = i < work && decode.take(i, groups);
-    if (taken) decode.request_old();
-    pdl_wait();
-    for (int round = 1;; ++round) {
-        if (taken) decode.run(groups);
-        if (round * int(gridDim.x) >= work) return;
-        i = work_of_round(round);
-        taken = i < work && decode.take(i, groups);
-    }
+    Decode<D> decode{a, shared};
+    decode.run();
 }
 
 }  // namespace spartan

@@ -3,6 +3,7 @@
 // come from shared memory that all warps fill together.
 #pragma once
 
+#include "kernels/cuda/async_copy.cuh"
 #include "kernels/cuda/attention_decode.cuh"
 
 namespace spartan {
@@ -15,6 +16,13 @@ struct PrefillArguments {
     float scale;
     CudaBatchTables tables;
 };
+
+// Which piece of work, by falling length, a block does in each round: every other round runs backwards, so that no
+// block gets all the longest.
+__device__ __forceinline__ int work_of_round(int round) {
+    const int block = int(round % 2 ? gridDim.x - 1 - blockIdx.x : blockIdx.x);
+    return round * int(gridDim.x) + block;
+}
 
 template <int D>
 struct Prefill {

@@ -230,7 +230,7 @@ bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
 template <class T>
 constexpr double kAttentionTolerance = std::is_same_v<T, float> ? 2e-5 : 6e-3;
 
-// Every row against the oracle, twice, so that the workspace serves again.
+// Every row against the oracle, twice, so that the workspace serves again; the second time with overlapping launches.
 template <class T>
 void compare_with_oracle(const Shape& shape, const std::vector<Chunk>& chunks, bool row_by_row = false) {
     const Batch<T> batch(shape, chunks);
@@ -240,6 +240,8 @@ void compare_with_oracle(const Shape& shape, const std::vector<Chunk>& chunks, b
     CudaDevice device;
     on_device.store(device);
     const auto first = on_device.attend(device);
+    device.set_overlap_launches(true);
+    on_device.store(device);
     const auto got = on_device.attend(device);
     QVERIFY(same_bits(first, got));
     const int64_t dim = shape.layout.num_heads * shape.layout.head_dim;
@@ -294,6 +296,15 @@ private slots:
         const KvLayout l = layout();
         compare_with_oracle<bf16>({l}, kDecode);
         compare_with_oracle<float>({l}, kDecode);
+    }
+
+    // More pieces of work than blocks take without asking, of rows of many lengths.
+    void decodeOfMany() {
+        SKIP_WITHOUT_GPU();
+        std::vector<Chunk> chunks;
+        for (int32_t i = 0; i < 48; ++i) chunks.push_back({i * 61 % 1500, 1});
+        for (const KvLayout& l : {KvLayout{4, 4, 128, 16}, KvLayout{16, 8, 64, 16}, KvLayout{4, 4, 256, 16}})
+            compare_with_oracle<bf16>({l}, chunks);
     }
 
     void mixed_data() { layouts(); }
@@ -369,8 +380,17 @@ private slots:
         QTest::addColumn<int>("rotated");
         QTest::addColumn<bool>("adapters");
         QTest::addColumn<bool>("norms");
-        for (const auto& [d, n] :
-             {std::pair{128, 128}, {64, 64}, {80, 32}, {96, 48}, {16, 16}, {256, 256}, {10, 10}, {64, 0}})
+        for (const auto& [d, n] : {std::pair{128, 128},
+                                   {64, 64},
+                                   {80, 32},
+                                   {96, 48},
+                                   {16, 16},
+                                   {256, 256},
+                                   {10, 10},
+                                   {64, 0},
+                                   {128, 48},
+                                   {32, 32},
+                                   {64, 24}})
             for (const bool adapters : {false, true})
                 for (const bool norms : {false, true})
                     QTest::addRow("head_dim %d rotated %d adapters %d norms %d", d, n, adapters, norms)
@@ -378,8 +398,10 @@ private slots:
     }
     void storeQkv() {
         SKIP_WITHOUT_GPU();
-        check_store<float>();
-        check_store<bf16>();
+        for (const bool overlapping : {false, true}) {
+            check_store<float>(overlapping);
+            check_store<bf16>(overlapping);
+        }
     }
 
     // Plans stay within their bucket and cover every row's keys once.
@@ -430,7 +452,7 @@ private:
     }
 
     template <class T>
-    static void check_store() {
+    static void check_store(bool overlapping) {
         QFETCH(int, head_dim);
         QFETCH(int, rotated);
         QFETCH(bool, adapters);
@@ -474,6 +496,7 @@ private:
             steps.rope_scale = kRopeScale;
         }
         CudaDevice device;
+        device.set_overlap_launches(overlapping);
         on_device.store(device, steps, tiles.data());
         const auto q = on_device.q.read();
         auto pool = on_device.pool.read();
