@@ -6,8 +6,8 @@
 //     logits  [rows, vocab]   float, 0 <= vocab <= 2^30; must not alias tokens
 //     params  [rows]          in device memory, complete before the step
 //
-// One block of threads a row. It reads the logits once when greedy, else 3 to 12 times, all but the first from the L2
-// cache.
+// One block of threads a row. It reads the logits once when greedy, else 2 to 4 times, all but the first from the L2
+// cache; up to 12 times where more than some hundreds of logits are as good as the last that counts.
 #pragma once
 
 #include "kernels/cuda/device.h"
