@@ -52,7 +52,9 @@ struct ViewContext {
     RunModel& model;  // views only read it (they need it for TimeController's calls)
     TimeController& time;
     Selection& selection;
-    std::function<void()> runDemo;  // for empty states: "Run demo workload"
+    std::function<void()> runDemo;         // for empty states: "Run demo workload"
+    std::function<void(bool)> timePhases;  // a GPU's phases, from the next step on
+    std::function<bool()> phasesTimed;     // whether that was asked for
 };
 
 // An empty pane that says what would be here and how to get it.

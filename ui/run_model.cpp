@@ -33,6 +33,7 @@ void addTo(StepBin& into, const StepBin& bin) {
     into.rows_max = std::max(into.rows_max, bin.rows_max);
     into.preempted += bin.preempted;
     if (bin.pool.total_pages > 0) into.pool = bin.pool;
+    if (bin.device.total > 0) into.device = bin.device;
     into.kv_pages_max = std::max(into.kv_pages_max, bin.kv_pages_max);
     into.adapter_pages_max = std::max(into.adapter_pages_max, bin.adapter_pages_max);
     into.transient_pages_max = std::max(into.transient_pages_max, bin.transient_pages_max);
@@ -102,6 +103,7 @@ void RunModel::takeSummary(const StepRecord& r) {
     s.times = r.times;
     s.bytes = r.bytes;
     s.pool = r.pool;
+    s.device = r.device.total > 0 || steps_.empty() ? r.device : steps_.back().device;
     std::unordered_set<AdapterId> distinct;
     for (const StepRow& row : r.rows) {
         s.emitted_tokens += row.token >= 0;
@@ -125,6 +127,7 @@ void RunModel::takeSummary(const StepRecord& r) {
     one.rows_max = s.rows;
     one.preempted = s.preempted;
     one.pool = s.pool;
+    one.device = s.device;
     one.kv_pages_max = s.pool.kv_pages;
     one.adapter_pages_max = s.pool.adapter_pages;
     one.transient_pages_max = s.pool.transient_pages;
@@ -144,7 +147,10 @@ RunModel::Bin& RunModel::binAt(int64_t us) {
         Bin bin;
         bin.totals.t0_us = origin_us_ + int64_t(bins_.size()) * bin_us_;
         bin.totals.t1_us = bin.totals.t0_us + bin_us_;
-        if (!bins_.empty()) bin.totals.pool = bins_.back().totals.pool;
+        if (!bins_.empty()) {
+            bin.totals.pool = bins_.back().totals.pool;
+            bin.totals.device = bins_.back().totals.device;
+        }
         bins_.push_back(std::move(bin));
     }
     return bins_.back();

@@ -39,6 +39,9 @@ struct RunHeader {
     std::string model_name, dtype, device, workload_name;
     std::optional<ModelConfig> config;
     int64_t page_bytes = 0, pool_bytes = 0, weight_bytes = 0, workspace_bytes = 0;
+    bool gpu = false;
+    // Of a GPU, in its driver's words: what it has, and what was taken before this run's engine took anything.
+    int64_t device_bytes = 0, device_used_before = 0;
     int64_t block_tokens = 16;
     int64_t planned_requests = 0;  // warm-up and repeats included; 0: not known (playground)
     std::optional<double> slo_ttft_ms, slo_itl_ms, slo_e2e_ms;
@@ -56,6 +59,7 @@ struct StepSummary {
     StepTimes times;
     StepBytes bytes;
     PoolState pool;
+    DeviceMemoryUse device;  // as the driver last said
     double ms() const { return double(end_us - start_us) / 1000.0; }
 };
 
@@ -65,7 +69,8 @@ struct StepBin {
     int64_t steps = 0, prefill_tokens = 0, decode_tokens = 0, padding_tokens = 0, emitted_tokens = 0;
     int64_t step_us = 0, longest_step_us = 0, transfer_bytes = 0;
     int32_t running_max = 0, waiting_max = 0, rows_max = 0, preempted = 0;
-    PoolState pool;  // after the last step
+    PoolState pool;          // after the last step
+    DeviceMemoryUse device;  // as the driver last said
     int32_t kv_pages_max = 0, adapter_pages_max = 0, transient_pages_max = 0;
     double seconds() const { return double(t1_us - t0_us) / 1e6; }
     double promptPerSecond() const { return seconds() > 0 ? double(prefill_tokens) / seconds() : 0; }

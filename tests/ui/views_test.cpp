@@ -474,9 +474,11 @@ private slots:
                 qsizetype points = 0;
                 for (int g = 0; g < plot->graphCount(); ++g) points += plot->graph(g)->dataCount();
                 QCOMPARE(csv.count('\n'), points + 1);
-                const QCPGraphData& d = *plot->graph(0)->data()->constBegin();
+                const QCPGraph* drawn = plot->graph(0);
+                for (int g = 1; drawn->dataCount() == 0 && g < plot->graphCount(); ++g) drawn = plot->graph(g);
+                const QCPGraphData& d = *drawn->data()->constBegin();
                 QVERIFY(csv.contains(QStringLiteral("%1,%2,%3\n")
-                                         .arg(plot->graph(0)->name())
+                                         .arg(drawn->name())
                                          .arg(d.key, 0, 'g', 12)
                                          .arg(d.value, 0, 'g', 12)
                                          .toUtf8()));

@@ -11,7 +11,9 @@ namespace spartan {
 
 class PageGrid;
 
-// Base weights, workspace, adapters, transient and KV as a stack in MB, with the capacity as a dashed line.
+// Base weights, workspace, adapters, transient and KV as a stack in MB, with the capacity as a dashed line. On a GPU
+// the stack holds all that its driver says is in use: what others took before, the pool's free pages, and what the
+// driver itself took since.
 class MemoryTimeline : public TimePlot {
     Q_OBJECT
 public:
@@ -20,7 +22,8 @@ public:
     void restyle(const Colors& colors) override;
 
 private:
-    enum Layer { base, workspace, adapters, transient, kv, layers };
+    enum Layer { before, base, workspace, adapters, transient, kv, pool_free, driver, layers };
+    void drawCapacity(double used);
     std::array<QCPGraph*, layers> stack_{};  // cumulative, the highest drawn first
     QCPItemStraightLine* capacity_;
     QCPItemText* capacity_text_;
@@ -45,6 +48,7 @@ protected:
 
 private:
     int columns() const;
+    int rows() const;
     std::vector<Entry> entries_;
 };
 
@@ -55,6 +59,7 @@ public:
     void refresh(const RunModel& model, const TimeController& time) override;
     PageGrid& grid() const { return *grid_; }
     const MemoryLegend& legend() const { return *legend_; }
+    const FigureLabel& device() const { return *device_; }  // what the driver says, of a GPU
     MemoryTimeline& timeline() const { return *timeline_; }
     QString csv() const;  // page runs by owner at the cursor
 
@@ -63,11 +68,12 @@ protected:
 
 private:
     void showReadouts(const RunModel& model, const StepSummary* step);
+    void showDevice(const RunHeader& header, const DeviceMemoryUse& device);
 
     ViewContext context_;
     PageGrid* grid_;
     MemoryLegend* legend_;
-    FigureLabel *readout_, *free_;
+    FigureLabel *readout_, *free_, *device_;
     MemoryTimeline* timeline_;
     uint64_t seen_model_ = 0;
     int64_t seen_step_ = -2;

@@ -4,7 +4,9 @@
 #include "ui/time_controller.h"
 #include "ui/views/steps_view.h"
 
+#include <QCheckBox>
 #include <QFontMetricsF>
+#include <QHBoxLayout>
 #include <QHeaderView>
 #include <QHelpEvent>
 #include <QPainter>
@@ -152,6 +154,16 @@ StepDetailView::StepDetailView(const ViewContext& context, QWidget* parent)
     table_->horizontalHeader()->setSectionResizeMode(StepRowsModel::adapter, QHeaderView::Stretch);
     column->addWidget(table_, 1);
     setBody(body);
+    phase_switch_ = new QCheckBox(tr("phase times"));
+    phase_switch_->setToolTip(plainTooltip(
+        tr("Times the phases of a step on the GPU, from its next step on, by events between the launches. That costs: "
+           "launches no longer overlap, and steps are launched one kernel at a time instead of being replayed as a "
+           "graph, so that every step takes longer. Off, a step's time on the GPU is one figure.")));
+    phase_switch_->hide();
+    headerControls()->addWidget(phase_switch_);
+    connect(phase_switch_, &QCheckBox::clicked, this, [this](bool on) {
+        if (context_.timePhases) context_.timePhases(on);
+    });
     connect(table_->selectionModel(), &QItemSelectionModel::currentRowChanged, this, [this](const QModelIndex& index) {
         const StepRecordPtr record = context_.model.record(shown_step_);
         if (record && index.isValid() && size_t(index.row()) < record->rows.size())
@@ -179,6 +191,10 @@ void StepDetailView::showPhases(const StepSummary& s) {
                          const QString& tip) {
         bars.push_back({label, note, msText(double(us) / 1000), tip, double(us), color});
     };
+    if (context_.model.header().gpu && !phasesTold(s.times)) {
+        showWholeStep(s, bars);
+        return phases_->set(std::move(bars));
+    }
     bar(tr("rotate"), s.times.rotate, {}, c.prefill, tr("Block rotations of the inputs (BOFT, OFT)"));
     bar(tr("low rank"), s.times.lora, tr("adapters %1").arg(bytesText(s.bytes.adapters)), c.prefill,
         tr("Low-rank products, gains and biases (LoRA, DoRA). The bytes are of all adapter parts that the step read."));
@@ -197,6 +213,37 @@ void StepDetailView::showPhases(const StepSummary& s) {
         bar(tr("record wait"), s.times.publish_wait, {}, c.error,
             tr("The engine waited for a full ring of records before this step"));
     phases_->set(std::move(bars));
+}
+
+// A GPU whose phases nobody asked for.
+void StepDetailView::showWholeStep(const StepSummary& s, std::vector<BarList::Bar>& bars) const {
+    const Colors& c = colorsOf(this);
+    const QColor ink = blend(c.panel, c.ink, 0.6);
+    const auto ms = [](int64_t us) { return msText(double(us) / 1000); };
+    const int64_t read = s.bytes.weights + s.bytes.adapters + s.bytes.kv;
+    QString tip = tr("All phases of the step on the GPU; “phase times” tells them apart. It read %1 of weights, %2 of "
+                     "adapters and %3 of KV at the least.")
+                      .arg(bytesText(s.bytes.weights), bytesText(s.bytes.adapters), bytesText(s.bytes.kv));
+    if (s.times.other > 0)
+        tip += tr(" That is %1/s.").arg(bytesText(int64_t(double(read) / (double(s.times.other) / 1e6))));
+    bars.push_back({tr("on the GPU"), tr("%1 read").arg(bytesText(read)), ms(s.times.other), tip, double(s.times.other),
+                    c.decode});
+    bars.push_back({tr("schedule"),
+                    {},
+                    ms(s.times.schedule),
+                    tr("Admission, pages, building the batch"),
+                    double(s.times.schedule),
+                    ink});
+    if (s.times.transfer > 0 || s.bytes.transfer > 0)
+        bars.push_back({tr("transfer"), bytesText(s.bytes.transfer), ms(s.times.transfer),
+                        tr("Adapters copied into the pool"), double(s.times.transfer), c.transfer});
+    if (s.times.publish_wait > 0)
+        bars.push_back({tr("record wait"),
+                        {},
+                        ms(s.times.publish_wait),
+                        tr("The engine waited for a full ring of records before this step"),
+                        double(s.times.publish_wait),
+                        c.error});
 }
 
 namespace {
@@ -240,6 +287,8 @@ void StepDetailView::showWaiting(const StepRecord& record, const StepSummary& st
 
 void StepDetailView::refresh(const RunModel& model, const TimeController& time) {
     const StepSummary* step = model.summary(time.cursorStep());
+    phase_switch_->setVisible(step && model.header().gpu && context_.timePhases);
+    if (context_.phasesTimed) phase_switch_->setChecked(context_.phasesTimed());
     showEmpty(!step);
     if (!step) return setFacts({});
     shown_step_ = step->step;

@@ -6,6 +6,7 @@
 
 #include <QAbstractTableModel>
 
+class QCheckBox;
 class QTableView;
 
 namespace spartan {
@@ -59,17 +60,20 @@ public:
     const BarList& phases() const { return *phases_; }
     const BarList& waiting() const { return *waiting_; }
     const StepRowsModel& rows() const { return *rows_; }
+    QCheckBox& phaseSwitch() const { return *phase_switch_; }
 
 protected:
     void styleChanged() override;
 
 private:
     void showPhases(const StepSummary& step);
+    void showWholeStep(const StepSummary& step, std::vector<BarList::Bar>& bars) const;
     void showWaiting(const StepRecord& record, const StepSummary& step);
 
     ViewContext context_;
     BarList *phases_, *waiting_;
     FigureLabel* waiting_title_;
+    QCheckBox* phase_switch_;
     StepRowsModel* rows_;
     QTableView* table_;
     int64_t shown_step_ = -1;

@@ -22,11 +22,11 @@ namespace {
 class StepLegend : public QWidget {
 public:
     StepLegend() {
-        setAccessibleName(QObject::tr("Legend: prefill, decode, padding, time"));
+        setAccessibleName(QObject::tr("Legend: prefill, decode, padding, adapters moved, time"));
         setToolTip(plainTooltip(QObject::tr(
             "Bars: tokens computed in a step, decode below, prefill above it, padding hatched; a vermillion "
-            "tick marks a preemption, a dotted line time that the run was held. Line: milliseconds of the "
-            "step.")));
+            "tick marks a preemption, a dotted line time that the run was held. Lane at the foot: bytes of "
+            "adapters moved into the pool in the step. Line: milliseconds of the step.")));
     }
     QSize sizeHint() const override {
         const QFontMetricsF m(uiFont(11));
@@ -49,12 +49,13 @@ protected:
             if (x + wide > width()) return;
             const QRectF box(x, (height() - px(9)) / 2.0, px(9), px(9));
             p.setPen(c.ink);
-            if (i == 3)
+            if (i == 4)
                 p.drawLine(QPointF(box.left(), box.center().y()), QPointF(box.right(), box.center().y()));
             else
                 p.fillRect(box, i == 0   ? QBrush(c.prefill)
                                 : i == 1 ? QBrush(c.decode)
-                                         : QBrush(c.muted, Qt::BDiagPattern));
+                                : i == 2 ? QBrush(c.muted, Qt::BDiagPattern)
+                                         : QBrush(c.transfer));
             p.setPen(c.muted);
             p.drawText(QRectF(x + px(14), 0, wide, height()), Qt::AlignLeft | Qt::AlignVCenter, all[i]);
             x += wide + px(14);
@@ -63,7 +64,8 @@ protected:
 
 private:
     static QStringList words() {
-        return {QObject::tr("prefill"), QObject::tr("decode"), QObject::tr("padding"), QObject::tr("ms a step")};
+        return {QObject::tr("prefill"), QObject::tr("decode"), QObject::tr("padding"), QObject::tr("adapters in"),
+                QObject::tr("ms a step")};
     }
 };
 
@@ -74,14 +76,33 @@ double paddingShare(const StepSummary& s) {
 
 }  // namespace
 
+namespace {
+
+// "\ntransfer: 201 MB in 8.1 ms, 24.8 GB/s"; empty: none.
+QString transferText(const StepSummary& s) {
+    if (s.bytes.transfer <= 0) return {};
+    QString text = QObject::tr("\ntransfer: %1").arg(bytesText(s.bytes.transfer));
+    if (s.times.transfer <= 0) return text;
+    const double seconds = double(s.times.transfer) / 1e6;
+    return text + QObject::tr(" in %1, %2/s")
+                      .arg(msText(seconds * 1e3), bytesText(int64_t(double(s.bytes.transfer) / seconds)));
+}
+
+}  // namespace
+
 QString stepSentence(const StepSummary& s) {
     return QObject::tr("step %1 · %2 · %3 · %4 · %5 padding")
         .arg(count(s.step), msText(s.ms()), counted(s.rows, QObject::tr("row"), QObject::tr("rows")),
              counted(s.adapters, QObject::tr("adapter"), QObject::tr("adapters")), percentText(paddingShare(s)));
 }
 
+bool phasesTold(const StepTimes& t) { return t.rotate + t.lora + t.products + t.attention + t.head + t.sample > 0; }
+
 QString stepTokens(const StepSummary& s) {
     const auto ms = [](int64_t us) { return msText(double(us) / 1000); };
+    if (!phasesTold(s.times) && s.times.other > 0)
+        return QObject::tr("%1 prefill, %2 decode, %3 padding tokens · %4 on the GPU")
+            .arg(count(s.prefill_tokens), count(s.decode_tokens), count(s.padding_tokens), ms(s.times.other));
     return QObject::tr(
                "%1 prefill, %2 decode, %3 padding tokens · rotate %4 · low rank %5 · products %6 · attention %7")
         .arg(count(s.prefill_tokens), count(s.decode_tokens), count(s.padding_tokens), ms(s.times.rotate),
@@ -130,16 +151,20 @@ void StepRibbon::paintEvent(QPaintEvent*) {
     if (last_ < first_) return;
 
     int32_t most_tokens = 1;
+    int64_t most_transferred = 0;
     double longest = 0.001;
     for (int64_t i = first_; i <= last_; ++i) {
         const StepSummary* s = context_.model.summary(i);
         if (!s) continue;
         most_tokens = std::max(most_tokens, s->prefill_tokens + s->decode_tokens + s->padding_tokens);
         longest = std::max(longest, s->ms());
+        most_transferred = std::max(most_transferred, s->bytes.transfer);
     }
     // The upper third is the line of step times, the rest the bars; each labels its own largest value.
     const double line_height = std::floor(height() * 0.32), gap = px(20);
-    const double bars_top = line_height + gap, bars_height = height() - bars_top;
+    // Adapters on their way have a lane of their own at the foot, where any moved.
+    const double lane = most_transferred > 0 ? px(14) : 0, foot = height() - lane;
+    const double bars_top = line_height + gap, bars_height = foot - bars_top;
     const double w = barWidth(), inner = std::max(1.0, w - (w > 4 ? 2 : w > 2 ? 1 : 0));
     // Prefill takes hundreds of tokens where decode takes one a row: the square root keeps both visible.
     const auto scaled = [&](double tokens) { return bars_height * std::sqrt(tokens / most_tokens); };
@@ -154,12 +179,16 @@ void StepRibbon::paintEvent(QPaintEvent*) {
             if (tokens <= 0) return;
             below += tokens;
             const double top = scaled(below);
-            painter.fillRect(QRectF(x, height() - top, inner, top - drawn), brush);
+            painter.fillRect(QRectF(x, foot - top, inner, top - drawn), brush);
             drawn = top;
         };
         part(s->decode_tokens, c.decode);
         part(s->prefill_tokens, c.prefill);
         if (s->padding_tokens > 0) part(s->padding_tokens, QBrush(c.free, Qt::BDiagPattern));
+        if (s->bytes.transfer > 0) {
+            const double tall = (lane - px(4)) * std::sqrt(double(s->bytes.transfer) / double(most_transferred));
+            painter.fillRect(QRectF(x, height() - std::max(tall, 2.0), inner, std::max(tall, 2.0)), c.transfer);
+        }
         if (s->preempted > 0) painter.fillRect(QRectF(x, bars_top - px(4), inner, px(3)), c.error);
         line << QPointF(x + inner / 2, line_height - (line_height - px(15)) * s->ms() / longest);
         if (const StepSummary* before = context_.model.summary(i - 1); s->held_us > (before ? before->held_us : 0)) {
@@ -167,6 +196,7 @@ void StepRibbon::paintEvent(QPaintEvent*) {
             painter.drawLine(QPointF(x - 1, px(13)), QPointF(x - 1, height()));
         }
     }
+    if (lane > 0) painter.fillRect(QRectF(0, foot + px(2), width(), 1), c.border);
     painter.setPen(QPen(c.ink, 1));
     painter.drawPolyline(line);
 
@@ -227,8 +257,12 @@ bool StepRibbon::event(QEvent* event) {
     const auto* help = static_cast<QHelpEvent*>(event);
     if (const StepSummary* s = context_.model.summary(stepAt(help->pos()))) {
         QString text = stepSentence(*s) + QLatin1Char('\n') + stepTokens(*s);
-        text += tr("\nat %1 · %2 running, %3 waiting · CPU steps run eagerly (no graph)")
+        text += tr("\nat %1 · %2 running, %3 waiting")
                     .arg(secondsText(double(s->end_us) / 1e6), count(s->running), count(s->waiting));
+        if (!context_.model.header().gpu) text += tr(" · CPU steps run eagerly (no graph)");
+        text += transferText(*s);
+        if (const StepRecordPtr record = context_.model.record(s->step); record && !record->trouble.empty())
+            text += QStringLiteral("\n✗ ") + oneLine(record->trouble);
         if (s->preempted > 0) text += tr("\n%1 preempted").arg(count(s->preempted));
         QToolTip::showText(help->globalPos(), plainTooltip(text), this);
     }
@@ -238,7 +272,7 @@ bool StepRibbon::event(QEvent* event) {
 QString StepRibbon::csv() const {
     QString out = QStringLiteral(
         "step,start_us,end_us,rows,adapters,prefill_tokens,decode_tokens,padding_tokens,"
-        "running,waiting,preempted\n");
+        "running,waiting,preempted,transfer_bytes\n");
     for (const StepSummary& s : context_.model.steps())
         out += QStringLiteral("%1,%2,%3,%4,%5,%6,%7,%8,%9,")
                    .arg(s.step)
@@ -250,7 +284,7 @@ QString StepRibbon::csv() const {
                    .arg(s.decode_tokens)
                    .arg(s.padding_tokens)
                    .arg(s.running) +
-               QStringLiteral("%1,%2\n").arg(s.waiting).arg(s.preempted);
+               QStringLiteral("%1,%2,%3\n").arg(s.waiting).arg(s.preempted).arg(s.bytes.transfer);
     return out;
 }
 

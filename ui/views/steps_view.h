@@ -51,6 +51,8 @@ private:
     FigureLabel *readout_, *tokens_;
 };
 
+// Whether a step's time is told by phase; on a GPU only where somebody asked for it.
+bool phasesTold(const StepTimes& times);
 // "step 1,204 · 28.4 ms · 32 rows · 24 adapters · 0 % padding"
 QString stepSentence(const StepSummary& step);
 // "0 prefill, 32 decode, 0 padding tokens · rotate 1.9 ms · …"
