@@ -115,6 +115,12 @@ void Banner::ask(const QString& text, const QString& yes, std::function<void()> 
     show();
 }
 
+void Banner::askAfterError(const QString& text, const QString& yes, std::function<void()> action) {
+    ask(text, yes, std::move(action));
+    error_ = true;
+    restyle();
+}
+
 void Banner::restyle() {
     box_->setContentsMargins(px(14), px(4), px(8), px(4));
     box_->setSpacing(px(8));

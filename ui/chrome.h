@@ -37,6 +37,7 @@ public:
     void say(const QString& text, bool isError);  // plain words go by themselves, errors stay until closed
     void ask(const QString& text, const QString& yes, std::function<void()> action, const QString& no = {},
              std::function<void()> other = {});
+    void askAfterError(const QString& text, const QString& yes, std::function<void()> action);
     QString text() const;
     void restyle();
 

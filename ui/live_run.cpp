@@ -97,13 +97,16 @@ RunHeader headerOf(const Json& run, const std::string& dir) {
     h.model_name = textAt(model, "name");
     h.dtype = textAt(model, "dtype");
     h.device = textAt(device, "name");
-    if (const int64_t threads = integerAt(device, "threads"); threads > 0)
+    h.gpu = textAt(device, "id").rfind("cuda", 0) == 0;
+    if (const int64_t threads = integerAt(device, "threads"); threads > 0 && !h.gpu)
         h.device = (h.device.empty() ? "CPU" : h.device) + ", " + std::to_string(threads) +
                    (threads == 1 ? " thread" : " threads");
     h.page_bytes = integerAt(pool, "page_bytes");
     h.pool_bytes = integerAt(pool, "pool_bytes");
     h.weight_bytes = integerAt(pool, "weight_bytes");
     h.workspace_bytes = integerAt(pool, "workspace_bytes");
+    h.device_bytes = integerAt(pool, "device_bytes");
+    h.device_used_before = integerAt(pool, "device_used_before");
     if (const int64_t tokens = integerAt(engine, "block_tokens"); tokens > 0) h.block_tokens = tokens;
     h.workload_name = textAt(workload, "name");
     if (workload.contains("requests"))
@@ -164,6 +167,7 @@ Result<std::shared_ptr<LiveRun>> startLiveRun(const LiveRunPlan& plan) {
     live->recorder->add_listener(plan.listener);
     EngineOptions options = plan.workload ? plan.workload->engine : EngineOptions();
     options.cuda_device = plan.cuda_device;
+    options.phase_times |= plan.phase_times;
     TRY_ASSIGN(engine, Engine::create(plan.model, options, live->recorder->sink()));
     live->engine = std::move(engine);
     Json adapters = Json::array();
@@ -193,12 +197,13 @@ Result<RunOutcome> runLive(LiveRun& live) {
 
 std::string finishLiveRun(std::shared_ptr<LiveRun> live) {
     std::string problem;
+    const bool failed = live->engine->status().state == EngineState::failed;
     live->engine->cancel_all();
     live->engine->release();
     live->engine->wait_idle(kFinishMs);
     live->recorder->flush();
     if (live->recorder->recording()) {
-        if (const auto ended = live->recorder->end(Json::object(), true); !ended) problem = ended.error().message();
+        if (const auto ended = live->recorder->end(Json::object(), !failed); !ended) problem = ended.error().message();
     }
     live->engine.reset();
     return problem;

@@ -28,6 +28,7 @@ struct LiveRunPlan {
     int cuda_device = -1;  // a GPU's ordinal; -1: the CPU
     std::vector<LiveAdapter> adapters;
     std::optional<Workload> workload;  // none: a playground session
+    bool phase_times = false;          // whatever the workload says
     ProgramInfo program;
     Recorder::Listener listener;
 };

@@ -5,6 +5,7 @@
 #include "core/run/device_info.h"
 #include "ui/chrome.h"
 #include "ui/dialogs.h"
+#include "ui/restart.h"
 #include "ui/settings.h"
 #include "ui/text.h"
 #include "ui/views/library_view.h"
@@ -86,7 +87,13 @@ MainWindow::MainWindow(Theme& theme, Session& session, QWidget* parent)
     : QMainWindow(parent),
       theme_(theme),
       session_(session),
-      context_{session.runModel(), session.time(), selection_, [this] { runDemo(); }} {
+      context_{session.runModel(),
+               session.time(),
+               selection_,
+               [this] { runDemo(); },
+               [this](bool on) { session_.setPhaseTimes(on); },
+               [this] { return session_.phaseTimes(); }},
+      restarter_(startProgramAgain) {
     setWindowTitle(tr("SpartanServe Workbench"));
     setAcceptDrops(true);
     auto* root = new QWidget;
@@ -117,6 +124,8 @@ MainWindow::MainWindow(Theme& theme, Session& session, QWidget* parent)
     connect(&session_, &Session::modelChanged, this, &MainWindow::updateTopBar);
     connect(&session_, &Session::runStateChanged, this, &MainWindow::updateTopBar);
     connect(&session_, &Session::message, this, &MainWindow::showMessage);
+    connect(&session_, &Session::engineFailed, this, &MainWindow::offerStartAgain);
+    connect(&session_, &Session::restartNeeded, this, &MainWindow::restartProgram);
     connect(&session_, &Session::fitQuestion, this, &MainWindow::askBecauseItWontFit);
     connect(&session_, &Session::workloadDropped, workload_, &WorkloadView::open);
     connect(&session_, &Session::runShown, this, [this] {
@@ -574,7 +583,8 @@ void MainWindow::fillDeviceMenu(QMenu& menu) {
     add(QStringLiteral("auto"), tr("Automatic: a GPU where there is one"), {});
     for (const DeviceInfo& d : session_.devices())
         add(toQ(d.id),
-            d.reason.empty() ? deviceText(d, oneLine(d.name, 60)) : tr("%1: cannot be used").arg(oneLine(d.name, 60)),
+            d.reason.empty() ? deviceText(d, oneLine(d.name, 60))
+                             : QStringLiteral("%1: %2").arg(oneLine(d.name, 60), oneLine(d.reason, 90)),
             d.reason);
 }
 
@@ -686,6 +696,7 @@ void MainWindow::runDemo() {
     workload_->setWorkload(demoWorkload(), tr("demo"));
     if (!session_.model()) {
         run_when_ready_ = QFileInfo::exists(toQ(demo_model_path()));
+        run_with_adapters_ = 1;
         return openDemo(true);
     }
     startRun();
@@ -716,6 +727,50 @@ void MainWindow::offerRecovery() {
                 return;
             }
         });
+}
+
+// The engine is gone, nothing else is: one press goes on from there.
+void MainWindow::offerStartAgain(const QString& why) {
+    start_again_ = false;
+    showMessage(tr("The engine has stopped: %1").arg(why), true);
+    banner_->askAfterError(
+        tr("The engine has stopped: %1. What was recorded is kept; base, adapters and workload are still there.")
+            .arg(why),
+        tr("Start again"), [this] {
+            start_again_ = true;
+            session_.startAgain();
+        });
+}
+
+// The device is lost to this process, as it can be after a fault of its own: another one goes on.
+void MainWindow::restartProgram(const QString& why) {
+    const auto restart = [this] {
+        Json state = session_.restartState();
+        state["workload"] = workload_to_json(workload_->resolved());
+        const auto path = leaveForRestart(state);
+        if (!path) return showMessage(oneLine(path.error().message()), true);
+        if (!restarter_({QStringLiteral("--restore"), *path}))
+            return showMessage(tr("The program could not be started anew."), true);
+        asks_ = false;
+        close();
+    };
+    if (std::exchange(start_again_, false)) return restart();
+    banner_->askAfterError(tr("The device is lost to this process: %1.").arg(why), tr("Start again"), restart);
+}
+
+void MainWindow::restore(const QString& path) {
+    const auto state = takeAfterRestart(path);
+    if (!state) return showMessage(oneLine(state.error().message()), true);
+    if (!state->is_object() || !state->contains("workload"))
+        return showMessage(tr("%1 holds no session.").arg(path), true);
+    const auto workload = parse_workload((*state)["workload"], toStd(path), {});
+    if (!workload) return showMessage(oneLine(workload.error().message()), true);
+    workload_->setWorkload(*workload, tr("the workload from before"));
+    session_.restore(*state);
+    const auto& entries = session_.library().entries();
+    run_with_adapters_ = std::count_if(entries.begin(), entries.end(),
+                                       [](const LibraryEntry& e) { return e.kind == LibraryEntry::Kind::adapter; });
+    run_when_ready_ = state->value("run", false);
 }
 
 void MainWindow::restoreLayout() {
@@ -792,7 +847,7 @@ void MainWindow::updateTopBar() {
                                                    : tr("Nothing is running")));
 
     // Asked for before everything was there: it runs as soon as the base and the adapters are.
-    if (run_when_ready_ && why.isEmpty() && session_.library().readyAdapters() > 0) {
+    if (run_when_ready_ && why.isEmpty() && session_.library().readyAdapters() >= run_with_adapters_) {
         run_when_ready_ = false;
         QTimer::singleShot(0, this, &MainWindow::startRun);
     }

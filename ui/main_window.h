@@ -9,6 +9,7 @@
 #include <QMainWindow>
 #include <QTimer>
 
+#include <functional>
 #include <map>
 #include <vector>
 
@@ -55,6 +56,11 @@ public:
     void openDemo(bool withModel);
     void runDemo();  // the demo workload, after opening the demo when there is no base
     void offerRecovery();
+    // Goes on from what another process of this program left for it (ui/restart.h).
+    void restore(const QString& path);
+    // How the program is started anew with these arguments; for tests.
+    using Restarter = std::function<bool(const QStringList& arguments)>;
+    void setRestarter(Restarter restarter) { restarter_ = std::move(restarter); }
     void restoreLayout();
     void setAsksBeforeClosing(bool asks) { asks_ = asks; }
 
@@ -101,6 +107,8 @@ private:
     void browseAdapters();
     void generateAdapters();
     void showRecordings();
+    void offerStartAgain(const QString& why);
+    void restartProgram(const QString& why);
     void stepTheme();
     void setScale(int percent);
     void remember(const QString& list, const QString& item);
@@ -141,6 +149,9 @@ private:
     double tick_average_ms_ = 0;
     int64_t ticks_ = 0;
     bool asks_ = true, run_when_ready_ = false, ran_ = false;
+    int64_t run_with_adapters_ = 1;  // ready ones that run_when_ready_ waits for
+    bool start_again_ = false;       // somebody asked for it
+    Restarter restarter_;
     QStringList messages_;
 };
 

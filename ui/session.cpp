@@ -1,6 +1,7 @@
 #include "ui/session.h"
 
 #include "core/base/memory.h"
+#include "core/engine/cuda_backend.h"
 #include "ui/live_run.h"
 #include "ui/text.h"
 #include "ui/worker.h"
@@ -183,7 +184,8 @@ private:
 
 // --- Life
 
-Session::Session(QObject* parent) : QObject(parent), adapter_progress_(std::make_shared<Progress>()) {
+Session::Session(QObject* parent)
+    : QObject(parent), adapter_progress_(std::make_shared<Progress>()), recovery_(recover_device) {
     loaders_.setMaxThreadCount(2);
     adapters_.setMaxThreadCount(1);
     runs_.setMaxThreadCount(4);  // a run that is being cancelled must not hold up the next one
@@ -197,6 +199,7 @@ Session::Session(QObject* parent) : QObject(parent), adapter_progress_(std::make
 }
 
 Session::~Session() {
+    starts_.clear();
     if (model_progress_) model_progress_->cancel = true;
     if (opening_) opening_->cancel = true;
     adapter_progress_->cancel = true;
@@ -673,34 +676,92 @@ void Session::run(const Workload& workload) {
 }
 
 void Session::startLive(std::optional<Workload> workload, std::function<void(const QString& error)> done) {
-    if (live_) retireLive();
+    starts_.push_back({std::move(workload), std::move(done)});
+    startNext();
+}
+
+void Session::startNext() {
+    while (!starts_.empty()) {
+        if (live_ && !failing_ && !starts_.front().workload) {  // any engine will do
+            const Start start = std::move(starts_.front());
+            starts_.pop_front();
+            start.done({});
+            continue;
+        }
+        if (live_) retireLive();
+        if (engines_ > 0) return;  // engineGone() comes back here
+        Start start = std::move(starts_.front());
+        starts_.pop_front();
+        makeLive(std::move(start));
+    }
+}
+
+struct Session::Started {
+    std::optional<Result<std::shared_ptr<LiveRun>>> live;  // none: the device stays lost
+    std::string lost;
+};
+
+void Session::makeLive(Start start) {
+    if (!model_) return start.done(tr("No base model is loaded."));
     auto bridge = std::make_shared<EngineBridge>();
     connect(bridge.get(), &EngineBridge::recordsReady, this, &Session::activity);
     LiveRunPlan plan;
     plan.model = model_;
     plan.cuda_device = cuda_device_;
-    plan.workload = std::move(workload);
+    plan.workload = start.workload;
+    plan.phase_times = phase_times_;
     plan.program = program_;
     plan.listener = bridge->listener();
     for (const LibraryEntry& e : library_.entries())
         if (e.kind == LibraryEntry::Kind::adapter && e.state == LibraryEntry::State::ready)
             plan.adapters.push_back({e.key, e.adapter});
+    ++engines_;
     runInWorker(
-        loaders_, this, [plan = std::move(plan)] { return startLiveRun(plan); },
-        [this, bridge, done = std::move(done)](Result<std::shared_ptr<LiveRun>> started) {
-            if (!started) return done(oneLine(started.error().message()));
-            if ((*started)->model != model_) {
-                takeDown(std::move(*started));
-                return done(tr("The base model was changed meanwhile."));
-            }
-            adoptLive(std::move(*started), bridge);
-            done({});
-        });
+        loaders_, this,
+        [plan = std::move(plan), recovery = device_lost_ ? recovery_ : Recovery()] {
+            Started started;
+            if (recovery)
+                if (const auto recovered = recovery(plan.cuda_device); !recovered) {
+                    started.lost = recovered.error().message();
+                    return started;
+                }
+            started.live = startLiveRun(plan);
+            return started;
+        },
+        [this, bridge, start = std::move(start)](Started started) { liveMade(start, std::move(started), bridge); });
+}
+
+void Session::liveMade(const Start& start, Started started, std::shared_ptr<EngineBridge> bridge) {
+    if (!started.live) {
+        const QString why = oneLine(started.lost);
+        start.done(tr("The device stays lost to this program: %1").arg(why));
+        emit restartNeeded(why);
+        return engineGone();
+    }
+    device_lost_ = false;
+    lost_workload_.reset();
+    auto& live = *started.live;
+    if (!live) {
+        start.done(oneLine(live.error().message()));
+        return engineGone();
+    }
+    if ((*live)->model != model_) {
+        takeDown(std::move(*live));
+        return start.done(tr("The base model was changed meanwhile."));
+    }
+    adoptLive(std::move(*live), std::move(bridge));
+    start.done({});
+    startNext();
+}
+
+void Session::engineGone() {
+    --engines_;
+    startNext();
 }
 
 void Session::adoptLive(std::shared_ptr<LiveRun> live, std::shared_ptr<EngineBridge> bridge) {
     const bool workload = live->workload.has_value();
-    if (live_) retireLive();
+    failing_ = told_trouble_ = false;
     live_ = std::move(live);
     bridge_ = std::move(bridge);
     progress_marks_.clear();
@@ -726,7 +787,10 @@ void Session::adoptLive(std::shared_ptr<LiveRun> live, std::shared_ptr<EngineBri
 }
 
 void Session::runEnded(const std::shared_ptr<LiveRun>& live, const Result<RunOutcome>& outcome) {
-    if (live_ == live) {
+    const bool mine = live_ == live;
+    const EngineStatus status = live->engine->status();
+    const bool failed = status.state == EngineState::failed;
+    if (mine) {
         pump();  // the last records
         if (!outcome || !outcome->failure.empty())
             run_model_.setFailure(outcome ? outcome->failure : outcome.error().message());
@@ -740,6 +804,8 @@ void Session::runEnded(const std::shared_ptr<LiveRun>& live, const Result<RunOut
     const QString dir = toQ(live->dir);
     if (!outcome) {
         emit message(oneLine(outcome.error().message()), true);
+    } else if (failed) {
+        device_lost_ = true;
     } else if (!outcome->failure.empty()) {
         emit message(tr("The run ended early: %1").arg(oneLine(outcome->failure)), true);
     } else if (!outcome->write_error.empty()) {
@@ -752,6 +818,7 @@ void Session::runEnded(const std::shared_ptr<LiveRun>& live, const Result<RunOut
     }
     takeDown(live);
     emit runFinished(dir, outcome && !outcome->cancelled && outcome->failure.empty());
+    if (failed && mine) tellFailure(live->workload, status.failure);
 }
 
 void Session::retireLive() {
@@ -776,11 +843,107 @@ void Session::takeDown(std::shared_ptr<LiveRun> live) {
         loaders_, this, [live = std::move(live)]() mutable { return finishLiveRun(std::move(live)); },
         [this](const std::string& problem) {
             if (!problem.empty()) emit message(oneLine(problem), true);
+            engineGone();
         });
 }
 
+// --- After a failure
+
+// Of an engine that no workload runs on: run_workload() finds out by itself.
+void Session::noticeFailure() {
+    if (!live_ || live_->workload || failing_) return;
+    if (live_->engine->status().state != EngineState::failed) return;
+    failing_ = device_lost_ = true;
+    runInWorker(
+        loaders_, this,
+        [live = live_] {
+            live->recorder->flush();
+            return live->engine->status().failure;
+        },
+        [this, live = live_](const std::string& why) {
+            if (live_ != live) return;
+            pump();  // the last records: every request has ended
+            if (showing_live_) run_model_.setFailure(why);
+            retireLive();
+            tellFailure({}, why);
+        });
+}
+
+void Session::tellFailure(std::optional<Workload> workload, const std::string& why) {
+    lost_workload_ = std::move(workload);
+    emit engineFailed(oneLine(why));
+}
+
+void Session::startAgain() {
+    if (lost_workload_ && run_state_ == RunState::idle) {
+        const Workload workload = *lost_workload_;
+        if (const QStringList why = whyNotRun(workload); !why.isEmpty())
+            return emit message(why.join(QStringLiteral("; ")), true);
+        return run(workload);
+    }
+    ensureEngine([this](const QString& error) {
+        if (error.isEmpty())
+            emit message(tr("The engine runs again."), false);
+        else
+            emit message(error, true);
+    });
+}
+
+void Session::setPhaseTimes(bool on) {
+    phase_times_ = on;
+    if (live_) live_->engine->time_phases(on);
+}
+
+Json Session::restartState() const {
+    Json adapters = Json::array();
+    for (const LibraryEntry& e : library_.entries())
+        if (e.kind == LibraryEntry::Kind::adapter && !(e.request.dir.empty() && e.request.spec.count == 0))
+            adapters.push_back({{"name", e.name},
+                                {"source", e.source},
+                                {"folder", e.request.dir},
+                                {"index", e.request.index_in_spec},
+                                {"global_index", e.request.global_index}});
+    Json state{{"device", toStd(device_)}, {"keep_quantised", keep_quantised_}, {"adapters", std::move(adapters)}};
+    state["run"] = lost_workload_.has_value();
+    if (model_) state["model"] = {{"path", toStd(model_path_)}, {"dtype", name_of(model_->dtype)}};
+    return state;
+}
+
+void Session::restore(const Json& state) {
+    Fields f(state, "the session");
+    setDevice(toQ(f.string("device", "auto")));
+    setKeepQuantised(f.boolean("keep_quantised"));
+    std::vector<LibraryEntry> entries;
+    if (const Json* list = f.array("adapters"))
+        for (const Json& one : *list) {
+            Fields a(one, "the session", "adapters");
+            LibraryEntry e;
+            e.name = a.string("name");
+            e.source = a.string("source");
+            e.request.name = e.name;
+            e.request.dir = a.string("folder");
+            e.request.index_in_spec = a.integer("index", 0, 0);
+            e.request.global_index = a.integer("global_index", 0, 0);
+            if (e.request.dir.empty()) {
+                const auto spec = parse_synthetic_spec(e.source);
+                if (!spec) return emit message(oneLine(spec.error().message()), true);
+                e.request.spec = *spec;
+            }
+            if (const auto read = a.finish(); !read) return emit message(oneLine(read.error().message()), true);
+            entries.push_back(std::move(e));
+        }
+    const Json* model = f.object("model");
+    if (const auto read = f.finish_known_only(); !read) return emit message(oneLine(read.error().message()), true);
+    if (!entries.empty()) addEntries(std::move(entries), tr("restore the session"));
+    if (!model) return;
+    Fields m(*model, "the session", "model");
+    const std::string path = m.string("path"), dtype = m.string("dtype", "auto");
+    if (const auto read = m.finish(); !read) return emit message(oneLine(read.error().message()), true);
+    openModel(toQ(path), toQ(dtype), true);
+}
+
 void Session::ensureEngine(std::function<void(const QString& error)> done) {
-    if (live_) return done({});
+    if (live_ && !failing_) return done({});
     if (!model_) return done(tr("No base model is loaded."));
     startLive({}, std::move(done));
 }
@@ -833,8 +996,10 @@ void Session::pump() {
             if (showing_live_)
                 for (const StepRecordPtr& r : records) run_model_.append(r);
             emit recordsArrived(records);
+            tellTroubles(records);
         }
     }
+    noticeFailure();
     checkProgress();
     const qint64 now = clock_.elapsed();
     if (now - figures_at_ms_ >= 200) {
@@ -847,6 +1012,15 @@ void Session::pump() {
                     tr("The recording stopped, the run goes on: %1. What was written so far is kept.").arg(error),
                     true);
         }
+    }
+}
+
+// Once a run: the steps themselves say it every time.
+void Session::tellTroubles(const std::vector<StepRecordPtr>& records) {
+    for (const StepRecordPtr& r : records) {
+        if (r->trouble.empty() || told_trouble_) continue;
+        told_trouble_ = true;
+        emit message(tr("Step %1: %2. The run goes on.").arg(count(r->step), oneLine(r->trouble)), true);
     }
 }
 

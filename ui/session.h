@@ -87,6 +87,21 @@ public:
     std::optional<AdapterId> liveId(int key) const;  // in the engine that is alive
     const LibraryEntry* entryOf(AdapterId id) const;
 
+    // Times of a GPU's phases, which slow its steps: off until somebody asks, then from the next step on.
+    bool phaseTimes() const { return phase_times_; }
+    void setPhaseTimes(bool on);
+
+    // --- After an engine has failed (engineFailed says why): what is loaded is still there.
+    // Goes on from it: makes the device usable again, and runs the workload once more that was running. Where the
+    // device stays lost to this process, restartNeeded() comes instead.
+    void startAgain();
+    // What another process needs to go on from here, and going on from it; problems come as messages. The workload is
+    // the window's.
+    Json restartState() const;
+    void restore(const Json& state);
+    using Recovery = std::function<Result<void>(int cuda_device)>;
+    void setRecovery(Recovery recovery) { recovery_ = std::move(recovery); }  // for tests
+
     // --- Runs
     RunState runState() const { return run_state_; }
     bool recordingRun() const { return run_state_ != RunState::idle; }
@@ -131,6 +146,8 @@ signals:
     void recordsArrived(const std::vector<spartan::StepRecordPtr>& records);
     void runShown();  // another run is in the run model
     void runFinished(const QString& dir, bool complete);
+    void engineFailed(const QString& why);
+    void restartNeeded(const QString& why);
     void workloadDropped(const QString& path);
     void message(const QString& text, bool isError);
     void activity();  // something began: the tick has to run
@@ -163,7 +180,20 @@ private:
     void leaveEngine(int key);
     std::string freeName(const std::string& wanted) const;
 
+    // An engine that is wanted as soon as no other is left: two would not find room on one device.
+    struct Start {
+        std::optional<Workload> workload;
+        std::function<void(const QString& error)> done;
+    };
+    struct Started;
     void startLive(std::optional<Workload> workload, std::function<void(const QString& error)> done);
+    void startNext();
+    void makeLive(Start start);
+    void liveMade(const Start& start, Started started, std::shared_ptr<EngineBridge> bridge);
+    void engineGone();
+    void noticeFailure();
+    void tellFailure(std::optional<Workload> workload, const std::string& why);
+    void tellTroubles(const std::vector<StepRecordPtr>& records);
     void adoptLive(std::shared_ptr<LiveRun> live, std::shared_ptr<EngineBridge> bridge);
     void runEnded(const std::shared_ptr<LiveRun>& live, const Result<RunOutcome>& outcome);
     void retireLive();  // a workload that still runs is cancelled first
@@ -201,6 +231,11 @@ private:
     RunState run_state_ = RunState::idle;
     std::shared_ptr<LiveRun> live_;
     std::shared_ptr<EngineBridge> bridge_;
+    std::deque<Start> starts_;
+    int engines_ = 0;  // alive, being made or being taken down
+    bool failing_ = false, device_lost_ = false, told_trouble_ = false, phase_times_ = false;
+    std::optional<Workload> lost_workload_;
+    Recovery recovery_;
     bool showing_live_ = false;
     QString told_error_;  // of the recording that is written: said once
     std::shared_ptr<Progress> opening_;

@@ -31,7 +31,7 @@ namespace spartan {
 namespace {
 
 struct Options {
-    QString model, device, workload, recording, screenshot_dir, view = QStringLiteral("all"), theme;
+    QString model, device, workload, recording, restore, screenshot_dir, view = QStringLiteral("all"), theme;
     QStringList adapters;
     bool run = false, demo = false, after_done = true;
     double after_s = 0;
@@ -62,6 +62,8 @@ std::optional<Options> parse(const QStringList& arguments, int& code) {
     add("workload", "Open a workload file with its base and adapters.", "FILE");
     p.addOption({QStringLiteral("run"), QStringLiteral("Run the workload as soon as everything is loaded.")});
     add("open", "Open a recorded run.", "RUN_DIR");
+    add("restore", "Go on from the session that another process of this program left in FILE, which is removed.",
+        "FILE");
     p.addOption(
         {QStringLiteral("demo"),
          QStringLiteral("The demo model from the cache (unless --model names one), its adapters and workload.")});
@@ -102,10 +104,11 @@ std::optional<Options> parse(const QStringList& arguments, int& code) {
     o.adapters = p.values(QStringLiteral("adapter"));
     o.workload = value("workload");
     o.recording = value("open");
+    o.restore = value("restore");
     o.run = set("run");
     o.demo = set("demo");
     o.screenshot_dir = value("screenshot");
-    for (const char* name : {"model", "workload", "open", "screenshot"})
+    for (const char* name : {"model", "workload", "open", "restore", "screenshot"})
         if (set(name) && value(name).isEmpty())
             return fail(QStringLiteral("--") + QLatin1String(name), QStringLiteral("nothing"),
                         QStringLiteral("a path"));
@@ -166,6 +169,11 @@ public:
             failed_ = true;
             std::fprintf(stderr, "spartan-workbench: %s\n", escape_control(toStd(text)).c_str());
         });
+        connect(&session_, &Session::engineFailed, this, [this](const QString& why) {
+            if (o_.screenshot_dir.isEmpty()) return;
+            failed_ = true;
+            std::fprintf(stderr, "spartan-workbench: the engine has stopped: %s\n", toStd(why).c_str());
+        });
         connect(&session_, &Session::runFinished, this, [this] { run_ended_ = true; });
         connect(&window_.workloadView(), &WorkloadView::opened, this, [this](const QString&, bool ok) {
             workload_pending_ = false;
@@ -174,6 +182,7 @@ public:
     }
 
     void begin() {
+        if (!o_.restore.isEmpty()) window_.restore(o_.restore);
         if (!o_.device.isEmpty()) session_.setDevice(o_.device);
         if (!o_.workload.isEmpty()) {
             workload_pending_ = true;
@@ -306,7 +315,8 @@ int main(int argc, char** argv) {
     if (!pictures) {
         window.restoreLayout();
         window.offerRecovery();
-        if (options->model.isEmpty() && options->workload.isEmpty() && options->recording.isEmpty() && !options->demo)
+        if (options->model.isEmpty() && options->workload.isEmpty() && options->recording.isEmpty() &&
+            options->restore.isEmpty() && !options->demo)
             window.showMessage(QObject::tr("Open a base model from the menu at the top left, or drop one anywhere."),
                                false);
     }
