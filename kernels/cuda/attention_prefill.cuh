@@ -1,10 +1,12 @@
 // Prefill attention (FlashAttention-2, Dao 2023): 128 query rows of one head against blocks of keys, by tensor cores.
-// As in attention_decode.cuh the operands' k runs in an order that gives each lane 16 bytes in one piece; here they
-// come from shared memory that all warps fill together.
+// For the scores k runs in an order that gives each lane 16 bytes in one piece, as in attention_decode.cuh; here keys
+// and values come from shared memory that all warps fill together.
 #pragma once
 
 #include "kernels/cuda/async_copy.cuh"
 #include "kernels/cuda/attention_decode.cuh"
+
+#include <bit>
 
 namespace spartan {
 
@@ -16,6 +18,17 @@ struct PrefillArguments {
     float scale;
     CudaBatchTables tables;
 };
+
+// Four 8 x 8 matrices of 16-bit elements from shared memory, transposed: lane 8 m + i gives the address of row i of
+// matrix m; lane 4r + q gets elements (2q, r) and (2q + 1, r) of each.
+__device__ __forceinline__ uint4 load_transposed(const void* row) {
+    uint4 v;
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "r"(uint32_t(__cvta_generic_to_shared(row)))
+                 : "memory");
+    return v;
+}
 
 // Which piece of work, by falling length, a block does in each round: every other round runs backwards, so that no
 // block gets all the longest.
@@ -31,27 +44,25 @@ struct Prefill {
     static constexpr int kParts = kQueryTile / kRows;  // blocks that share a plan's item
     static constexpr int kKeys = D <= 128 ? 64 : 32;   // of a block
     static constexpr int kSub = 32;                    // whose scores are held at a time
-    static constexpr int kWide = D / 64;
-    static constexpr bool kNarrow = D % 64 != 0;
     // Rows of 16-byte pieces. Where 8 of them fill the banks their order in a row changes from row to row, so that 8
     // lanes that read at a time meet all banks; elsewhere the length of a row does that.
+    static constexpr bool kOdd = D % 64 != 0;
     static constexpr int kPieces = D / 8;
-    static constexpr int kKeyPitch = 2 * D, kValuePitch = kNarrow ? 2 * D + 16 : 2 * D;
+    static constexpr int kKeyPitch = 2 * D, kValuePitch = kOdd ? 2 * D + 16 : 2 * D;
     static constexpr int kBlockBytes = kKeys * (kKeyPitch + kValuePitch);
     static constexpr int kQueryBytes = kRows * 2 * D, kSharedBytes = kQueryBytes + 2 * kBlockBytes;
-    HOST_DEVICE static constexpr int key_piece(int key, int piece) { return kNarrow ? piece : piece ^ (key % 2 * 4); }
-    HOST_DEVICE static constexpr int value_piece(int key, int piece) {
-        return kNarrow ? piece : piece ^ (key / 2 % 4 * 2);
-    }
+    HOST_DEVICE static constexpr int key_piece(int key, int piece) { return kOdd ? piece : piece ^ (key % 2 * 4); }
+    HOST_DEVICE static constexpr int value_piece(int key, int piece) { return kOdd ? piece : piece ^ key % 8; }
+    // How far, in powers of two, weights may rise over 1 before what was summed is rescaled.
+    static constexpr float kHeadroom = 8;
 
     const PrefillArguments& a;
     std::byte* shared;
     const int warp = int(threadIdx.x / 32), lane = int(threadIdx.x % 32), r = lane / 4, q = lane % 4;
 
-    // Where this lane reads: key r, pieces 4b + q for even and odd b, less 128 bytes for every two b; and key 2q, piece
-    // r. What is added are multiples of 8 keys, which the order of the pieces does not feel.
+    // Where this lane reads: key r, pieces 4b + q for even and odd b, less 128 bytes for every two b. Multiples of 8
+    // keys, which the order of the pieces does not feel, are added.
     const int key_offset[2] = {r * kKeyPitch + key_piece(r, q) * 16, r* kKeyPitch + key_piece(r, 4 + q) * 16};
-    const int value_offset = 2 * q * kValuePitch + value_piece(2 * q, r) * 16;
 
     // Of the item at hand: rows [row, row + rows) of one head, the first at `position`.
     int64_t row = 0;
@@ -88,27 +99,37 @@ struct Prefill {
         }
     }
 
-    // Keys and values [first, first + kKeys); zeros from `end` on.
+    // Keys and values [first, first + kKeys); zeros from `end` on. A thread copies the same piece of every kStep-th
+    // key.
     __device__ void copy_block(int i, int first, int end) const {
+        constexpr int kThreads = 32 * kWarps, kStep = int(std::bit_floor(unsigned(kThreads / kPieces))),
+                      kCopies = kKeys / kStep;
+        static_assert(kKeys % kStep == 0 && (16 % kStep == 0 || kStep % 16 == 0));
+        constexpr int kOfPage = kStep < 16 ? 16 / kStep : 1;  // copies that are sure to be of one page
+        if (kStep * kPieces != kThreads && int(threadIdx.x) >= kStep * kPieces) return;
         const int64_t half_page = (int64_t(a.kv_heads) << a.block_shift) * D;
-        std::byte* keys = block_at(i);
-        std::byte* values = keys + kKeys * kKeyPitch;
-        constexpr int kCopies = (kKeys * kPieces + 32 * kWarps - 1) / (32 * kWarps);
-        int32_t page[kCopies];
+        const int own_key = int(threadIdx.x) / kPieces, piece = int(threadIdx.x) % kPieces;
+        std::byte* keys = block_at(i) + own_key * kKeyPitch;
+        std::byte* values = block_at(i) + kKeys * kKeyPitch + own_key * kValuePitch;
+        const bf16* of_head = a.pool + (int64_t(kv_head) << a.block_shift) * D + 8 * piece;
+        int32_t page[kCopies / kOfPage];
 #pragma unroll
-        for (int c = 0; c < kCopies; ++c) {
-            const int key = first + (int(threadIdx.x) + c * 32 * kWarps) / kPieces;
-            page[c] = pages[min(key, end - 1) >> a.block_shift];
-        }
+        for (int c = 0; c < kCopies; c += kOfPage)
+            page[c / kOfPage] = pages[min(first + own_key + c * kStep, end - 1) >> a.block_shift];
 #pragma unroll
-        for (int c = 0; c < kCopies; ++c) {
-            const int at = int(threadIdx.x) + c * 32 * kWarps, key = at / kPieces, piece = at % kPieces;
-            if (kKeys * kPieces % (32 * kWarps) != 0 && key >= kKeys) break;
-            const int slot = (first + key) & ((1 << a.block_shift) - 1);
-            const bf16* from = a.pool + 2 * half_page * page[c] + ((kv_head << a.block_shift) + slot) * D + 8 * piece;
-            const bool wanted = first + key < end;
-            copy_async<16>(keys + key * kKeyPitch + key_piece(key, piece) * 16, from, wanted);
-            copy_async<16>(values + key * kValuePitch + value_piece(key, piece) * 16, from + half_page, wanted);
+        for (int c = 0; c < kCopies; c += kOfPage) {
+            const int slot = (first + own_key + c * kStep) & ((1 << a.block_shift) - 1);
+            const bf16* from = of_head + 2 * half_page * page[c / kOfPage] + slot * D;
+            const bf16* values_from = from + half_page;
+#pragma unroll
+            for (int n = 0; n < kOfPage; ++n) {
+                const int key = own_key + (c + n) * kStep;  // of the block
+                const bool wanted = first + key < end;
+                copy_async<16>(keys + (c + n) * kStep * kKeyPitch + key_piece(key, piece) * 16, from + n * kStep * D,
+                               wanted);
+                copy_async<16>(values + (c + n) * kStep * kValuePitch + value_piece(key, piece) * 16,
+                               values_from + n * kStep * D, wanted);
+            }
         }
     }
 
@@ -156,7 +177,9 @@ struct Prefill {
                 }
     }
 
-    // Scores become weights relative to the largest so far, and what was summed is rescaled.
+    // Scores become weights relative to the largest so far, or to an earlier one that is not much smaller; only when
+    // they would rise far over 1 what was summed is rescaled. A row decides for itself: its bits do not depend on the
+    // rows beside it.
     __device__ void softmax(float (&scores)[kTilesOfWarp][kSub / 8][4]) {
         bool grows = false;
         float shrink[kTilesOfWarp][2];
@@ -164,17 +187,20 @@ struct Prefill {
         for (int tile = 0; tile < kTilesOfWarp; ++tile)
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
-                float highest = maxima[tile][half];
+                float highest = scores[tile][0][2 * half];
 #pragma unroll
                 for (auto& four : scores[tile]) highest = fmaxf(highest, fmaxf(four[2 * half], four[2 * half + 1]));
                 highest = fmaxf(highest, __shfl_xor_sync(~0u, highest, 1));
                 highest = fmaxf(highest, __shfl_xor_sync(~0u, highest, 2));
-                const bool masked = highest == -INFINITY;  // all so far: weights 0
-                const float base = masked ? 0 : highest * a.scale;
-                grows |= highest != maxima[tile][half];
-                // Exactly 1 where the largest stays, so that keys which a row does not see change no bit of it.
-                shrink[tile][half] = masked ? 1 : exp2_fast((maxima[tile][half] - highest) * a.scale);
-                maxima[tile][half] = highest;
+                float& largest = maxima[tile][half];
+                // Exactly 1 where it stays, so that keys which a row does not see change no bit of it.
+                shrink[tile][half] = 1;
+                if (highest > largest && (highest - largest) * a.scale > kHeadroom) {
+                    shrink[tile][half] = exp2_fast((largest - highest) * a.scale);
+                    largest = highest;
+                    grows = true;
+                }
+                const float base = largest == -INFINITY ? 0 : largest * a.scale;  // all masked so far: weights 0
                 float total = 0;
 #pragma unroll
                 for (auto& four : scores[tile])
@@ -194,32 +220,9 @@ struct Prefill {
                 for (int i = 0; i < 4; ++i) four[i] *= shrink[tile][i / 2];
     }
 
-    // Column n of product 2j + h of a piece is feature 2j + h of those that lanes 4n + q have.
-    template <int First, class Piece>
-    __device__ void add_piece(const uint4 (&p)[kTilesOfWarp], const Piece (&v)[4]) {
-#pragma unroll
-        for (int j = 0; j < int(sizeof(Piece) / 4); ++j) {
-            const uint32_t v0 = word(v[0], j), v1 = word(v[1], j), v2 = word(v[2], j), v3 = word(v[3], j);
-#pragma unroll
-            for (int tile = 0; tile < kTilesOfWarp; ++tile) {
-                mma_bf16(sums[tile][First + 2 * j], p[tile], low_halves(v0, v1), low_halves(v2, v3));
-                mma_bf16(sums[tile][First + 2 * j + 1], p[tile], high_halves(v0, v1), high_halves(v2, v3));
-            }
-        }
-    }
-    template <int Wide>
-    __device__ void add_wide(const uint4 (&p)[kTilesOfWarp], const std::byte* values, int begin) {
-        if constexpr (Wide < kWide) {
-            uint4 v[4];
-#pragma unroll
-            for (int i = 0; i < 4; ++i) {
-                v[i] = piece_at(values + (begin + i % 2 + i / 2 * 8) * kValuePitch + 128 * Wide + value_offset);
-            }
-            add_piece<8 * Wide>(p, v);
-            add_wide<Wide + 1>(p, values, begin);
-        }
-    }
     __device__ void add_values(const float (&weights)[kTilesOfWarp][kSub / 8][4], const std::byte* values, int begin) {
+        const int row_of_lane = lane % 16;  // key of the two matrices that a lane points into, and which piece of two
+        const std::byte* rows_of_lane = values + (begin + row_of_lane) * kValuePitch;
 #pragma unroll
         for (int k = 0; k < kSub / 16; ++k) {
             uint4 p[kTilesOfWarp];
@@ -230,15 +233,15 @@ struct Prefill {
                 p[tile] = {pack_bf16(low[0], low[1]), pack_bf16(low[2], low[3]), pack_bf16(high[0], high[1]),
                            pack_bf16(high[2], high[3])};
             }
-            add_wide<0>(p, values, begin + 16 * k);
-            if constexpr (kNarrow) {
-                uint2 v[4];
 #pragma unroll
-                for (int i = 0; i < 4; ++i) {
-                    const int key = begin + 16 * k + 2 * q + i % 2 + i / 2 * 8;
-                    v[i] = *reinterpret_cast<const uint2*>(values + key * kValuePitch + 128 * kWide + 8 * r);
+            for (int n = 0; n < D / 16; ++n) {
+                const int piece = value_piece(row_of_lane, 2 * n + lane / 16);
+                const uint4 v = load_transposed(rows_of_lane + 16 * k * kValuePitch + 16 * piece);
+#pragma unroll
+                for (int tile = 0; tile < kTilesOfWarp; ++tile) {
+                    mma_bf16(sums[tile][2 * n], p[tile], v.x, v.y);
+                    mma_bf16(sums[tile][2 * n + 1], p[tile], v.z, v.w);
                 }
-                add_piece<8 * kWide>(p, v);
             }
         }
     }
@@ -259,8 +262,10 @@ struct Prefill {
         }
     }
 
-    // Lane 4r + q has, of rows r and r + 8, features 16q to 16q + 15 of each 64, or 8q to 8q + 7 of the last 32.
+    // Lane 4r + q has, of rows r and r + 8, features 2q and 2q + 1 of every 8. Lanes q and q ^ 1 swap, so that each
+    // writes 4 in one piece: the even one of the first 8 of 16, the odd one of the others.
     __device__ void write() const {
+        const bool odd = q % 2 != 0;
 #pragma unroll
         for (int tile = 0; tile < kTilesOfWarp; ++tile)
 #pragma unroll
@@ -270,22 +275,18 @@ struct Prefill {
                 total += __shfl_xor_sync(~0u, total, 2);
                 const float inverse = 1 / total;
                 const int of_item = row_of_warp(tile, half);
-                if (of_item >= rows) continue;
-                bf16* to = a.out + ((row + of_item) * a.heads + head) * D;
-                const auto pair = [&](int product, int column) {
-                    return pack_bf16(sums[tile][product][2 * half + column] * inverse,
-                                     sums[tile][product + 1][2 * half + column] * inverse);
-                };
+                bf16* to = a.out + ((row + of_item) * a.heads + head) * D + (odd ? 8 : 0) + q / 2 * 4;
 #pragma unroll
-                for (int b = 0; b < kWide; ++b)
-#pragma unroll
-                    for (int column = 0; column < 2; ++column)
-                        *reinterpret_cast<uint4*>(to + 64 * b + 16 * q + 8 * column) = {
-                            pair(8 * b, column), pair(8 * b + 2, column), pair(8 * b + 4, column),
-                            pair(8 * b + 6, column)};
-                if constexpr (kNarrow)
-                    *reinterpret_cast<uint4*>(to + 64 * kWide + 8 * q) = {pair(8 * kWide, 0), pair(8 * kWide + 2, 0),
-                                                                          pair(8 * kWide, 1), pair(8 * kWide + 2, 1)};
+                for (int n = 0; n < D / 16; ++n) {
+                    const auto pair = [&](int product) {
+                        return pack_bf16(sums[tile][product][2 * half] * inverse,
+                                         sums[tile][product][2 * half + 1] * inverse);
+                    };
+                    const uint32_t first = pair(2 * n), second = pair(2 * n + 1);
+                    const uint32_t other = __shfl_xor_sync(~0u, odd ? first : second, 1);
+                    if (of_item < rows)
+                        *reinterpret_cast<uint2*>(to + 16 * n) = odd ? uint2{other, second} : uint2{first, other};
+                }
             }
     }
 
@@ -312,16 +313,16 @@ struct Prefill {
         }
         const int seen = a.window > 0 && position >= a.window ? int(position - a.window + 1) : 0;
         const int begin = seen / kKeys * kKeys, end = position + rows, blocks = (end - begin + kKeys - 1) / kKeys;
+        __syncthreads();  // all are through with the item before
         copy_block(0, begin, end);
         end_copy_group();
         load_query();
         for (int i = 0; i < blocks; ++i) {
+            wait_for_copies<0>();
+            __syncthreads();  // block i is there, and all are through with block i - 1
             if (i + 1 < blocks) copy_block(i + 1, begin + (i + 1) * kKeys, end);
             end_copy_group();
-            wait_for_copies<1>();
-            __syncthreads();
             attend_block(i, begin + i * kKeys);
-            __syncthreads();  // the block may be filled again
         }
         write();
     }
