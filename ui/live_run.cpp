@@ -1,6 +1,7 @@
 #include "ui/live_run.h"
 
 #include "core/base/file.h"
+#include "core/engine/admission.h"
 
 #include <algorithm>
 #include <filesystem>
@@ -107,6 +108,7 @@ RunHeader headerOf(const Json& run, const std::string& dir) {
     h.workspace_bytes = integerAt(pool, "workspace_bytes");
     h.device_bytes = integerAt(pool, "device_bytes");
     h.device_used_before = integerAt(pool, "device_used_before");
+    if (const auto strategy = parse_adapter_strategy(textAt(engine, "adapter_strategy"))) h.strategy = *strategy;
     if (const int64_t tokens = integerAt(engine, "block_tokens"); tokens > 0) h.block_tokens = tokens;
     h.workload_name = textAt(workload, "name");
     if (workload.contains("requests"))
@@ -157,6 +159,20 @@ Result<std::string> nextRunDir(const std::string& stem) {
     return (runs / (stem + "-" + number + ".wbrun")).string();
 }
 
+namespace {
+
+// As the library has it, or read once more in the form that the strategy computes with.
+Result<std::shared_ptr<const Adapter>> inForm(const LiveAdapter& a, AdapterForm form, const Model& model,
+                                              Progress& progress) {
+    const bool as_it_is =
+        form == AdapterForm::folded || std::none_of(a.adapter->parts.begin(), a.adapter->parts.end(),
+                                                    [](const AdapterPart& part) { return part.rotation >= 0; });
+    if (as_it_is) return a.adapter;
+    return load_adapter(a.request, model, kLibrarySeed, progress, form);
+}
+
+}  // namespace
+
 Result<std::shared_ptr<LiveRun>> startLiveRun(const LiveRunPlan& plan) {
     auto live = std::make_shared<LiveRun>();
     live->model = plan.model;
@@ -171,18 +187,21 @@ Result<std::shared_ptr<LiveRun>> startLiveRun(const LiveRunPlan& plan) {
     TRY_ASSIGN(engine, Engine::create(plan.model, options, live->recorder->sink()));
     live->engine = std::move(engine);
     Json adapters = Json::array();
+    std::vector<std::shared_ptr<const Adapter>> added;
     for (const LiveAdapter& a : plan.adapters) {
-        TRY_ASSIGN(id, live->engine->add_adapter(a.adapter));
+        TRY_ASSIGN(adapter, inForm(a, form_of(strategy_of(live->engine->options())), *plan.model, live->progress));
+        TRY_ASSIGN(id, live->engine->add_adapter(adapter));
         live->ids[a.key] = id;
         live->workload_adapters.push_back(id);
-        adapters.push_back(adapterJson(id, *a.adapter));
+        adapters.push_back(adapterJson(id, *adapter));
+        added.push_back(adapter);
     }
     live->run_json = make_run_header(*live->engine, plan.program, plan.workload ? &*plan.workload : nullptr);
     live->run_json["adapters"] = adapters;
     live->header = headerOf(live->run_json, dir);
     live->header.live = true;
     live->header.config = plan.model->config();
-    for (size_t i = 0; i < plan.adapters.size(); ++i) live->header.adapters[i].parts = plan.adapters[i].adapter->parts;
+    for (size_t i = 0; i < added.size(); ++i) live->header.adapters[i].parts = added[i]->parts;
     if (!plan.workload) TRY_VOID(live->recorder->begin(dir, live->run_json));
     return live;
 }

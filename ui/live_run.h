@@ -18,9 +18,12 @@
 
 namespace spartan {
 
+constexpr uint64_t kLibrarySeed = 42;  // of what the library generates
+
 struct LiveAdapter {
     int key = 0;  // of the library
     std::shared_ptr<const Adapter> adapter;
+    AdapterRequest request = {};  // where it came from: a strategy may want it in another form
 };
 
 struct LiveRunPlan {

@@ -46,6 +46,7 @@ struct RunHeader {
     int64_t planned_requests = 0;  // warm-up and repeats included; 0: not known (playground)
     std::optional<double> slo_ttft_ms, slo_itl_ms, slo_e2e_ms;
     std::vector<RunAdapter> adapters;  // base excluded
+    AdapterStrategy strategy = AdapterStrategy::folded;
     bool live = false;
 };
 

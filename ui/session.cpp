@@ -537,7 +537,7 @@ void Session::readEntries(const std::vector<int>& keys) {
                 read.key = key;
                 read.generation = generation;
                 if (model) {
-                    const auto loaded = load_adapter(request, *model, 42, *progress);
+                    const auto loaded = load_adapter(request, *model, kLibrarySeed, *progress);
                     if (loaded)
                         read.adapter = *loaded;
                     else
@@ -714,7 +714,7 @@ void Session::makeLive(Start start) {
     plan.listener = bridge->listener();
     for (const LibraryEntry& e : library_.entries())
         if (e.kind == LibraryEntry::Kind::adapter && e.state == LibraryEntry::State::ready)
-            plan.adapters.push_back({e.key, e.adapter});
+            plan.adapters.push_back({e.key, e.adapter, e.request});
     ++engines_;
     runInWorker(
         loaders_, this,

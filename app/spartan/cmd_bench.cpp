@@ -17,7 +17,7 @@ namespace {
 struct BenchOptions {
     ModelOptions model;
     std::vector<int64_t> sizes;  // decode: rows; prefill: prompt lengths
-    std::vector<std::string> kinds, set;
+    std::vector<std::string> kinds, set, strategies;
     std::vector<int64_t> adapters;
     std::string boft, lora, csv;
     int64_t context = 256, steps = 20, repeats = 3, sequences = 1, max_batch_tokens = 0;
@@ -160,6 +160,8 @@ Result<void> check_csv(const BenchOptions& o) {
 
 std::string decode_table(const std::vector<DecodeFigure>& figures, bool on_gpu) {
     std::vector<std::vector<std::string>> rows;
+    const bool compares = std::any_of(figures.begin(), figures.end(),
+                                      [&](const DecodeFigure& f) { return f.strategy != AdapterStrategy::folded; });
     for (const DecodeFigure& f : figures)
         rows.push_back({name_of(f.kind), std::to_string(f.rows), std::to_string(f.distinct_adapters),
                         format_figure(f.median_ms), format_figure(f.min_ms), format_figure(f.tokens_per_s),
@@ -183,6 +185,14 @@ std::string decode_table(const std::vector<DecodeFigure>& figures, bool on_gpu) 
         for (size_t i = 0; i < rows.size(); ++i)
             rows[i].insert(rows[i].begin() + 5, format_figure(figures[i].gap_ms.value_or(0) * 1e3));
     }
+    if (compares) {
+        header.insert(header.begin(), "strategy");
+        header.emplace_back("MB written");
+        for (size_t i = 0; i < rows.size(); ++i) {
+            rows[i].insert(rows[i].begin(), name_of(figures[i].strategy));
+            rows[i].push_back(format_figure(double(figures[i].bytes.staging) / 1e6));
+        }
+    }
     return text_table(header, rows);
 }
 
@@ -194,18 +204,19 @@ std::string ablation_table(const std::vector<DecodeFigure>& figures) {
     std::vector<std::vector<std::string>> rows;
     for (const DecodeFigure& whole : figures) {
         if (!same_switches(whole.switches, kAblation[0])) continue;
-        std::vector<std::string> row{name_of(whole.kind), std::to_string(whole.rows),
+        std::vector<std::string> row{name_of(whole.strategy), name_of(whole.kind), std::to_string(whole.rows),
                                      std::to_string(whole.distinct_adapters), format_figure(whole.median_ms)};
         for (const RunnerSwitches& switches : std::span(kAblation).subspan(1))
             for (const DecodeFigure& f : figures)
-                if (f.kind == whole.kind && f.rows == whole.rows && f.distinct_adapters == whole.distinct_adapters &&
-                    same_switches(f.switches, switches))
+                if (f.kind == whole.kind && f.strategy == whole.strategy && f.rows == whole.rows &&
+                    f.distinct_adapters == whole.distinct_adapters && same_switches(f.switches, switches))
                     row.push_back(format_figure(f.median_ms) + " (x" + format_figure(f.median_ms / whole.median_ms) +
                                   ")");
         rows.push_back(std::move(row));
     }
-    return text_table({"adapters", "rows", "distinct", "step ms", "without graphs", "without overlap", "with neither"},
-                      rows);
+    return text_table(
+        {"strategy", "adapters", "rows", "distinct", "step ms", "without graphs", "without overlap", "with neither"},
+        rows);
 }
 
 Result<int> bench_decode(const GlobalOptions& options, const BenchOptions& o, Progress& progress) {
@@ -220,6 +231,8 @@ Result<int> bench_decode(const GlobalOptions& options, const BenchOptions& o, Pr
     d["limits"] = limits;
     decode.threads = options.threads;
     decode.kinds = kinds_of(o);
+    if (!o.strategies.empty()) decode.strategies.clear();
+    for (const std::string& name : o.strategies) decode.strategies.push_back(*parse_adapter_strategy(name));
     decode.rows = o.sizes;
     decode.adapters = o.adapters;
     decode.sizes = {o.boft, o.lora};
@@ -230,9 +243,11 @@ Result<int> bench_decode(const GlobalOptions& options, const BenchOptions& o, Pr
     TRY_ASSIGN(figures, measure_decode(model, decode, progress));
     d["decode"] = to_json(figures);
     TRY_VOID(write_csv(o.csv,
-                       {"adapters", "rows", "distinct_adapters", "context", "graphs", "overlap", "steps", "median_ms",
-                        "min_ms", "gap_ms", "tokens_per_s", "weight_bytes", "adapter_bytes", "kv_bytes", "floor_ms",
-                        "bandwidth_share", "added_ms", "added_over_floor"},
+                       {"strategy",      "adapters",        "rows",          "distinct_adapters", "passes",
+                        "common_block",  "context",         "graphs",        "overlap",           "steps",
+                        "median_ms",     "min_ms",          "gap_ms",        "tokens_per_s",      "weight_bytes",
+                        "adapter_bytes", "kv_bytes",        "staging_bytes", "floor_ms",          "bandwidth_share",
+                        "added_ms",      "added_over_floor"},
                        d["decode"]));
     if (o.csv == "-") return kDone;
     std::string text = limits_text(d["limits"]);
@@ -399,6 +414,13 @@ void add_bench(CLI::App& app, GlobalOptions& options, Action& action) {
                       "base, boft, lora, boft+lora, half (both, and every third row on the base); default "
                       "base,boft+lora,lora; on a GPU base,boft,lora,half",
                       "Distinct adapters in a batch, dealt round robin, a comma list (default: one a row)");
+    decode
+        ->add_option("--strategy", o->strategies,
+                     "How adapters meet the weights, a comma list: " + join(adapter_strategy_names(), ", ") +
+                         " (default folded)")
+        ->delimiter(',')
+        ->type_name("STRATEGY,…")
+        ->check(one_of(adapter_strategy_names()));
     add_number(decode, "--context", o->context, "Tokens before the one that is decoded (default 256)", 1 << 20);
     add_number(decode, "--steps", o->steps, "Timed steps of each case (default 20)", 100'000);
     CLI::Option* set = add_repeatable(decode, "--set", o->set,

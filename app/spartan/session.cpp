@@ -1,6 +1,7 @@
 #include "app/spartan/session.h"
 
 #include "core/base/text.h"
+#include "core/engine/admission.h"
 #include "core/run/device_info.h"
 
 #include <algorithm>
@@ -91,9 +92,10 @@ Result<Session> open_session(const GlobalOptions& options, const ModelOptions& m
     engine_options.cuda_device = device;
     TRY_ASSIGN(engine, Engine::create(s.model, engine_options, s.recorder->sink(), std::move(logits)));
     s.engine = std::move(engine);
+    const AdapterForm form = form_of(strategy_of(s.engine->options()));
     for (const AdapterRequest& request : requests) {
         TRY_ASSIGN(adapter, with_progress(line, "Loading adapter " + request.name, progress,
-                                          [&] { return load_adapter(request, *s.model, seed, progress); }));
+                                          [&] { return load_adapter(request, *s.model, seed, progress, form); }));
         for (const std::string& w : adapter->warnings) s.warnings.push_back("adapter " + request.name + ": " + w);
         TRY_ASSIGN(id, s.engine->add_adapter(adapter));
         s.adapters.push_back(id);

@@ -33,7 +33,7 @@ const char* name_of(AdapterKind kind) {
 std::string Adapter::geometry() const {
     std::vector<std::string> sizes;
     const auto add = [&](const AdapterPart& part) {
-        if (part.rotation < 0 && part.rank == 0) return;  // only a bias
+        if (!part.rotates() && part.rank == 0) return;  // only a bias
         const std::string text = size_text(part, kind);
         if (std::find(sizes.begin(), sizes.end(), text) == sizes.end()) sizes.push_back(text);
     };

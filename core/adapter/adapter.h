@@ -21,6 +21,10 @@ namespace spartan {
 enum class AdapterKind : uint8_t { boft, oft, lora, dora };
 const char* name_of(AdapterKind);
 
+// How a linear layer's rotation lies in a blob: multiplied out, as it is served, or as the factors it is trained as,
+// which the strategy `common_block` alone computes with. A table's rotation is folded in both.
+enum class AdapterForm : uint8_t { folded, factored };
+
 // Where one module's parts lie in Adapter::blob (byte offsets, 64-byte aligned; -1: absent).
 struct AdapterPart {
     int layer = 0;
@@ -28,6 +32,7 @@ struct AdapterPart {
     int64_t in = 0, out = 0;
 
     int64_t rotation = -1;  // T [in / group][group][group]
+    int64_t factors = -1;   // T [num_factors][in / block_size][block_size][block_size], in its place when factored
     int64_t group = 0;      // features a rotation group spans: b * 2^(m-1) for BOFT, b for OFT
     int64_t a = -1;         // T [rank, in]
     int64_t b_t = -1;       // T [rank, out]
@@ -38,6 +43,8 @@ struct AdapterPart {
 
     // As the file had it, for the layout view and inspect: BOFT block size b and number of factors m (OFT: m = 1).
     int64_t block_size = 0, num_factors = 0;
+
+    bool rotates() const { return rotation >= 0 || factors >= 0; }
 };
 
 // What an adapter brings to the embedding or to the output head, both [vocab, hidden]; absent parts leave them alone.
@@ -69,6 +76,7 @@ struct Adapter {
     std::string content_hash;  // SHA-256 of config and tensors; with the AdapterId it is the identity
     DType dtype = DType::f32;  // of the blob's T parts
     std::vector<std::byte> blob;
+    int64_t factor_bytes = 0;        // of the blob's start, where the factors lie; 0: folded
     std::vector<AdapterPart> parts;  // by layer, then projection
     std::optional<TablePart> embedding, head;
     std::vector<NormPart> norms;
@@ -83,7 +91,7 @@ struct Adapter {
 // Reads, checks and folds a PEFT folder for `model`. Everything that would change the result and is not supported is
 // refused in words. Sources: see each formula in peft.cpp.
 Result<std::shared_ptr<const Adapter>> load_adapter(const std::string& name, const std::string& dir, const Model& model,
-                                                    Progress& progress);
+                                                    Progress& progress, AdapterForm form = AdapterForm::folded);
 
 // What a folder holds, without a base model: shapes and problems. `modules` names are without "base_model.model.".
 struct AdapterModule {
@@ -112,7 +120,8 @@ struct SyntheticSpec {
 Result<SyntheticSpec> parse_synthetic_spec(const std::string& spec);
 std::string synthetic_name(const SyntheticSpec&, int64_t index_in_spec, int64_t global_index);
 Result<std::shared_ptr<const Adapter>> make_synthetic_adapter(const SyntheticSpec&, int64_t index_in_spec,
-                                                              int64_t global_index, uint64_t seed, const Model& model);
+                                                              int64_t global_index, uint64_t seed, const Model& model,
+                                                              AdapterForm form = AdapterForm::folded);
 // The same adapter as a PEFT folder.
 Result<void> write_synthetic_adapter(const SyntheticSpec&, int64_t index_in_spec, int64_t global_index, uint64_t seed,
                                      const ModelConfig&, const std::string& base_name, const std::string& dir);
@@ -128,6 +137,6 @@ struct AdapterRequest {
 Result<std::vector<AdapterRequest>> parse_adapter_arguments(const std::vector<std::string>& arguments,
                                                             const std::string& base_dir);
 Result<std::shared_ptr<const Adapter>> load_adapter(const AdapterRequest&, const Model& model, uint64_t seed,
-                                                    Progress& progress);
+                                                    Progress& progress, AdapterForm form = AdapterForm::folded);
 
 }  // namespace spartan

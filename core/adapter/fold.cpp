@@ -25,7 +25,7 @@ T* at(std::byte* blob, int64_t offset) {
     return reinterpret_cast<T*>(blob + offset);
 }
 
-// Multiplies the factors of each group out and rounds the product once.
+// Multiplies the factors of each group out and rounds the product once, or keeps them as they are.
 template <class T>
 class RotationFolder {
 public:
@@ -46,7 +46,33 @@ public:
         return error_;
     }
 
+    Result<double> keep(T* out) {
+        const int64_t b = part_.block_size, blocks = part_.in / b;
+        for (int64_t i = 0; i < part_.num_factors * blocks; ++i, out += b * b) {
+            if (rules_.shared && i > 0) {
+                std::copy_n(out - b * b, b * b, out);
+                continue;
+            }
+            const Matrix q = block(i);
+            if (progress_.cancelled()) return Error{"", "", "", "", true};
+            TRY_VOID(check_orthogonality(error_, rules_));
+            for (int64_t k = 0; k < b * b; ++k) out[k] = from_float<T>(float(q[size_t(k)]));
+        }
+        return error_;
+    }
+
 private:
+    // Block `index` of all factors', one factor after another.
+    Matrix block(int64_t index) {
+        const std::vector<float>& all = rules_.oft ? weights_.oft_r : weights_.boft_r;
+        const float* stored = &all[size_t(index * stored_values(part_.block_size, rules_))];
+        Matrix q = rotation_block(stored, part_.block_size, rules_, progress_);
+        // Not std::max: a NaN must stay.
+        if (const double error = orthogonality_error(q, part_.block_size, progress_); !(error <= error_))
+            error_ = error;
+        return q;
+    }
+
     Matrix group_matrix(int64_t g) {
         const int64_t b = part_.block_size, m = part_.num_factors, in_group = part_.group / b;
         const int64_t blocks = part_.in / b;
@@ -54,12 +80,7 @@ private:
         factors.reserve(size_t(m * in_group * b * b));
         for (int64_t factor = 0; factor < m; ++factor) {
             for (int64_t j = 0; j < in_group && !progress_.cancelled(); ++j) {
-                const int64_t index = factor * blocks + g * in_group + j;
-                const std::vector<float>& all = rules_.oft ? weights_.oft_r : weights_.boft_r;
-                const float* stored = &all[size_t(index * stored_values(b, rules_))];
-                const Matrix q = rotation_block(stored, b, rules_, progress_);
-                // Not std::max: a NaN must stay.
-                if (const double error = orthogonality_error(q, b, progress_); !(error <= error_)) error_ = error;
+                const Matrix q = block(factor * blocks + g * in_group + j);
                 factors.insert(factors.end(), q.begin(), q.end());
             }
         }
@@ -208,6 +229,10 @@ Result<double> fold_typed(const PlannedPart& planned, const ModuleWeights& weigh
         TRY_ASSIGN(measured, RotationFolder<T>(part, weights, rules, progress).fold(at<T>(blob, part.rotation)));
         error = measured;
     }
+    if (part.factors >= 0 && planned.shares_input < 0) {
+        TRY_ASSIGN(measured, RotationFolder<T>(part, weights, rules, progress).keep(at<T>(blob, part.factors)));
+        error = measured;
+    }
     if (part.rank > 0) fold_low_rank<T>(planned, weights, blob);
     if (part.gain >= 0) TRY_VOID(fold_gain(planned, weights, base, at<float>(blob, part.gain), progress));
     if (part.bias >= 0) {
@@ -290,12 +315,20 @@ Result<void> check_memory(int64_t bytes, const std::string& path) {
                  "at most the " + format_bytes(available) + " available"};
 }
 
-int64_t place_parts(std::vector<PlannedPart>& parts, DType dtype) {
+PlacedParts place_parts(std::vector<PlannedPart>& parts, DType dtype, AdapterForm form) {
     int64_t end = 0;
     for (PlannedPart& planned : parts) {
         AdapterPart& p = planned.part;
+        if (form == AdapterForm::folded || planned.place != PlannedPart::Place::layer || p.group == 0) continue;
+        p.factors = planned.shares_input < 0 ? reserve(end, p.num_factors * p.in * p.block_size * size_of(dtype))
+                                             : parts[size_t(planned.shares_input)].part.factors;
+    }
+    const int64_t factor_bytes = (end + 63) / 64 * 64;
+    for (PlannedPart& planned : parts) {
+        AdapterPart& p = planned.part;
         const AdapterPart* shared = planned.shares_input < 0 ? nullptr : &parts[size_t(planned.shares_input)].part;
-        if (p.group > 0) p.rotation = shared ? shared->rotation : reserve(end, p.in * p.group * size_of(dtype));
+        if (p.group > 0 && p.factors < 0)
+            p.rotation = shared ? shared->rotation : reserve(end, p.in * p.group * size_of(dtype));
         if (p.rank > 0) {
             const int64_t width = planned.a_width > 0 ? planned.a_width : p.in;
             p.a = shared ? shared->a : reserve(end, p.rank * width * size_of(dtype));
@@ -304,7 +337,7 @@ int64_t place_parts(std::vector<PlannedPart>& parts, DType dtype) {
         if (planned.has_gain) p.gain = reserve(end, p.out * int64_t(sizeof(float)));
         if (planned.has_bias) p.bias = reserve(end, p.out * int64_t(sizeof(float)));
     }
-    return (end + 63) / 64 * 64;
+    return {(end + 63) / 64 * 64, factor_bytes};
 }
 
 Result<double> fold_part(const PlannedPart& planned, const ModuleWeights& weights, const RotationRules& rules,

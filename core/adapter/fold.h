@@ -64,8 +64,11 @@ ModuleWeights rows_of(const PlannedPart& planned, const ModuleWeights& weights);
 // Takes `bytes` of the blob at its end, 64-byte aligned.
 int64_t reserve(int64_t& end, int64_t bytes);
 
-// Gives every part its offsets; returns the blob's size. T has `dtype`.
-int64_t place_parts(std::vector<PlannedPart>& parts, DType dtype);
+// Gives every part its offsets, factors first; returns how much of the blob is taken. T has `dtype`.
+struct PlacedParts {
+    int64_t bytes = 0, factor_bytes = 0;
+};
+PlacedParts place_parts(std::vector<PlannedPart>& parts, DType dtype, AdapterForm form);
 
 // What is wrong, without file and field; or the rotation's measured orthogonality error (0 without a rotation).
 // Writes only the part's own ranges of `blob`, so parts may be folded on different threads.

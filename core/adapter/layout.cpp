@@ -58,10 +58,10 @@ double BlockLayout::useful_share() const {
 BlockLayout factor_layout(int64_t dim, int64_t b, int64_t factor, int64_t cell, BlockConvention convention) {
     CHECK(b > 0 && dim % b == 0 && factor >= 0 && factor < 40);
     CHECK(factor == 0 || (dim / b) % (int64_t(1) << factor) == 0);
-    CHECK(factor == 0 || convention == BlockConvention::paper || b % 2 == 0);
+    CHECK(factor == 0 || convention != BlockConvention::peft || b % 2 == 0);
     BlockLayout layout = empty_layout(dim, cell);
     for (int64_t block = 0; block < dim / b; ++block) {
-        if (factor == 0)
+        if (factor == 0 || convention == BlockConvention::mapped)
             add_square(layout, block * b, block * b, b);
         else if (convention == BlockConvention::peft)
             add_peft_block(layout, b, factor, block);
@@ -91,7 +91,7 @@ int64_t common_block_size(const std::vector<int64_t>& block_sizes) {
 std::vector<int64_t> block_sizes(const Adapter& adapter) {
     std::set<int64_t> sizes;
     for (const AdapterPart& part : adapter.parts)
-        if (part.rotation >= 0) sizes.insert(part.block_size);
+        if (part.rotates()) sizes.insert(part.block_size);
     return {sizes.begin(), sizes.end()};
 }
 

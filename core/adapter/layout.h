@@ -10,10 +10,13 @@ namespace spartan {
 
 // How factors i >= 1 interleave their blocks. Factor 0 is block-diagonal with b x b blocks in both.
 //     peft    chunk k of b/2 features is paired with chunk k + 2^i: d·b entries in every factor. This is what adapters
-//     hold. paper   whole b x b blocks: block p meets block q when both lie in one group of 2^i blocks and p ≡ q mod
+//             hold.
+//     paper   whole b x b blocks: block p meets block q when both lie in one group of 2^i blocks and p ≡ q mod
 //     2^(i-1), as
 //             the block butterfly component B^b(d, 2^i) of the SpartanServe paper (section 3) draws it: 2·d·b entries.
-enum class BlockConvention : uint8_t { peft, paper };
+//     mapped  PEFT's factors in their own order, into which the strategy common_block maps the features: blocks of b on
+//             the diagonal.
+enum class BlockConvention : uint8_t { peft, paper, mapped };
 
 // A dim x dim 0/1 matrix seen through tiles of cell x cell; the last row and column of tiles may be cut.
 struct BlockLayout {

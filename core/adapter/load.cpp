@@ -37,8 +37,8 @@ bool names_same_base(const std::string& of_adapter, const std::string& of_model)
 
 class FolderLoader {
 public:
-    FolderLoader(const PeftFolder& folder, const Model& model, Progress& progress)
-        : folder_(folder), model_(model), progress_(progress), tables_(folder, model, progress) {}
+    FolderLoader(const PeftFolder& folder, const Model& model, Progress& progress, AdapterForm form)
+        : folder_(folder), model_(model), progress_(progress), form_(form), tables_(folder, model, progress) {}
 
     Result<std::shared_ptr<const Adapter>> load(const std::string& name) {
         auto adapter = std::make_shared<Adapter>();
@@ -53,7 +53,9 @@ public:
         check_base_name(*adapter);
         TRY_VOID(check_targets(*adapter));
         TRY_VOID(tables_.plan(*adapter));
-        const int64_t bytes = tables_.place(*adapter, place_parts(planned_, model_.dtype));
+        const PlacedParts placed = place_parts(planned_, model_.dtype, form_);
+        adapter->factor_bytes = placed.factor_bytes;
+        const int64_t bytes = tables_.place(*adapter, placed.bytes);
         TRY_VOID(check_memory(bytes, path()));
         adapter->blob.resize(size_t(bytes));
         TRY_VOID(fold_all(*adapter));
@@ -354,6 +356,7 @@ private:
     const PeftFolder& folder_;
     const Model& model_;
     Progress& progress_;
+    const AdapterForm form_;
     TableFolder tables_;
     std::vector<PlannedPart> planned_;
     std::vector<size_t> first_part_;  // of each module; one more at the end
@@ -362,11 +365,11 @@ private:
 }  // namespace
 
 Result<std::shared_ptr<const Adapter>> load_adapter(const std::string& name, const std::string& dir, const Model& model,
-                                                    Progress& progress) {
+                                                    Progress& progress, AdapterForm form) {
     TRY_VOID(check_adapter_name(name, dir));
     TRY_ASSIGN(folder, read_peft_folder(dir));
     if (!folder.problems.empty()) return folder.problems.front();
-    return FolderLoader(folder, model, progress).load(name);
+    return FolderLoader(folder, model, progress, form).load(name);
 }
 
 }  // namespace spartan

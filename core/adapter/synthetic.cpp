@@ -139,7 +139,7 @@ std::string identity(const SyntheticSpec& spec, int64_t index_in_spec, int64_t g
 }
 
 Result<std::shared_ptr<const Adapter>> make(const SyntheticSpec& spec, int64_t index_in_spec, int64_t global_index,
-                                            uint64_t seed, const Model& model, Progress& progress) {
+                                            uint64_t seed, const Model& model, Progress& progress, AdapterForm form) {
     TRY_VOID(check_size(spec, index_in_spec, model.config()));
     auto adapter = std::make_shared<Adapter>();
     adapter->name = synthetic_name(spec, index_in_spec, global_index);
@@ -148,9 +148,10 @@ Result<std::shared_ptr<const Adapter>> make(const SyntheticSpec& spec, int64_t i
     adapter->content_hash = sha256_hex(identity(spec, index_in_spec, global_index, seed));
     adapter->dtype = model.dtype;
     std::vector<PlannedPart> parts = plan(spec, index_in_spec, model.config());
-    const int64_t bytes = place_parts(parts, model.dtype);
-    TRY_VOID(check_memory(bytes, adapter->path));
-    adapter->blob.resize(size_t(bytes));
+    const PlacedParts placed = place_parts(parts, model.dtype, form);
+    TRY_VOID(check_memory(placed.bytes, adapter->path));
+    adapter->factor_bytes = placed.factor_bytes;
+    adapter->blob.resize(size_t(placed.bytes));
     progress.total.store(int64_t(adapter->blob.size()), std::memory_order_relaxed);
 
     const RotationRules rules{.oft = spec.kind == AdapterKind::oft};
@@ -296,9 +297,10 @@ std::string synthetic_name(const SyntheticSpec& spec, int64_t index_in_spec, int
 }
 
 Result<std::shared_ptr<const Adapter>> make_synthetic_adapter(const SyntheticSpec& spec, int64_t index_in_spec,
-                                                              int64_t global_index, uint64_t seed, const Model& model) {
+                                                              int64_t global_index, uint64_t seed, const Model& model,
+                                                              AdapterForm form) {
     Progress progress;
-    return make(spec, index_in_spec, global_index, seed, model, progress);
+    return make(spec, index_in_spec, global_index, seed, model, progress, form);
 }
 
 Result<void> write_synthetic_adapter(const SyntheticSpec& spec, int64_t index_in_spec, int64_t global_index,
@@ -316,9 +318,9 @@ Result<void> write_synthetic_adapter(const SyntheticSpec& spec, int64_t index_in
 }
 
 Result<std::shared_ptr<const Adapter>> load_adapter(const AdapterRequest& request, const Model& model, uint64_t seed,
-                                                    Progress& progress) {
-    if (!request.dir.empty()) return load_adapter(request.name, request.dir, model, progress);
-    return make(request.spec, request.index_in_spec, request.global_index, seed, model, progress);
+                                                    Progress& progress, AdapterForm form) {
+    if (!request.dir.empty()) return load_adapter(request.name, request.dir, model, progress, form);
+    return make(request.spec, request.index_in_spec, request.global_index, seed, model, progress, form);
 }
 
 }  // namespace spartan

@@ -18,9 +18,13 @@ AdapterRegistry::AdapterRegistry(int64_t budget_bytes, int64_t page_bytes, int32
 
 Result<AdapterId> AdapterRegistry::add(std::shared_ptr<const Adapter> adapter) {
     const auto bytes = int64_t(adapter->blob.size());
-    const int64_t pages = (bytes + page_bytes_ - 1) / page_bytes_;
-    if (pages >= total_pages_)
-        return Error{adapter->path, "adapter " + adapter->name, format_bytes(bytes) + " when folded",
+    const auto pages_for = [&](int64_t n) { return (n + page_bytes_ - 1) / page_bytes_; };
+    const int64_t pages = pages_for(bytes), batched = pages_for(adapter->factor_bytes);
+    if (pages + batched >= total_pages_)
+        return Error{adapter->path, "adapter " + adapter->name,
+                     batched == 0
+                         ? format_bytes(bytes) + " when folded"
+                         : format_bytes(bytes) + " and " + format_bytes(adapter->factor_bytes) + " when batched",
                      "less than the pool's " + format_bytes(page_bytes_ * total_pages_) + " (pool_bytes)"};
     std::lock_guard lock(mutex_);
     if (used_bytes_ + bytes > budget_bytes_)
@@ -29,7 +33,7 @@ Result<AdapterId> AdapterRegistry::add(std::shared_ptr<const Adapter> adapter) {
                      "at most " + format_bytes(budget_bytes_) + " in all (adapter_bytes)"};
     used_bytes_ += bytes;
     const auto id = AdapterId(next_id_++);
-    entries_[id] = {.adapter = std::move(adapter), .pages = int32_t(pages)};
+    entries_[id] = {.adapter = std::move(adapter), .pages = {int32_t(pages), int32_t(batched)}};
     return id;
 }
 
@@ -41,8 +45,8 @@ Result<void> AdapterRegistry::begin_removal(AdapterId id) {
     return {};
 }
 
-Result<int32_t> AdapterRegistry::acquire(AdapterId id) {
-    if (id == AdapterId::base) return 0;
+Result<AdapterPages> AdapterRegistry::acquire(AdapterId id) {
+    if (id == AdapterId::base) return AdapterPages{};
     std::lock_guard lock(mutex_);
     const auto it = entries_.find(id);
     if (it == entries_.end() || it->second.leaving) return unknown(id);
@@ -58,10 +62,10 @@ void AdapterRegistry::release(AdapterId id) {
     --entry.unfinished;
 }
 
-int32_t AdapterRegistry::pages_of(AdapterId id) const {
+AdapterPages AdapterRegistry::pages_of(AdapterId id) const {
     std::lock_guard lock(mutex_);
     const auto it = entries_.find(id);
-    return it == entries_.end() ? 0 : it->second.pages;
+    return it == entries_.end() ? AdapterPages{} : it->second.pages;
 }
 
 std::vector<AdapterId> AdapterRegistry::removable() const {
@@ -101,7 +105,7 @@ std::vector<AdapterStatus> AdapterRegistry::status() const {
     std::lock_guard lock(mutex_);
     std::vector<AdapterStatus> out;
     for (const auto& [id, e] : entries_)
-        out.push_back({id, e.adapter, e.residency, e.pages * page_bytes_, e.unfinished, e.leaving});
+        out.push_back({id, e.adapter, e.residency, e.pages.blob * page_bytes_, e.unfinished, e.leaving});
     return out;
 }
 

@@ -11,6 +11,11 @@
 
 namespace spartan {
 
+// What an adapter takes in the pool: the run of its blob, and the one that its factors are batched into while it runs.
+struct AdapterPages {
+    int32_t blob = 0, batched = 0;
+};
+
 class AdapterRegistry {
 public:
     AdapterRegistry(int64_t budget_bytes, int64_t page_bytes, int32_t total_pages);
@@ -20,10 +25,10 @@ public:
     Result<void> begin_removal(AdapterId id);
 
     // Counts one more unfinished request and tells how many pages the adapter takes; refuses unknown and leaving ones.
-    Result<int32_t> acquire(AdapterId id);
+    Result<AdapterPages> acquire(AdapterId id);
     void release(AdapterId id);
-    // Pages that `id` takes in the pool; 0 for the base.
-    int32_t pages_of(AdapterId id) const;
+    // None for the base.
+    AdapterPages pages_of(AdapterId id) const;
 
     // Engine's thread: adapters that are leaving and have no request left; forget() ends them.
     std::vector<AdapterId> removable() const;
@@ -36,7 +41,7 @@ public:
 private:
     struct Entry {
         std::shared_ptr<const Adapter> adapter;
-        int32_t pages = 0;
+        AdapterPages pages;
         int64_t unfinished = 0;
         bool leaving = false;
         Residency residency = Residency::host;

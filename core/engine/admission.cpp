@@ -67,7 +67,9 @@ Result<int64_t> gpu_memory_for_pool(const EngineOptions& o, const Model& model) 
 }  // namespace
 
 Result<EngineOptions> check_options(EngineOptions o, const Model& model) {
-    TRY_VOID(only("adapter_strategy", o.adapter_strategy, "folded"));
+    TRY_ASSIGN(strategy, parse_adapter_strategy(o.adapter_strategy));
+    if (o.cuda_device >= 0 && strategy != AdapterStrategy::folded)
+        return refuse("adapter_strategy", "\"" + o.adapter_strategy + "\"", "\"folded\": a GPU has no other yet");
     TRY_VOID(only("residency", o.residency, "resident"));
     TRY_VOID(only("memory", o.memory, "unified"));
     TRY_VOID(only("scheduler", o.scheduler, "fcfs"));
@@ -84,7 +86,13 @@ Result<EngineOptions> check_options(EngineOptions o, const Model& model) {
     if (page_bytes_of(model, o.block_tokens) % 64 != 0)
         return refuse("block_tokens", std::to_string(o.block_tokens), "a multiple of 16 for this model");
 
-    const int64_t available = available_memory_bytes();
+    const int64_t merged_copy = merged_copy_bytes(model, strategy);
+    int64_t available = available_memory_bytes();
+    if (o.cuda_device < 0 && merged_copy >= available)
+        return refuse("memory", "the available " + format_bytes(available),
+                      "more than the " + format_bytes(merged_copy) +
+                          " of the copy of the weights that adapter_strategy merged works in");
+    if (o.cuda_device < 0) available -= merged_copy;
     if (o.threads == 0) o.threads = usable_cpus();
     if (o.adapter_bytes == 0) o.adapter_bytes = available / 2;
     TRY_ASSIGN(for_pool, o.cuda_device < 0 ? available : gpu_memory_for_pool(o, model));
@@ -108,11 +116,14 @@ PoolShape pool_shape(const EngineOptions& o, const Model& model) {
             int32_t(std::min(o.pool_bytes / page_bytes, kMaxPages))};
 }
 
+AdapterStrategy strategy_of(const EngineOptions& checked) { return *parse_adapter_strategy(checked.adapter_strategy); }
+
 RunnerLimits runner_limits(const EngineOptions& o, int32_t total_pages) {
     return {.threads = o.threads,
             .max_tokens = o.max_batch_tokens,
             .block_tokens = o.block_tokens,
             .total_pages = total_pages,
+            .strategy = strategy_of(o),
             .graphs = o.graphs,
             .phase_times = o.phase_times,
             .batch_invariant = o.batch_invariant.value_or(false)};
@@ -188,6 +199,7 @@ private:
                          std::to_string(in) + " -> " + std::to_string(out));
         if (part.rotation >= 0 && (part.group <= 0 || in % part.group != 0))
             return wrong(where, "group " + std::to_string(part.group), "a divisor of " + std::to_string(in));
+        TRY_VOID(check_factors(part, where));
         if ((part.a >= 0) != (part.b_t >= 0) || (part.a >= 0 && part.rank <= 0))
             return wrong(where, "half a low-rank pair", "A and B of rank 1 or more");
         const int64_t t = size_of(adapter_.dtype), f = int64_t(sizeof(float));
@@ -196,6 +208,22 @@ private:
         TRY_VOID(check_span(where, part.b_t, part.rank * out * t));
         TRY_VOID(check_span(where, part.gain, out * f));
         return check_span(where, part.bias, out * f);
+    }
+
+    // The chain's last factor mixes block_size · 2^(num_factors - 1) features, and every factor but the first half
+    // blocks.
+    Result<void> check_factors(const AdapterPart& part, const std::string& where) const {
+        if (part.factors < 0) return {};
+        const int64_t b = part.block_size, m = part.num_factors;
+        if (b < 1 || m < 1 || m > 40 || (m > 1 && b % 2 != 0) || part.in % (b << (m - 1)) != 0)
+            return wrong(where, std::to_string(m) + " factors of blocks of " + std::to_string(b),
+                         "blocks that fit " + std::to_string(part.in));
+        const int64_t end = part.factors + m * part.in * b * size_of(adapter_.dtype);
+        if (part.factors % 64 == 0 && end <= adapter_.factor_bytes &&
+            adapter_.factor_bytes <= int64_t(adapter_.blob.size()))
+            return {};
+        return wrong(where, "factors up to byte " + std::to_string(end),
+                     "64-byte aligned within the first " + std::to_string(adapter_.factor_bytes));
     }
 
     Result<void> check_table(const TablePart& table, const std::string& where, int64_t out) const {

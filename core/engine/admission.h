@@ -11,6 +11,9 @@ namespace spartan {
 // Options with defaults filled in. Refuses by name what is not built yet and what this model or machine cannot have.
 Result<EngineOptions> check_options(EngineOptions options, const Model& model);
 
+// Of checked options.
+AdapterStrategy strategy_of(const EngineOptions& checked);
+
 struct PoolShape {
     int64_t page_bytes = 0, block_tokens = 0, num_layers = 0;
     int32_t total_pages = 0;
@@ -18,7 +21,7 @@ struct PoolShape {
 PoolShape pool_shape(const EngineOptions& checked, const Model& model);
 RunnerLimits runner_limits(const EngineOptions& checked, int32_t total_pages);
 
-// Whether `request` can ever be served; `adapter_pages` are those of its adapter.
+// Whether `request` can ever be served; `adapter_pages` are all that its adapter takes.
 Result<void> check_request(const Request& request, const Model& model, const PoolShape& pool, int32_t adapter_pages,
                            bool has_logits_sink);
 

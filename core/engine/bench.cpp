@@ -55,15 +55,18 @@ struct Samples {
 
 struct DecodeCase {
     BatchKind kind{};
+    AdapterStrategy strategy = AdapterStrategy::folded;
     RunnerSwitches switches;
     int64_t rows = 0;
     Deal deal;
     Batch batch = {};
     Samples samples = {};
     StepBytes bytes = {};
+    int32_t passes = 1;
+    int64_t common_block = 0;
 };
 
-std::vector<DecodeCase> cases_of(int64_t rows, const DecodeBenchOptions& o) {
+std::vector<DecodeCase> cases_of(int64_t rows, AdapterStrategy strategy, const DecodeBenchOptions& o) {
     const std::vector<int64_t> wanted = o.adapters.empty() ? std::vector{rows} : o.adapters;
     std::vector<DecodeCase> cases;
     for (RunnerSwitches switches : o.switches) {
@@ -74,7 +77,7 @@ std::vector<DecodeCase> cases_of(int64_t rows, const DecodeBenchOptions& o) {
                 Deal deal = deal_adapters(kind, rows, n);
                 if (std::find(seen.begin(), seen.end(), deal.distinct()) != seen.end()) continue;
                 seen.push_back(deal.distinct());
-                cases.push_back({kind, switches, rows, std::move(deal)});
+                cases.push_back({kind, strategy, switches, rows, std::move(deal)});
             }
         }
     }
@@ -89,6 +92,8 @@ Result<void> time_cases(BenchRunner& bench, std::vector<DecodeCase>& cases, cons
             bench.set_switches(c.switches);
             const double ms = bench.forward_ms(c.batch);
             c.bytes = bench.result.bytes;
+            c.passes = bench.result.passes;
+            c.common_block = bench.result.common_block;
             progress.add(1);
             if (progress.cancelled()) return cancelled_error();
             if (step < 0) continue;
@@ -103,6 +108,9 @@ Result<void> time_cases(BenchRunner& bench, std::vector<DecodeCase>& cases, cons
 DecodeFigure summarise(const DecodeCase& c, const DecodeCase* base, const DecodeBenchOptions& o) {
     DecodeFigure f;
     f.kind = c.kind;
+    f.strategy = c.strategy;
+    f.passes = c.passes;
+    f.common_block = c.common_block;
     f.rows = c.rows;
     f.distinct_adapters = c.deal.distinct();
     f.context = o.context;
@@ -131,6 +139,35 @@ const DecodeCase* base_of(const std::vector<DecodeCase>& cases, const DecodeCase
             c.switches.overlap == of.switches.overlap)
             return &c;
     return nullptr;
+}
+
+// Adapters in the strategy's form on a runner of its own; adds to `figures`.
+Result<void> measure_strategy(const std::shared_ptr<const Model>& model, AdapterStrategy strategy,
+                              const DecodeBenchOptions& o, Progress& progress, std::vector<DecodeFigure>& figures) {
+    std::vector<std::vector<DecodeCase>> cases;  // by rows
+    int64_t num_cases = 0, boft = 0, lora = 0;
+    for (const int64_t rows : o.rows) {
+        cases.push_back(cases_of(rows, strategy, o));
+        num_cases += int64_t(cases.back().size());
+        for (const DecodeCase& c : cases.back()) {
+            boft = std::max(boft, c.deal.boft);
+            lora = std::max(lora, c.deal.lora);
+        }
+    }
+    TRY_ASSIGN(adapters, make_bench_adapters(*model, o.sizes, boft, lora, o.seed, progress, form_of(strategy)));
+    const int64_t most = *std::max_element(o.rows.begin(), o.rows.end());
+    const RunnerLimits limits{
+        .threads = o.threads, .strategy = strategy, .phase_times = o.phase_times, .batch_invariant = o.batch_invariant};
+    TRY_ASSIGN(bench, BenchRunner::make(model, o.cuda_device, limits, {most, most, o.context + 1}, adapters.all));
+
+    progress.done = 0;
+    progress.total = num_cases * (o.steps + o.warmup);
+    for (std::vector<DecodeCase>& together : cases) {
+        for (DecodeCase& c : together) c.batch = bench->decode(o.context, adapters.ids(c.deal));
+        TRY_VOID(time_cases(*bench, together, o, progress));
+        for (const DecodeCase& c : together) figures.push_back(summarise(c, base_of(together, c), o));
+    }
+    return {};
 }
 
 Json to_json(const StepTimes& t) {
@@ -190,31 +227,13 @@ Result<std::vector<DecodeFigure>> measure_decode(std::shared_ptr<const Model> mo
     for (const int64_t rows : o.rows)
         if (rows < 1 || rows > 1024) return Error{"", "rows", std::to_string(rows), "1 to 1024"};
 
-    std::vector<std::vector<DecodeCase>> cases;  // by rows
-    int64_t num_cases = 0, boft = 0, lora = 0;
-    for (const int64_t rows : o.rows) {
-        cases.push_back(cases_of(rows, o));
-        num_cases += int64_t(cases.back().size());
-        for (const DecodeCase& c : cases.back()) {
-            boft = std::max(boft, c.deal.boft);
-            lora = std::max(lora, c.deal.lora);
-        }
-    }
-    TRY_ASSIGN(adapters, make_bench_adapters(*model, o.sizes, boft, lora, o.seed, progress));
-    const int64_t most = *std::max_element(o.rows.begin(), o.rows.end());
-    const RunnerLimits limits{.threads = o.threads, .phase_times = o.phase_times, .batch_invariant = o.batch_invariant};
-    TRY_ASSIGN(bench, BenchRunner::make(model, o.cuda_device, limits, {most, most, o.context + 1}, adapters.all));
-
     progress.done = 0;
-    progress.total = num_cases * (o.steps + o.warmup);
     std::vector<DecodeFigure> figures;
-    for (std::vector<DecodeCase>& together : cases) {
-        for (DecodeCase& c : together) c.batch = bench->decode(o.context, adapters.ids(c.deal));
-        if (const auto timed = time_cases(*bench, together, o, progress); !timed) {
-            if (timed.error().cancelled && !figures.empty()) break;
-            return timed.error();
-        }
-        for (const DecodeCase& c : together) figures.push_back(summarise(c, base_of(together, c), o));
+    for (const AdapterStrategy strategy : o.strategies) {
+        const auto measured = measure_strategy(model, strategy, o, progress, figures);
+        if (measured) continue;
+        if (measured.error().cancelled && !figures.empty()) break;
+        return measured.error();
     }
     return figures;
 }
@@ -291,9 +310,12 @@ Json to_json(const std::vector<DecodeFigure>& figures) {
     Json out = Json::array();
     for (const DecodeFigure& f : figures) {
         const bool on_gpu = f.gap_ms.has_value();
-        out.push_back({{"adapters", name_of(f.kind)},
+        out.push_back({{"strategy", name_of(f.strategy)},
+                       {"adapters", name_of(f.kind)},
                        {"rows", f.rows},
                        {"distinct_adapters", f.distinct_adapters},
+                       {"passes", f.passes},
+                       {"common_block", f.common_block},
                        {"context", f.context},
                        {"steps", f.steps},
                        {"graphs", on_gpu ? Json(f.switches.graphs) : Json(nullptr)},
@@ -305,6 +327,7 @@ Json to_json(const std::vector<DecodeFigure>& figures) {
                        {"weight_bytes", f.bytes.weights},
                        {"adapter_bytes", f.bytes.adapters},
                        {"kv_bytes", f.bytes.kv},
+                       {"staging_bytes", f.bytes.staging},
                        {"floor_ms", f.floor_ms},
                        {"bandwidth_share", f.bandwidth_share},
                        {"added_ms", f.added_ms},

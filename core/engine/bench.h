@@ -33,18 +33,23 @@ struct DecodeBenchOptions {
     int64_t steps = 20, warmup = 3;                     // timed and untimed steps of each case
     std::vector<RunnerSwitches> switches{{}};           // each case with each of them
     bool batch_invariant = false, phase_times = false;  // of a GPU's runner (RunnerLimits)
-    double read_bytes_per_s = 0;                        // measured (kernels/bench.h); 0: floors and shares are left out
+    std::vector<AdapterStrategy> strategies{AdapterStrategy::folded};  // each case by each of them
+    double read_bytes_per_s = 0;  // measured (kernels/bench.h); 0: floors and shares are left out
     uint64_t seed = 42;
 };
 
 struct DecodeFigure {
     BatchKind kind{};
+    AdapterStrategy strategy = AdapterStrategy::folded;
+    int32_t passes = 1;
+    int64_t common_block = 0;
     int64_t rows = 0, distinct_adapters = 0, context = 0, steps = 0;
     RunnerSwitches switches;
     double median_ms = 0, min_ms = 0, tokens_per_s = 0;
     // On a GPU: the median of what a step takes beyond the GPU's own time for it, from its first transfer to its last.
     std::optional<double> gap_ms;
-    StepBytes bytes;             // read by a step, at the least: weights, the adapters in use, keys and values
+    // Read by a step, at the least: weights, the adapters in use, keys and values; and what it wrote before (staging).
+    StepBytes bytes;
     double floor_ms = 0;         // those bytes over the read bandwidth
     double bandwidth_share = 0;  // floor_ms over the median
     // Against the step of "base" beside each: the added time (median), and that as a multiple of the adapters' bytes
@@ -52,8 +57,9 @@ struct DecodeFigure {
     double added_ms = 0, added_over_floor = 0;
     StepTimes times;  // of the median step
 };
-// In the order rows, switches, kinds, adapters. Numbers of adapters that come to the same in a batch are measured once.
-// When cancelled, what was measured for the rows before.
+// In the order strategies, rows, switches, kinds, adapters; a strategy's batches are what its own runner makes of them:
+// `merged` merges anew for every adapter of a batch, in every step that has several. Numbers of adapters that come to
+// the same in a batch are measured once. When cancelled, what was measured for the rows before.
 Result<std::vector<DecodeFigure>> measure_decode(std::shared_ptr<const Model> model, const DecodeBenchOptions& options,
                                                  Progress& progress);
 

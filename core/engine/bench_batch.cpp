@@ -88,7 +88,7 @@ std::vector<AdapterId> BenchAdapters::ids(const Deal& deal) const {
 }
 
 Result<BenchAdapters> make_bench_adapters(const Model& model, const BenchSizes& sizes, int64_t boft, int64_t lora,
-                                          uint64_t seed, Progress& progress) {
+                                          uint64_t seed, Progress& progress, AdapterForm form) {
     BenchAdapters made;
     made.boft = boft;
     std::vector<std::string> specs;
@@ -96,7 +96,7 @@ Result<BenchAdapters> make_bench_adapters(const Model& model, const BenchSizes& 
     if (lora > 0) specs.push_back(spec_of("lora", lora, sizes.lora));
     TRY_ASSIGN(requests, parse_adapter_arguments(specs, ""));
     for (const AdapterRequest& request : requests) {
-        TRY_ASSIGN(adapter, load_adapter(request, model, seed, progress));
+        TRY_ASSIGN(adapter, load_adapter(request, model, seed, progress, form));
         made.all.push_back(std::move(adapter));
     }
     return made;
@@ -114,7 +114,7 @@ Result<std::unique_ptr<BenchRunner>> BenchRunner::make(std::shared_ptr<const Mod
     const int64_t page_bytes = page_bytes_of(*model, kBlockTokens);
     const int64_t blocks = (room.tokens + kBlockTokens - 1) / kBlockTokens;
     int64_t pages = room.sequences * blocks * model->config().num_layers;
-    for (const auto& a : adapters) pages += adapter_pages_of(*a, page_bytes);
+    for (const auto& a : adapters) pages += adapter_pages_of(*a, page_bytes) + batched_pages_of(*a, page_bytes);
     if (pages > std::numeric_limits<int32_t>::max())
         return Error{"", "context", std::to_string(room.tokens), "fewer tokens"};
     if (const int64_t bytes = pages * page_bytes, available = available_memory_bytes();
@@ -128,7 +128,7 @@ Result<std::unique_ptr<BenchRunner>> BenchRunner::make(std::shared_ptr<const Mod
     TRY_ASSIGN(runner, make_runner(model, limits, cuda_device));
     auto bench = std::make_unique<BenchRunner>(std::move(model), std::move(runner), int32_t(pages));
     bench->add_sequences(room.sequences, blocks);
-    for (const auto& a : adapters) bench->add_adapter(a, adapter_pages_of(*a, page_bytes));
+    for (const auto& a : adapters) bench->add_adapter(a, page_bytes);
     return bench;
 }
 
@@ -182,11 +182,15 @@ void BenchRunner::add_sequences(int64_t sequences, int64_t blocks) {
     }
 }
 
-void BenchRunner::add_adapter(const std::shared_ptr<const Adapter>& adapter, int32_t pages) {
+void BenchRunner::add_adapter(const std::shared_ptr<const Adapter>& adapter, int64_t page_bytes) {
     const auto id = AdapterId(++num_adapters_);
-    const auto run = pool_.allocate_adapter(id, pages);
+    const auto run = pool_.allocate_adapter(id, adapter_pages_of(*adapter, page_bytes));
     CHECK(run);
     runner_->load_adapter(id, *run, adapter);
+    if (adapter->factor_bytes == 0) return;
+    const auto batched = pool_.allocate_transient(id, batched_pages_of(*adapter, page_bytes));
+    CHECK(batched);
+    runner_->place_batched(id, *batched);
 }
 
 }  // namespace spartan

@@ -47,7 +47,7 @@ struct BenchSizes {
     std::string boft, lora;  // "b=32,m=2", "r=64"
 };
 Result<BenchAdapters> make_bench_adapters(const Model& model, const BenchSizes& sizes, int64_t boft, int64_t lora,
-                                          uint64_t seed, Progress& progress);
+                                          uint64_t seed, Progress& progress, AdapterForm form = AdapterForm::folded);
 
 class BenchRunner {
 public:
@@ -78,7 +78,7 @@ public:
 
 private:
     void add_sequences(int64_t sequences, int64_t blocks);
-    void add_adapter(const std::shared_ptr<const Adapter>& adapter, int32_t pages);
+    void add_adapter(const std::shared_ptr<const Adapter>& adapter, int64_t page_bytes);
 
     std::shared_ptr<const Model> model_;
     std::unique_ptr<ModelRunner> runner_;

@@ -1,4 +1,6 @@
 #include "core/base/text.h"
+#include "core/engine/common_block.h"
+#include "core/engine/cpu_merger.h"
 #include "core/engine/model_runner.h"
 #include "core/engine/transformer.h"
 #include "kernels/device_memory_error.h"
@@ -42,7 +44,10 @@ public:
           device_(limits.threads),
           pool_(std::move(pool)),
           page_bytes_(page_bytes_of(*model_, limits.block_tokens)),
-          transformer_(device_, model_->config(), weights(), layout(limits.block_tokens), limits.max_tokens) {
+          transformer_(device_, model_->config(), weights(), layout(limits.block_tokens), limits.max_tokens,
+                       limits.strategy) {
+        if (limits.strategy == AdapterStrategy::merged)
+            merger_ = std::make_unique<CpuMerger<T>>(weights(), merged_copy_bytes(*model_, limits.strategy));
         for (const LayerWeights<T>& layer : weights().layers) {
             for (const auto& w : layer.projection) layer_bytes_ += w.bytes();
             for (const auto& b : layer.bias) layer_bytes_ += int64_t(b.size() * sizeof(float));
@@ -56,10 +61,16 @@ public:
                  ForwardResult& result) override {
         result.times = {};
         result.bytes = {};
+        result.passes = 1;
         if (const auto fault = std::exchange(fault_, std::nullopt)) fail_as(*fault);
         placed_of_segment_.clear();
         for (const AdapterSegment& s : batch.segments)
             placed_of_segment_.push_back(s.adapter == AdapterId::base ? nullptr : &placed_.at(s.adapter));
+        batch_factors(result);
+        if (merger_) {
+            CHECK(batch.segments.size() == 1 && batch.segments[0].adapter == merged_);
+            transformer_.set_merged(merger_->weights());
+        }
         transformer_.forward(batch, placed_of_segment_, reinterpret_cast<T*>(pool_.get()), keep_going, logits, result);
         to_microseconds(result.times);
         count_bytes(batch, result.bytes);
@@ -74,13 +85,37 @@ public:
         placed_[id] = {data, std::move(adapter), std::move(index), std::move(norms)};
     }
 
-    void drop_adapter(AdapterId id) override { placed_.erase(id); }
+    void drop_adapter(AdapterId id) override {
+        placed_.erase(id);
+        if (id != merged_) return;
+        merged_ = AdapterId::base;
+        merger_->unmerge();
+    }
+
+    void place_batched(AdapterId id, PageRun run) override {
+        PlacedAdapter& placed = placed_.at(id);
+        CHECK(placed.adapter->factor_bytes <= run.count * page_bytes_);
+        placed.batched = pool_.get() + run.first * page_bytes_;
+        placed.cell = 0;
+    }
+
+    int64_t merge(AdapterId id, const KeepGoing& keep_going) override {
+        if (id == merged_) return 0;
+        merged_ = AdapterId::base;
+        merger_->unmerge();
+        if (id == AdapterId::base) return 0;
+        const int64_t written = merger_->merge(device_, *placed_.at(id).adapter, keep_going);
+        if (written >= 0) merged_ = id;
+        return written;
+    }
 
     void fill_pages(PageRun run, std::byte value) override {
         std::memset(pool_.get() + run.first * page_bytes_, int(value), size_t(run.count * page_bytes_));
     }
 
-    int64_t workspace_bytes() const override { return transformer_.workspace_bytes(); }
+    int64_t workspace_bytes() const override {
+        return transformer_.workspace_bytes() + (merger_ ? merger_->bytes() : 0);
+    }
 
     void cause_fault(Fault fault) override { fault_ = fault; }
 
@@ -91,8 +126,34 @@ private:
         return {c.num_heads, c.num_kv_heads, c.head_dim, block_tokens};
     }
 
+    // common_block: cuts what the batch's adapters brought to the size that they have in common. Those that were cut to
+    // it for an earlier batch, and have run since, lie there still.
+    void batch_factors(ForwardResult& result) {
+        result.common_block = 0;
+        for (const PlacedAdapter* placed : placed_of_segment_)
+            if (placed) result.common_block = std::gcd(result.common_block, common_block_of(*placed->adapter));
+        transformer_.set_cell(result.common_block);
+        PhaseClock clock;
+        clock.start();
+        for (auto& entry : placed_) {
+            PlacedAdapter& placed = entry.second;
+            const bool used =
+                std::find(placed_of_segment_.begin(), placed_of_segment_.end(), &placed) != placed_of_segment_.end();
+            if (!used || placed.adapter->factor_bytes == 0 || placed.cell == result.common_block) continue;
+            CHECK(placed.batched);
+            for_each_factor_run(*placed.adapter, [&](int64_t offset, int64_t count, int64_t block) {
+                cut_blocks(device_, reinterpret_cast<T*>(placed.batched + offset), placed.template at<T>(offset), count,
+                           block, result.common_block);
+            });
+            placed.cell = result.common_block;
+            result.bytes.staging += placed.adapter->factor_bytes;
+        }
+        clock.mark(result.times.transfer);
+    }
+
     static void to_microseconds(StepTimes& t) {
-        for (int64_t* phase : {&t.rotate, &t.lora, &t.products, &t.attention, &t.other, &t.head, &t.sample})
+        for (int64_t* phase :
+             {&t.transfer, &t.rotate, &t.lora, &t.products, &t.attention, &t.other, &t.head, &t.sample})
             *phase = (*phase + 500) / 1000;
     }
 
@@ -106,7 +167,9 @@ private:
         bytes.weights = layer_bytes_ + batch.num_rows() * c.hidden_size * int64_t(sizeof(T));
         if (!batch.heads.empty()) bytes.weights += weights().output().bytes() + c.hidden_size * int64_t(sizeof(float));
         for (const PlacedAdapter* placed : placed_of_segment_)
-            if (placed) bytes.adapters += int64_t(placed->adapter->blob.size());
+            if (placed)
+                bytes.adapters +=
+                    merger_ ? bytes_beside_merged(*placed->adapter) : int64_t(placed->adapter->blob.size());
         bytes.kv = kv_tokens_read(batch, c) * 2 * c.kv_size() * int64_t(sizeof(T));
     }
 
@@ -117,6 +180,8 @@ private:
     Transformer<CpuDevice, T> transformer_;
     std::map<AdapterId, PlacedAdapter> placed_;
     std::vector<const PlacedAdapter*> placed_of_segment_;
+    std::unique_ptr<CpuMerger<T>> merger_;  // with `merged`
+    AdapterId merged_ = AdapterId::base;
     int64_t layer_bytes_ = 0;
     std::optional<Fault> fault_;  // of the next step
 };
@@ -140,6 +205,10 @@ int64_t page_bytes_of(const Model& model, int64_t block_tokens) {
 
 int32_t adapter_pages_of(const Adapter& adapter, int64_t page_bytes) {
     return int32_t((int64_t(adapter.blob.size()) + page_bytes - 1) / page_bytes);
+}
+
+int32_t batched_pages_of(const Adapter& adapter, int64_t page_bytes) {
+    return int32_t((adapter.factor_bytes + page_bytes - 1) / page_bytes);
 }
 
 Result<std::unique_ptr<ModelRunner>> make_cpu_runner(std::shared_ptr<const Model> model, const RunnerLimits& limits) {

@@ -1,6 +1,7 @@
 #include "core/engine/cuda_backend.h"
 
 #include "core/base/text.h"
+#include "core/engine/by_adapter_runner.h"
 
 #include <filesystem>
 
@@ -36,8 +37,8 @@ Result<const CudaBackend*> open_backend() {
 
 std::string cuda_backend_build() {
     std::string build = SPARTAN_VERSION;
-    for (const size_t size : {sizeof(CudaBackend), sizeof(Model), sizeof(ModelConfig), sizeof(Adapter), sizeof(Batch),
-                              sizeof(RunnerLimits), sizeof(ForwardResult)})
+    for (const size_t size : {sizeof(CudaBackend), sizeof(Model), sizeof(AdapterPart), sizeof(ModelConfig),
+                              sizeof(Adapter), sizeof(Batch), sizeof(RunnerLimits), sizeof(ForwardResult)})
         build += "." + std::to_string(size);
     return build;
 }
@@ -49,9 +50,14 @@ Result<const CudaBackend*> cuda_backend() {
 
 Result<std::unique_ptr<ModelRunner>> make_runner(std::shared_ptr<const Model> model, const RunnerLimits& limits,
                                                  int cuda_device) {
-    if (cuda_device < 0) return make_cpu_runner(std::move(model), limits);
-    TRY_ASSIGN(backend, cuda_backend());
-    return backend->make_runner(cuda_device, std::move(model), limits);
+    const auto make_inner = [&]() -> Result<std::unique_ptr<ModelRunner>> {
+        if (cuda_device < 0) return make_cpu_runner(std::move(model), limits);
+        TRY_ASSIGN(backend, cuda_backend());
+        return backend->make_runner(cuda_device, std::move(model), limits);
+    };
+    TRY_ASSIGN(runner, make_inner());
+    if (!splits_batches(limits.strategy)) return std::move(runner);
+    return make_by_adapter_runner(std::move(runner), limits.strategy);
 }
 
 Result<void> recover_device(int cuda_device) {

@@ -51,6 +51,7 @@ const EngineOptions& Engine::options() const { return impl_->shared.options; }
 
 Result<AdapterId> Engine::add_adapter(std::shared_ptr<const Adapter> adapter) {
     TRY_VOID(check_adapter(*adapter, model()));
+    TRY_VOID(check_strategy(*adapter, *parse_adapter_strategy(options().adapter_strategy)));
     return impl_->shared.registry.add(std::move(adapter));
 }
 
@@ -75,7 +76,8 @@ Result<RequestId> Engine::submit(Request request) {
         shared.mailbox.post(CollectCommand{});
         return error;
     };
-    if (auto fits = check_request(request, model(), shared.pool_shape, pages, bool(shared.logits)); !fits)
+    if (auto fits = check_request(request, model(), shared.pool_shape, pages.blob + pages.batched, bool(shared.logits));
+        !fits)
         return refuse(fits.error());
     if (shared.queued.fetch_add(1) >= shared.options.max_waiting) {
         --shared.queued;

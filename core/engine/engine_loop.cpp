@@ -21,7 +21,8 @@ constexpr int64_t kAskDriverEvery_us = 1'000'000;
 
 SchedulerLimits limits_of(const EngineShared& shared) {
     const EngineOptions& o = shared.options;
-    return {o.max_batch_tokens, o.max_batch_rows, o.block_tokens, int32_t(shared.pool_shape.num_layers)};
+    return {o.max_batch_tokens, o.max_batch_rows, o.block_tokens, int32_t(shared.pool_shape.num_layers),
+            strategy_of(o) == AdapterStrategy::merged};
 }
 
 }  // namespace
@@ -69,6 +70,7 @@ void EngineLoop::step() {
     move_adapters(plan.moves, transfer_us);
     leave_out_homeless(plan);
     if (plan.rows.empty()) return publish(turn_start_us_, shared_.clock.now_us());
+    for (const BatchedPages& b : plan.batched) runner_->place_batched(b.id, b.pages);
     build_batch(plan.rows, batch_);
     batch_sequences_.clear();
     const int64_t scheduled_us = shared_.clock.now_us();
@@ -121,12 +123,16 @@ void EngineLoop::step() {
     collect_adapters();
     pending_.waiting_for = plan.waiting_for;
     pending_.times = result_.times;
-    pending_.times.transfer = transfer_us;
+    pending_.times.transfer += transfer_us;
+    pending_.strategy = strategy_of(shared_.options);
+    pending_.passes = result_.passes;
+    pending_.common_block = result_.common_block;
     pending_.times.schedule = scheduled_us - turn_start_us_ - transfer_us;
     if (result_.completed) {  // how much of it an abandoned step read is not known
         pending_.bytes.weights = result_.bytes.weights;
         pending_.bytes.adapters = result_.bytes.adapters;
         pending_.bytes.kv = result_.bytes.kv;
+        pending_.bytes.staging = result_.bytes.staging;
     }
     publish(turn_start_us_, end_us);
 }
@@ -158,6 +164,7 @@ void EngineLoop::move_adapters(const std::vector<AdapterMove>& moves, int64_t& t
 void EngineLoop::leave_out_homeless(Schedule& plan) {
     for (const auto& [id, why] : std::exchange(homeless_, {})) {
         std::erase_if(plan.rows, [id = id](const ScheduledRow& row) { return row.sequence->adapter() == id; });
+        std::erase_if(plan.batched, [id = id](const BatchedPages& b) { return b.id == id; });
         for (auto it = live_.begin(); it != live_.end();) {
             Sequence& s = *it++->second;
             const bool running = s.num_blocks() > 0;
@@ -292,7 +299,7 @@ void EngineLoop::drain() {
 }
 
 void EngineLoop::handle(SubmitCommand& c) {
-    const int32_t pages = shared_.registry.pages_of(c.request.adapter);
+    const AdapterPages pages = shared_.registry.pages_of(c.request.adapter);
     Sequence& s = admit(std::move(c.request), pages, 0);
     if (!failure_.empty()) finish(s, FinishReason::error, failure_);
 }
@@ -367,10 +374,10 @@ void EngineLoop::deliver(Request request) {
     request.id = RequestId(shared_.next_request.fetch_add(1));
     request.arrival_us = request.arrival_us < 0 ? shared_.clock.now_us() : request.arrival_us + source_start_us_;
     if (on_request_) on_request_(request);
-    const Result<int32_t> pages = shared_.registry.acquire(request.adapter);
-    const Result<void> fits =
-        pages ? check_request(request, *shared_.model, shared_.pool_shape, *pages, bool(shared_.logits))
-              : Result<void>(pages.error());
+    const Result<AdapterPages> pages = shared_.registry.acquire(request.adapter);
+    const Result<void> fits = pages ? check_request(request, *shared_.model, shared_.pool_shape,
+                                                    pages->blob + pages->batched, bool(shared_.logits))
+                                    : Result<void>(pages.error());
     if (fits) {
         ++shared_.queued;
         admit(std::move(request), *pages, source_number_);
@@ -399,10 +406,11 @@ void EngineLoop::drop_source() {
     on_request_ = nullptr;
 }
 
-Sequence& EngineLoop::admit(Request request, int32_t adapter_pages, uint64_t source) {
+Sequence& EngineLoop::admit(Request request, AdapterPages pages, uint64_t source) {
     auto owned = std::make_unique<Sequence>();
     Sequence& s = *owned;
-    s.adapter_pages = adapter_pages;
+    s.adapter_pages = pages.blob;
+    s.batched_pages = pages.batched;
     s.source = source;
     if (!request.sampling.stop.empty())
         s.stop = std::make_unique<StopMatcher>(shared_.model->info.tokenizer, request.sampling.stop);

@@ -78,7 +78,7 @@ private:
     void drop_source();
 
     // Requests.
-    Sequence& admit(Request request, int32_t adapter_pages, uint64_t source);
+    Sequence& admit(Request request, AdapterPages pages, uint64_t source);
     void finish(Sequence& sequence, FinishReason reason, std::string error = "");
     void retire(Sequence& sequence);
     void cancel_where(const std::function<bool(const Sequence&)>& which);

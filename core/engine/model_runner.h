@@ -4,11 +4,13 @@
 
 #include "core/adapter/adapter.h"
 #include "core/base/result.h"
+#include "core/engine/adapter_strategy.h"
 #include "core/engine/batch.h"
 #include "core/engine/fault.h"
 #include "core/engine/page_pool.h"
 #include "core/engine/step_record.h"
 #include "core/model/model.h"
+#include "kernels/check.h"
 
 #include <functional>
 #include <memory>
@@ -28,8 +30,10 @@ struct ForwardResult {
     std::vector<uint8_t> not_finite;  // [sequences]: sampling was asked for and a logit was NaN or +infinity
     StepTimes times;                  // of the phases that are the runner's
     StepBytes bytes;
-    std::string trouble;   // got over: StepRecord::trouble
-    double device_ms = 0;  // of a GPU, from its first work of the step to its last; only with RunnerSwitches::timed
+    std::string trouble;       // got over: StepRecord::trouble
+    int32_t passes = 1;        // that the batch was computed in
+    int64_t common_block = 0;  // with `common_block`: what its factors were cut to; 0: there were none
+    double device_ms = 0;      // of a GPU, from its first work of the step to its last; only with RunnerSwitches::timed
 };
 
 // How a GPU is driven. The answers do not depend on it; a CPU launches nothing and takes no notice.
@@ -54,6 +58,12 @@ public:
     // adapter is not there.
     virtual void load_adapter(AdapterId id, PageRun run, std::shared_ptr<const Adapter> adapter) = 0;
     virtual void drop_adapter(AdapterId id) = 0;
+    // `common_block`: where the factors of a loaded adapter are batched from the next step on, factor_bytes of it.
+    virtual void place_batched(AdapterId, PageRun) { CHECK(false); }
+    // `merged`: from now on the adapter's segments (with the base: nobody's) meet weights that it is multiplied into,
+    // and the base those of the model, bit for bit. Tables, norms and biases stay beside. Returns the bytes of weights
+    // that were written; negative when abandoned.
+    virtual int64_t merge(AdapterId, const KeepGoing&) { CHECK(false); }
     // Every byte of the pages; all ones is NaN in both storage types.
     virtual void fill_pages(PageRun run, std::byte value) = 0;
 
@@ -77,6 +87,7 @@ struct RunnerLimits {
     int64_t max_tokens = 512;  // rows of a batch
     int64_t block_tokens = 16;
     int32_t total_pages = 0;
+    AdapterStrategy strategy = AdapterStrategy::folded;
     bool graphs = true;            // on a GPU: steps of a known shape are replayed
     bool phase_times = false;      // on a GPU: times of a step's phases, which slows it and excludes graphs
     bool batch_invariant = false;  // on a GPU, at some cost; a CPU always is
@@ -88,6 +99,7 @@ int64_t kv_tokens_read(const Batch& batch, const ModelConfig& config);
 // Bytes of one page: K and V of block_tokens tokens of one layer.
 int64_t page_bytes_of(const Model& model, int64_t block_tokens);
 int32_t adapter_pages_of(const Adapter& adapter, int64_t page_bytes);
+int32_t batched_pages_of(const Adapter& adapter, int64_t page_bytes);  // of its factors, while it runs
 
 // Takes the pool's and the workspace's memory; an error when the system refuses it.
 Result<std::unique_ptr<ModelRunner>> make_cpu_runner(std::shared_ptr<const Model> model, const RunnerLimits& limits);

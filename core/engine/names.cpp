@@ -34,6 +34,8 @@ const char* name_of(WaitReason reason) {
             return "token_budget";
         case WaitReason::row_budget:
             return "row_budget";
+        case WaitReason::other_adapter:
+            return "other_adapter";
     }
     return "?";
 }

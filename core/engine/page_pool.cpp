@@ -76,16 +76,27 @@ bool PagePool::allocate_kv(RequestId owner, std::span<int32_t> pages) {
     return true;
 }
 
-std::optional<PageRun> PagePool::allocate_adapter(AdapterId owner, int32_t count) {
+std::optional<PageRun> PagePool::allocate_run(Owner owner, int32_t count) {
     auto best = free_by_count_.lower_bound({count, 0});
     if (best == free_by_count_.end()) return std::nullopt;
     auto after = free_by_count_.lower_bound({best->first + 1, 0});
     best = std::prev(after);
     const PageRun taken = take_from_run({best->second, best->first}, count, true);
-    set_owner(taken, {PageOwner::adapter, uint64_t(owner)});
+    set_owner(taken, owner);
     free_pages_ -= count;
-    adapter_pages_ += count;
     return taken;
+}
+
+std::optional<PageRun> PagePool::allocate_adapter(AdapterId owner, int32_t count) {
+    const auto run = allocate_run({PageOwner::adapter, uint64_t(owner)}, count);
+    if (run) adapter_pages_ += count;
+    return run;
+}
+
+std::optional<PageRun> PagePool::allocate_transient(AdapterId owner, int32_t count) {
+    const auto run = allocate_run({PageOwner::transient, uint64_t(owner)}, count);
+    if (run) transient_pages_ += count;
+    return run;
 }
 
 void PagePool::free_kv(RequestId owner, std::span<const int32_t> pages) {
@@ -102,13 +113,21 @@ void PagePool::free_kv(RequestId owner, std::span<const int32_t> pages) {
     kv_pages_ -= int32_t(sorted.size());
 }
 
-void PagePool::free_adapter(AdapterId owner, PageRun run) {
-    for (int32_t p = run.first; p < run.first + run.count; ++p)
-        CHECK((owners_[size_t(p)] == Owner{PageOwner::adapter, uint64_t(owner)}));
+void PagePool::free_run(Owner owner, PageRun run) {
+    for (int32_t p = run.first; p < run.first + run.count; ++p) CHECK(owners_[size_t(p)] == owner);
     set_owner(run, {});
     add_free_run(run);
     free_pages_ += run.count;
+}
+
+void PagePool::free_adapter(AdapterId owner, PageRun run) {
+    free_run({PageOwner::adapter, uint64_t(owner)}, run);
     adapter_pages_ -= run.count;
+}
+
+void PagePool::free_transient(AdapterId owner, PageRun run) {
+    free_run({PageOwner::transient, uint64_t(owner)}, run);
+    transient_pages_ -= run.count;
 }
 
 bool PagePool::run_fits(int32_t count, std::span<const PageRun> freed) const {
@@ -130,6 +149,7 @@ PoolState PagePool::state() const {
     s.total_pages = total_pages();
     s.kv_pages = kv_pages_;
     s.adapter_pages = adapter_pages_;
+    s.transient_pages = transient_pages_;
     s.largest_free_run = free_by_count_.empty() ? 0 : free_by_count_.rbegin()->first;
     return s;
 }
@@ -137,14 +157,15 @@ PoolState PagePool::state() const {
 std::vector<PageChange> PagePool::take_changes() { return std::exchange(changes_, {}); }
 
 void PagePool::check_invariants() const {
-    int32_t free = 0, kv = 0, adapter = 0;
+    int32_t free = 0, kv = 0, adapter = 0, transient = 0;
     for (const Owner& o : owners_) {
         free += o.kind == PageOwner::free;
         kv += o.kind == PageOwner::kv;
         adapter += o.kind == PageOwner::adapter;
+        transient += o.kind == PageOwner::transient;
     }
-    CHECK(free == free_pages_ && kv == kv_pages_ && adapter == adapter_pages_);
-    CHECK(free + kv + adapter == total_pages());
+    CHECK(free == free_pages_ && kv == kv_pages_ && adapter == adapter_pages_ && transient == transient_pages_);
+    CHECK(free + kv + adapter + transient == total_pages());
     CHECK(free_by_first_.size() == free_by_count_.size());
     int32_t end = -1, in_runs = 0;
     for (const auto& [first, count] : free_by_first_) {

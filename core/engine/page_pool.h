@@ -29,8 +29,11 @@ public:
     bool allocate_kv(RequestId owner, std::span<int32_t> pages);
     // One run: the high end of the smallest free run that holds it (of equals, the highest).
     std::optional<PageRun> allocate_adapter(AdapterId owner, int32_t count);
+    // The same for pages that an adapter has only while it runs.
+    std::optional<PageRun> allocate_transient(AdapterId owner, int32_t count);
     void free_kv(RequestId owner, std::span<const int32_t> pages);
     void free_adapter(AdapterId owner, PageRun run);
+    void free_transient(AdapterId owner, PageRun run);
 
     // Whether a run of `count` would be free if `freed` (disjoint, now owned) were free as well.
     bool run_fits(int32_t count, std::span<const PageRun> freed) const;
@@ -58,11 +61,13 @@ private:
     void add_free_run(PageRun run);
     void remove_free_run(PageRun run);
     PageRun take_from_run(PageRun run, int32_t count, bool high_end);
+    std::optional<PageRun> allocate_run(Owner owner, int32_t count);
+    void free_run(Owner owner, PageRun run);
 
     std::vector<Owner> owners_;
     std::map<int32_t, int32_t> free_by_first_;             // first -> count
     std::set<std::pair<int32_t, int32_t>> free_by_count_;  // (count, first)
-    int32_t free_pages_ = 0, kv_pages_ = 0, adapter_pages_ = 0;
+    int32_t free_pages_ = 0, kv_pages_ = 0, adapter_pages_ = 0, transient_pages_ = 0;
     std::vector<PageChange> changes_;
 };
 

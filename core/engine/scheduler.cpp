@@ -82,20 +82,23 @@ void Scheduler::schedule_running(int32_t& budget, int64_t step, Schedule& out) {
 
 void Scheduler::admit_waiting(int32_t& budget, int64_t step, Schedule& out) {
     while (!waiting_.empty()) {
-        Sequence& first = *waiting_.begin()->second;
+        Sequence* const next = next_waiting();
         int32_t pages_short = 0;
         WaitReason reason = WaitReason::none;
-        if (num_running() >= row_limit_)
+        if (!next)
+            reason = WaitReason::other_adapter;
+        else if (num_running() >= row_limit_)
             reason = WaitReason::row_budget;
         else if (budget == 0)
             reason = WaitReason::token_budget;
         else
-            reason = try_admit(first, pages_short, out);
+            reason = try_admit(*next, pages_short, out);
         if (reason != WaitReason::none) {
             out.waiting_for.push_back({reason, int32_t(waiting_.size()), pages_short});
             return;
         }
-        waiting_.erase(waiting_.begin());
+        Sequence& first = *next;
+        waiting_.erase(first.id());
         running_.emplace(first.id(), &first);
         if (first.adapter() != AdapterId::base) {
             Resident& resident = residents_.at(first.adapter());
@@ -109,10 +112,10 @@ void Scheduler::admit_waiting(int32_t& budget, int64_t step, Schedule& out) {
 }
 
 WaitReason Scheduler::try_admit(Sequence& sequence, int32_t& pages_short, Schedule& out) {
-    const bool resident = sequence.adapter() == AdapterId::base || residents_.contains(sequence.adapter());
+    const int32_t adapter_pages = pages_to_place(sequence);
     const int64_t reserve = num_running() * limits_.num_layers;
     const int64_t kv = kv_pages_for(sequence.num_tokens());
-    const int64_t needed = kv + reserve + (resident ? 0 : sequence.adapter_pages);
+    const int64_t needed = kv + reserve + adapter_pages;
     std::vector<PageRun> evictable;
     int64_t could_be_free = pool_.free_pages();
     for (const auto& [id, r] : residents_)
@@ -124,23 +127,60 @@ WaitReason Scheduler::try_admit(Sequence& sequence, int32_t& pages_short, Schedu
         pages_short = int32_t(needed - could_be_free);
         return WaitReason::no_pages;
     }
-    if (!resident && !pool_.run_fits(sequence.adapter_pages, evictable)) return WaitReason::adapter_no_room;
-    if (!resident && !place_adapter(sequence, out)) return WaitReason::adapter_no_room;
+    if (adapter_pages > 0) {
+        if (!pool_.run_fits(adapter_pages, evictable)) return WaitReason::adapter_no_room;
+        if (!make_run(adapter_pages, sequence.adapter(), out)) return WaitReason::adapter_no_room;
+        place_adapter(sequence, out);
+    }
     while (pool_.free_pages() < kv + reserve) CHECK(evict_least_recent(sequence.adapter(), out));
     CHECK(grow(sequence, sequence.num_tokens()));
     return WaitReason::none;
 }
 
-bool Scheduler::place_adapter(const Sequence& sequence, Schedule& out) {
+// What the sequence's adapter still lacks: its blob's pages, and those that its factors are batched into.
+int32_t Scheduler::pages_to_place(const Sequence& sequence) const {
+    if (sequence.adapter() == AdapterId::base) return 0;
+    const auto it = residents_.find(sequence.adapter());
+    if (it == residents_.end()) return sequence.adapter_pages + sequence.batched_pages;
+    return it->second.batched.count > 0 ? 0 : sequence.batched_pages;
+}
+
+bool Scheduler::make_run(int32_t pages, AdapterId keep, Schedule& out) {
+    while (!pool_.run_fits(pages, {}))
+        if (!evict_least_recent(keep, out)) return false;
+    return true;
+}
+
+// Whatever it lacks fits into one free run.
+void Scheduler::place_adapter(const Sequence& sequence, Schedule& out) {
     const AdapterId id = sequence.adapter();
-    for (;;) {
-        if (const auto run = pool_.allocate_adapter(id, sequence.adapter_pages)) {
-            residents_[id] = {.pages = *run, .last_used = 0, .users = 0};
-            out.moves.push_back({id, true, *run});
-            return true;
-        }
-        if (!evict_least_recent(id, out)) return false;
+    if (!residents_.contains(id)) {
+        const auto run = pool_.allocate_adapter(id, sequence.adapter_pages);
+        CHECK(run);
+        residents_[id] = {.pages = *run, .batched = {}, .last_used = 0, .users = 0};
+        out.moves.push_back({id, true, *run});
     }
+    Resident& resident = residents_.at(id);
+    if (sequence.batched_pages == 0 || resident.batched.count > 0) return;
+    const auto run = pool_.allocate_transient(id, sequence.batched_pages);
+    CHECK(run);
+    resident.batched = *run;
+    out.batched.push_back({id, *run});
+}
+
+// Null: everybody who waits uses another adapter than those who run, or came after the present turn began.
+Sequence* Scheduler::next_waiting() {
+    Sequence* const first = waiting_.begin()->second;
+    if (!limits_.one_adapter) return first;
+    if (running_.empty()) {
+        turn_end_ = waiting_.rbegin()->first;
+        return first;
+    }
+    const AdapterId turn = running_.begin()->second->adapter();
+    if (first->adapter() == turn) return first;
+    for (auto it = waiting_.begin(); it != waiting_.end() && it->first <= turn_end_; ++it)
+        if (it->second->adapter() == turn) return it->second;
+    return nullptr;
 }
 
 bool Scheduler::evict_least_recent(AdapterId keep, Schedule& out) {
@@ -186,7 +226,11 @@ void Scheduler::preempt(Sequence& sequence, std::vector<RequestId>& out) {
 void Scheduler::leave_running(Sequence& sequence) {
     CHECK(running_.erase(sequence.id()) == 1);
     release_pages(sequence);
-    if (sequence.adapter() != AdapterId::base) --residents_.at(sequence.adapter()).users;
+    if (sequence.adapter() == AdapterId::base) return;
+    Resident& resident = residents_.at(sequence.adapter());
+    if (--resident.users > 0 || resident.batched.count == 0) return;
+    pool_.free_transient(sequence.adapter(), resident.batched);
+    resident.batched = {};
 }
 
 void Scheduler::release_pages(Sequence& sequence) {
@@ -199,7 +243,7 @@ void Scheduler::release_pages(Sequence& sequence) {
 }
 
 void Scheduler::check_invariants() const {
-    int64_t kv = 0, adapters = 0;
+    int64_t kv = 0, adapters = 0, transient = 0;
     const auto owned = [&](int32_t page, PageOwner kind, uint64_t id) {
         CHECK((pool_.owners()[size_t(page)] == PagePool::Owner{kind, id}));
     };
@@ -217,10 +261,17 @@ void Scheduler::check_invariants() const {
         for (int32_t i = 0; i < resident.pages.count; ++i)
             owned(resident.pages.first + i, PageOwner::adapter, uint64_t(id));
         adapters += resident.pages.count;
+        for (int32_t i = 0; i < resident.batched.count; ++i)
+            owned(resident.batched.first + i, PageOwner::transient, uint64_t(id));
+        transient += resident.batched.count;
+        CHECK(resident.batched.count == 0 || resident.users > 0);
         CHECK(users[id] == resident.users);
     }
     for (const auto& [id, count] : users) CHECK(residents_.contains(id));
     CHECK(pool_.state().kv_pages == kv && pool_.state().adapter_pages == adapters);
+    CHECK(pool_.state().transient_pages == transient);
+    for (const auto& [id, sequence] : running_)
+        CHECK(!limits_.one_adapter || sequence->adapter() == running_.begin()->second->adapter());
     pool_.check_invariants();
 }
 

@@ -8,6 +8,9 @@
 //   adapters leave, then the youngest running sequence is preempted: its pages are freed, its tokens are kept, and it
 //   waits at its old place to be computed again. The oldest therefore always goes on.
 //   Behind the first in line that cannot be admitted, everybody waits.
+//   With one_adapter (adapters are merged into the weights) all running sequences use one adapter. The first in line
+//   chooses it when nobody runs; its turn takes along those with this adapter that wait at that moment, and lasts until
+//   they are done. Later ones join it only where nobody before them waits for another adapter.
 //   Besides what the first in line needs, one block per running sequence must be free, so that an admission is not
 //   followed at once by a preemption.
 #pragma once
@@ -23,6 +26,7 @@ namespace spartan {
 
 struct SchedulerLimits {
     int32_t max_batch_tokens = 512, max_batch_rows = 256, block_tokens = 16, num_layers = 1;
+    bool one_adapter = false;
 };
 
 struct ScheduledRow {
@@ -37,9 +41,16 @@ struct AdapterMove {
     PageRun pages;
 };
 
+// Pages that an adapter's factors are batched into, from this step until its last sequence leaves.
+struct BatchedPages {
+    AdapterId id{};
+    PageRun pages;
+};
+
 struct Schedule {
     std::vector<ScheduledRow> rows;  // by adapter (base first), then by request
     std::vector<AdapterMove> moves;  // in this order
+    std::vector<BatchedPages> batched;
     std::vector<RequestId> preempted;
     std::vector<WaitCount> waiting_for;  // everybody who waits, under the reason of the first in line
 };
@@ -74,7 +85,7 @@ public:
 
 private:
     struct Resident {
-        PageRun pages;
+        PageRun pages, batched;
         int64_t last_used = 0;
         int32_t users = 0;  // running sequences
     };
@@ -85,7 +96,10 @@ private:
     void admit_waiting(int32_t& budget, int64_t step, Schedule& out);
     WaitReason try_admit(Sequence& sequence, int32_t& pages_short, Schedule& out);
     bool evict_least_recent(AdapterId keep, Schedule& out);
-    bool place_adapter(const Sequence& sequence, Schedule& out);
+    int32_t pages_to_place(const Sequence& sequence) const;
+    bool make_run(int32_t pages, AdapterId keep, Schedule& out);
+    void place_adapter(const Sequence& sequence, Schedule& out);
+    Sequence* next_waiting();
     void preempt(Sequence& sequence, std::vector<RequestId>& out);
     void release_pages(Sequence& sequence);
     void leave_running(Sequence& sequence);
@@ -96,6 +110,7 @@ private:
     std::map<RequestId, Sequence*> waiting_, running_;
     std::map<AdapterId, Resident> residents_;
     std::vector<int32_t> new_pages_;
+    RequestId turn_end_{};  // the last that waited when the running adapter's turn began
 };
 
 }  // namespace spartan

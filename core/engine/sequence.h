@@ -21,6 +21,7 @@ struct Sequence {
     std::unique_ptr<StopMatcher> stop;  // null: no stop strings
     int32_t logits_done = 0;            // prompt positions whose logits were handed out
     int32_t adapter_pages = 0;          // run that its adapter needs in the pool; 0 for the base
+    int32_t batched_pages = 0;          // and that its factors are batched into (common_block)
     uint64_t source = 0;                // number of the source that delivered it; 0: submitted
     bool in_batch = false;              // of the step in flight
     bool over = false;                  // its record is out; a step in flight may still hold its pages

@@ -2,6 +2,7 @@
 // window or the reports is computed from anything else. A line of steps.jsonl (core/run/step_json.h).
 #pragma once
 
+#include "core/engine/adapter_strategy.h"
 #include "core/engine/request.h"
 
 #include <cstdint>
@@ -25,7 +26,7 @@ struct StepRow {
 // Microseconds of wall time by what the step was doing; they sum to about end - start.
 struct StepTimes {
     int64_t schedule = 0;          // mailbox, admission, pages, building the batch
-    int64_t transfer = 0;          // adapters into the pool
+    int64_t transfer = 0;          // adapters into the pool, and what StepBytes::staging counts
     int64_t rotate = 0, lora = 0;  // adapter arithmetic (scale and bias counted with lora)
     int64_t products = 0;          // base matrix products of the layers
     int64_t attention = 0;         // RoPE, KV write, attention
@@ -38,6 +39,9 @@ struct StepTimes {
 struct StepBytes {
     int64_t weights = 0, adapters = 0, kv = 0;  // read by the step, at the least
     int64_t transfer = 0;                       // adapter bytes copied into the pool
+    // Written so that the step could run: factors batched into a tensor of their own (common_block), weights that an
+    // adapter was merged into (merged).
+    int64_t staging = 0;
 };
 
 enum class PageOwner : uint8_t { free, kv, adapter, transient };
@@ -60,7 +64,16 @@ struct DeviceMemoryUse {
     int64_t total = 0, used = 0;  // bytes
 };
 
-enum class WaitReason : uint8_t { none, no_pages, adapter_loading, adapter_no_room, token_budget, row_budget };
+// other_adapter: with `merged`, all running sequences use one adapter.
+enum class WaitReason : uint8_t {
+    none,
+    no_pages,
+    adapter_loading,
+    adapter_no_room,
+    token_budget,
+    row_budget,
+    other_adapter
+};
 const char* name_of(WaitReason);
 
 // Served first come, first served: everybody behind the first in line waits for the reason that holds the first up.
@@ -97,6 +110,9 @@ struct StepRecord {
     int32_t prefill_tokens = 0, decode_tokens = 0, padding_tokens = 0;
     StepTimes times;
     StepBytes bytes;
+    AdapterStrategy strategy = AdapterStrategy::folded;  // that the step ran by
+    int32_t passes = 1;                                  // over the weights: one an adapter where it splits batches
+    int64_t common_block = 0;                            // with common_block: what the batch's factors were cut to
     PoolState pool;
     DeviceMemoryUse device;
     std::vector<PageChange> page_changes;

@@ -15,10 +15,12 @@
 
 #include "core/adapter/adapter.h"
 #include "core/engine/batch.h"
+#include "core/engine/common_block.h"
 #include "core/engine/model_runner.h"
 #include "core/model/model.h"
 #include "kernels/adapter_ops.h"
 #include "kernels/attention.h"
+#include "kernels/block_sparse.h"
 #include "kernels/check.h"
 #include "kernels/elementwise.h"
 #include "kernels/matmul.h"
@@ -41,6 +43,8 @@ struct PlacedAdapter {
     std::shared_ptr<const Adapter> adapter;
     std::vector<int32_t> part_index;        // [layer * kNumProjections + projection]; -1: not adapted
     std::vector<const float*> norm_weight;  // [layer * kNumNormRoles + role]; null: the base's. Empty: all the base's
+    std::byte* batched = nullptr;  // its factors cut to blocks of `cell` (common_block), where the blob has them
+    int64_t cell = 0;              // 0: not cut yet
 
     const AdapterPart* part(int64_t layer, Projection p) const {
         const int32_t i = part_index[size_t(layer * kNumProjections + int64_t(p))];
@@ -95,7 +99,13 @@ template <class Device, class T>
 class Transformer {
 public:
     Transformer(Device& device, const ModelConfig& config, const Weights<T>& weights, const KvLayout& layout,
-                int64_t max_tokens);
+                int64_t max_tokens, AdapterStrategy strategy = AdapterStrategy::folded);
+
+    // With `common_block`: what the batched factors of the next batch are cut to.
+    void set_cell(int64_t cell) { cell_ = cell; }
+    // [layer * kNumProjections + projection]: weights that the adapter of the next batch's only segment was merged
+    // into; null: the base's. Empty: all the base's.
+    void set_merged(std::span<const PackedMatrix<T>* const> merged) { merged_ = merged; }
 
     // `placed[i]` belongs to batch.segments[i]; null: base. Times in `result` are nanoseconds here.
     void forward(const Batch& batch, std::span<const PlacedAdapter* const> placed, T* pool, const KeepGoing& keep_going,
@@ -122,7 +132,8 @@ private:
     void attend(int64_t layer, const Batch& batch, T* pool, Rows out, Rows q, Rows k, Rows v);
     void product(Rows out, Rows x, const PackedMatrix<T>& w, int64_t& phase_ns);
     template <class PartOf>
-    void collect_parts(Segments segments, const PartOf& part_of, const float* base_bias);
+    void collect_parts(Segments segments, const PartOf& part_of, const float* base_bias, bool merged = false);
+    Rows multiply_factors(int64_t layer, Projection p, Rows in);
     void heads(const Batch& batch, const HeadLogits& logits);
     void collect_head_segments(const Batch& batch, size_t first_head, size_t count);
     void project_head(Rows out, Rows in);
@@ -144,13 +155,18 @@ private:
     int64_t head_block_;  // rows of logits computed at a time
 
     std::vector<Activation> x_, h_, rotated_, q_, k_, v_, attended_, gate_, up_, out_, head_in_, logits_;
+    std::vector<Activation> multiplied_;  // beside rotated_, of chains of factors
     std::vector<RotateSegment<T>> rotations_;
+    std::vector<BlockSparseSegment<T>> factors_;
     std::vector<LoraSegment<T>> loras_;
     std::vector<ScaleBiasSegment> scales_;
     std::vector<EmbeddingLoraSegment<T>> embedding_loras_;
     std::vector<AttentionSegment> attention_;
     std::vector<SegmentRows> segments_, head_segments_;
     std::vector<Activation> token_logits_;
+    FactorMaps maps_;
+    int64_t cell_ = 0;
+    std::span<const PackedMatrix<T>* const> merged_;
 
     // Of the step in progress.
     int64_t rows_ = 0;
@@ -165,7 +181,7 @@ private:
 
 template <class Device, class T>
 Transformer<Device, T>::Transformer(Device& device, const ModelConfig& config, const Weights<T>& weights,
-                                    const KvLayout& layout, int64_t max_tokens)
+                                    const KvLayout& layout, int64_t max_tokens, AdapterStrategy strategy)
     : device_(device), config_(config), weights_(weights), layout_(layout) {
     constexpr int64_t kLogitsBytes = 32 << 20;
     head_block_ = std::clamp<int64_t>(kLogitsBytes / (config.vocab_size * 4), 16, std::max<int64_t>(max_tokens, 16));
@@ -176,6 +192,7 @@ Transformer<Device, T>::Transformer(Device& device, const ModelConfig& config, c
     for (auto* b : {&k_, &v_}) buffer(*b, max_tokens, config.kv_size());
     for (auto* b : {&gate_, &up_}) buffer(*b, max_tokens, config.intermediate_size);
     buffer(rotated_, max_tokens, widest);
+    if (strategy == AdapterStrategy::common_block) buffer(multiplied_, max_tokens, widest);
     buffer(head_in_, head_block_, config.hidden_size);
     buffer(logits_, head_block_, config.vocab_size);
 }
@@ -183,7 +200,8 @@ Transformer<Device, T>::Transformer(Device& device, const ModelConfig& config, c
 template <class Device, class T>
 int64_t Transformer<Device, T>::workspace_bytes() const {
     size_t n = 0;
-    for (const auto* b : {&x_, &h_, &rotated_, &q_, &k_, &v_, &attended_, &gate_, &up_, &out_, &head_in_, &logits_})
+    for (const auto* b :
+         {&x_, &h_, &rotated_, &q_, &k_, &v_, &attended_, &gate_, &up_, &out_, &head_in_, &logits_, &multiplied_})
         n += b->size();
     return int64_t(n * sizeof(Activation));
 }
@@ -350,21 +368,22 @@ void Transformer<Device, T>::add_to_residual(Rows x, Rows out) {
         add_scaled(device_, x, x, out, config_.residual_multiplier);
 }
 
-// Which parts the segments bring to one linear layer.
+// Which parts the segments bring to one linear layer; where they are merged into its weight, their biases only.
 template <class Device, class T>
 template <class PartOf>
-void Transformer<Device, T>::collect_parts(Segments segments, const PartOf& part_of, const float* base_bias) {
+void Transformer<Device, T>::collect_parts(Segments segments, const PartOf& part_of, const float* base_bias,
+                                           bool merged) {
     rotations_.clear();
     loras_.clear();
     scales_.clear();
     for (const SegmentRows& s : segments) {
         const AdapterPart* part = s.placed ? part_of(*s.placed) : nullptr;
-        if (part && part->rotation >= 0)
+        if (part && part->rotation >= 0 && !merged)
             rotations_.push_back({s.begin, s.end, s.placed->template at<T>(part->rotation), part->group});
-        if (part && part->a >= 0)
+        if (part && part->a >= 0 && !merged)
             loras_.push_back({s.begin, s.end, s.placed->template at<T>(part->a), s.placed->template at<T>(part->b_t),
                               part->rank, part->scale});
-        const float* gain = part ? s.placed->template at<float>(part->gain) : nullptr;
+        const float* gain = part && !merged ? s.placed->template at<float>(part->gain) : nullptr;
         const float* own_bias = part ? s.placed->template at<float>(part->bias) : nullptr;
         if (gain || own_bias || base_bias) scales_.push_back({s.begin, s.end, gain, own_bias ? own_bias : base_bias});
     }
@@ -375,21 +394,51 @@ void Transformer<Device, T>::project(int64_t layer, Projection p, Rows in, Rows 
     if (stopped_) return;
     const std::vector<float>& bias = weights_.layers[size_t(layer)].bias[size_t(p)];
     CHECK(bias.empty() || int64_t(bias.size()) == out.shape[1]);
+    const PackedMatrix<T>* merged = merged_.empty() ? nullptr : merged_[size_t(layer * kNumProjections + int64_t(p))];
     collect_parts(
         segments_, [&](const PlacedAdapter& placed) { return placed.part(layer, p); },
-        bias.empty() ? nullptr : bias.data());
+        bias.empty() ? nullptr : bias.data(), merged != nullptr);
     StepTimes& t = result_->times;
     Rows x = in;
     if (!rotations_.empty()) {
         x = rows_of(rotated_, in.shape[1]);
         rotate<T>(device_, x, in, rotations_);
     }
+    if (cell_ > 0) x = multiply_factors(layer, p, in);
     clock_.mark(t.rotate);
-    product(out, x, weights_.layers[size_t(layer)].projection[size_t(p)], t.products);
+    product(out, x, merged ? *merged : weights_.layers[size_t(layer)].projection[size_t(p)], t.products);
     if (stopped_) return;
     if (!loras_.empty()) lora<T>(device_, out, in, loras_);
     if (!scales_.empty()) scale_bias(device_, out, scales_);
     clock_.mark(t.lora);
+}
+
+// Factor position by position, the last first as the input meets them: one block-sparse product of all segments each.
+// Segments without a factor at a position pass it unchanged.
+template <class Device, class T>
+auto Transformer<Device, T>::multiply_factors(int64_t layer, Projection p, Rows in) -> Rows {
+    const auto part_of = [&](const SegmentRows& s) {
+        const AdapterPart* part = s.placed ? s.placed->part(layer, p) : nullptr;
+        return part && part->factors >= 0 ? part : nullptr;
+    };
+    int64_t most = 0;
+    for (const SegmentRows& s : segments_)
+        if (const AdapterPart* part = part_of(s)) most = std::max(most, part->num_factors);
+    Rows x = in;
+    for (int64_t factor = most; factor-- > 0 && go_on();) {
+        factors_.clear();
+        for (const SegmentRows& s : segments_) {
+            const AdapterPart* part = part_of(s);
+            if (!part || factor >= part->num_factors) continue;
+            const auto* cells = reinterpret_cast<const T*>(s.placed->batched + part->factors);
+            factors_.push_back({s.begin, s.end, cells + factor * part->in * part->block_size, part->block_size,
+                                maps_.of(part->in, part->block_size, factor)});
+        }
+        const Rows to = rows_of(x.data == rotated_.data() ? multiplied_ : rotated_, in.shape[1]);
+        block_sparse<T>(device_, to, x, cell_, factors_);
+        x = to;
+    }
+    return x;
 }
 
 // Stores all rows' k and v, then answers all rows' q, so many at a time as the pace allows.

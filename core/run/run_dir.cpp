@@ -11,8 +11,8 @@ namespace {
 
 constexpr std::array<const char*, 6> kFinish{"none", "length", "eos", "stop", "cancelled", "error"};
 constexpr std::array<const char*, 4> kOwner{"free", "kv", "adapter", "transient"};
-constexpr std::array<const char*, 6> kWait{"none",         "no_pages",  "adapter_loading", "adapter_no_room",
-                                           "token_budget", "row_budget"};
+constexpr std::array<const char*, 7> kWait{"none",         "no_pages",   "adapter_loading", "adapter_no_room",
+                                           "token_budget", "row_budget", "other_adapter"};
 constexpr std::array<const char*, 2> kEvent{"load", "evict"};
 
 template <class Enum, size_t N>
@@ -198,8 +198,12 @@ Json step_to_json(const StepRecord& s) {
            {"arrivals", arrivals},
            {"preempted", ids_json(s.preempted)},
            {"adapter_events", events},
-           {"finished", finished}};
+           {"finished", finished},
+           {"strategy", name_of(s.strategy)}};
     if (s.device.total > 0) j["device"] = {s.device.total, s.device.used};
+    if (s.passes != 1) j["passes"] = s.passes;
+    if (s.common_block != 0) j["common_block"] = s.common_block;
+    if (s.bytes.staging != 0) j["staging_bytes"] = s.bytes.staging;
     if (!s.trouble.empty()) j["trouble"] = s.trouble;
     return j;
 }
@@ -269,6 +273,14 @@ Result<StepRecord> step_from_json(const Json& json, const std::string& file) {
     });
     std::vector<RequestId> finished;
     read_ids(f, "finished", finished);
+    const std::string strategy = f.string("strategy", name_of(s.strategy));
+    if (const auto parsed = parse_adapter_strategy(strategy))
+        s.strategy = *parsed;
+    else
+        f.fail("strategy", parsed.error().found, parsed.error().expected);
+    s.passes = int32_t(f.integer("passes", 1, 0, INT32_MAX));
+    s.common_block = count(f, "common_block");
+    s.bytes.staging = count(f, "staging_bytes");
     for (const RequestId id : finished) s.finished.emplace_back().id = id;
     TRY_VOID(f.finish());
     return s;

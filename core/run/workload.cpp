@@ -209,7 +209,8 @@ std::string file_name_of(const std::string& path) {
 Result<EngineOptions> parse_engine_options(const Json& json, const std::string& file, const std::string& path) {
     Fields f(json, file, path);
     EngineOptions o;
-    o.adapter_strategy = f.one_of("adapter_strategy", o.adapter_strategy, {"folded"});
+    o.adapter_strategy =
+        f.one_of("adapter_strategy", o.adapter_strategy, {"folded", "common_block", "sequential", "merged"});
     o.residency = f.one_of("residency", o.residency, {"resident", "stream"});
     o.memory = f.one_of("memory", o.memory, {"unified"});
     o.scheduler = f.one_of("scheduler", o.scheduler, {"fcfs"});

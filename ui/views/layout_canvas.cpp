@@ -198,7 +198,9 @@ void LayoutCanvas::drawUnion(QPainter& painter) {
         painter.drawRect(folded.adjusted(-0.5, -0.5, 0.5, 0.5));
         painter.setPen(c.faint);
         painter.setFont(uiFont(11));
-        painter.drawText(folded, Qt::AlignCenter | Qt::TextWordWrap, tr("no union needed"));
+        painter.drawText(
+            folded, Qt::AlignCenter | Qt::TextWordWrap,
+            settings_.strategy == AdapterStrategy::common_block ? tr("does not run") : tr("no union needed"));
     }
     drawText(painter, QRectF(px(12), cellRect(0, 0).top(), textWidth() - px(8), rowHeight()), tr("union"), lines,
              false);
@@ -231,6 +233,27 @@ void LayoutCanvas::drawRow(QPainter& painter, size_t index) {
              selected_ == row.id);
 }
 
+QString LayoutCanvas::columnTitle(int64_t column) const {
+    const bool factors_run = settings_.strategy == AdapterStrategy::common_block, wide = thumbnail() >= px(90);
+    if (column < factors_)
+        return factors_run && wide ? tr("factor %1, as it runs").arg(column) : tr("factor %1").arg(column);
+    return wide ? foldedWords() : tr("folded");
+}
+
+QString LayoutCanvas::foldedWords() const {
+    switch (settings_.strategy) {
+        case AdapterStrategy::folded:
+            return tr("folded, as it runs");
+        case AdapterStrategy::common_block:
+            return tr("folded: does not run");
+        case AdapterStrategy::sequential:
+            return tr("folded, a pass each");
+        case AdapterStrategy::merged:
+            return tr("folded, in the weights");
+    }
+    return {};
+}
+
 void LayoutCanvas::paintEvent(QPaintEvent* event) {
     QPainter painter(this);
     const Colors& c = colorsOf(this);
@@ -246,9 +269,7 @@ void LayoutCanvas::paintEvent(QPaintEvent* event) {
     painter.setPen(c.muted);
     for (int64_t f = 0; f <= factors_; ++f)
         painter.drawText(QRectF(columnX(f), px(3), thumbnail() + px(kGap), px(20)), Qt::AlignLeft | Qt::AlignVCenter,
-                         f < factors_           ? tr("factor %1").arg(f)
-                         : thumbnail() < px(90) ? tr("folded")
-                                                : tr("folded, as it runs"));
+                         columnTitle(f));
     if (!caption_.isEmpty()) {
         painter.setPen(c.faint);
         painter.drawText(QRectF(px(12), px(3), textWidth() - px(8), px(20)), Qt::AlignLeft | Qt::AlignVCenter,
@@ -307,8 +328,10 @@ QString LayoutCanvas::describe(const QPoint& at) {
             const QRectF rect = cellRect(r, f);
             if (!rect.contains(at)) continue;
             if (f == factors_)
-                return row ? tr("%1, folded as it runs\n%2 dense groups of %3 × %3, one product")
-                                 .arg(row->name, count(row->in / row->group), count(row->group))
+                return row ? tr("%1, %2\n%3 dense groups of %4 × %4, one product")
+                                 .arg(row->name, foldedWords(), count(row->in / row->group), count(row->group))
+                       : settings_.strategy == AdapterStrategy::common_block
+                           ? tr("The step ran the factors, under the common block size.")
                            : tr("Each adapter runs in its own groups: no common layout is needed.");
             if (row && f >= row->num_factors) continue;
             const BlockLayout& layout = row ? layoutOf(*row, f) : unionOf(f);

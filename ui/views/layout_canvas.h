@@ -4,6 +4,7 @@
 #pragma once
 
 #include "core/adapter/layout.h"
+#include "core/engine/adapter_strategy.h"
 #include "ui/panel.h"
 #include "ui/run_model.h"
 
@@ -31,6 +32,7 @@ struct LayoutRow {
 struct LayoutSettings {
     int64_t cell = 8;  // common block size
     BlockConvention convention = BlockConvention::peft;
+    AdapterStrategy strategy = AdapterStrategy::folded;  // that ran: which of the columns
     bool operator==(const LayoutSettings&) const = default;
 };
 
@@ -69,6 +71,8 @@ private:
     double thumbnail() const;
     double textWidth() const;
     QString describe(const QPoint& position);
+    QString columnTitle(int64_t column) const;
+    QString foldedWords() const;
     double rowHeight() const;
     double columnX(int64_t column) const;
     QRectF cellRect(size_t row, int64_t column) const;

@@ -68,10 +68,12 @@ LayoutView::LayoutView(const ViewContext& context, QWidget* parent)
     layer_->setToolTip(plainTooltip(tr("Decoder layer, from 0")));
     convention_ = new QComboBox;
     convention_->setAccessibleName(tr("Block convention"));
-    convention_->addItems({tr("PEFT order"), tr("paper order")});
+    convention_->addItems({tr("PEFT order"), tr("paper order"), tr("mapped order")});
     convention_->setToolTip(
         plainTooltip(tr("PEFT pairs half blocks in factor 1 and later; the paper's figure pairs whole "
-                        "blocks. Adapters hold PEFT's.")));
+                        "blocks. Adapters hold PEFT's. Mapped: each factor in its own order, as the strategy "
+                        "common_block runs it.")));
+    connect(convention_, &QComboBox::activated, this, [this] { convention_chosen_ = true; });
     cell_ = new QSlider(Qt::Horizontal);
     cell_->setRange(kSmallestCellLog2, kLargestCellLog2);
     cell_->setPageStep(1);
@@ -125,8 +127,9 @@ void LayoutView::resizeEvent(QResizeEvent* event) {
 }
 
 LayoutSettings LayoutView::settings() const {
-    return {int64_t(1) << cell_->value(),
-            convention_->currentIndex() == 0 ? BlockConvention::peft : BlockConvention::paper};
+    constexpr BlockConvention kConventions[] = {BlockConvention::peft, BlockConvention::paper, BlockConvention::mapped};
+    return {ran_cell_ > 0 && !cell_chosen_ ? ran_cell_ : int64_t(1) << cell_->value(),
+            kConventions[std::clamp(convention_->currentIndex(), 0, 2)], strategy_};
 }
 
 // A record between steps has no rows: the batch before it is what last ran.
@@ -201,8 +204,31 @@ LayoutRow LayoutView::rowOf(const RunModel& model, AdapterId id) const {
     return row;
 }
 
+// What the step did, by its record; by the run's header where that is no longer in memory.
+QString LayoutView::takeStrategy(const RunModel& model, int64_t step) {
+    const StepRecordPtr record = whole_run_ ? nullptr : model.record(step);
+    strategy_ = record ? record->strategy : model.header().strategy;
+    ran_cell_ = record ? record->common_block : 0;
+    if (!convention_chosen_) {
+        const QSignalBlocker quiet(convention_);
+        convention_->setCurrentIndex(strategy_ == AdapterStrategy::common_block ? 2 : 0);
+    }
+    if (strategy_ == AdapterStrategy::folded) return {};
+    const QString name = QString::fromLatin1(name_of(strategy_));
+    if (!record) return tr(" · strategy %1").arg(name);
+    QString words = tr(" · %1 ran").arg(name);
+    if (ran_cell_ > 0) words += tr(": blocks of %1").arg(ran_cell_);
+    if (record->passes > 1) words += tr(": %1 passes").arg(record->passes);
+    if (record->bytes.staging > 0)
+        words += (strategy_ == AdapterStrategy::merged ? tr(", %1 merged") : tr(", %1 batched"))
+                     .arg(bytesText(record->bytes.staging));
+    return words;
+}
+
 void LayoutView::showExample() {
     example_ = true;
+    strategy_ = AdapterStrategy::folded;
+    ran_cell_ = 0;
     LayoutRow small, large;
     small.name = tr("adapter 1");
     small.geometry = tr("BOFT b2 m3");
@@ -234,6 +260,7 @@ void LayoutView::showStep(const RunModel& model, int64_t at) {
     std::vector<LayoutRow> rows;
     std::vector<int64_t> sizes;
     const std::vector<AdapterId> ids = adaptersOf(model, step);
+    const QString ran = takeStrategy(model, step);
     chooseProjection(model, ids);
     for (const AdapterId id : ids) {
         rows.push_back(rowOf(model, id));
@@ -252,7 +279,7 @@ void LayoutView::showStep(const RunModel& model, int64_t at) {
     facts += tr(" · %1, layer %2").arg(projection_->currentText()).arg(layer_->value());
     if (!names.isEmpty())
         facts += tr(" · b = %1 · greatest common %2").arg(names.join(QStringLiteral(", "))).arg(common);
-    setFacts(facts);
+    setFacts(facts + ran);
     canvas_->setNotice(whole_run_ ? tr("This run has no adapters.")
                                   : tr("Step %1 held requests of the base alone.").arg(count(step)));
     cell_label_->setText(tr("common block %1").arg(settings().cell));

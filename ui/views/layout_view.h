@@ -33,6 +33,7 @@ private:
     void showExample();
     void showStep(const RunModel& model, int64_t step);
     LayoutSettings settings() const;
+    QString takeStrategy(const RunModel& model, int64_t step);
 
     ViewContext context_;
     QScrollArea* scroll_;
@@ -43,8 +44,10 @@ private:
     QSpinBox* layer_;
     QSlider* cell_;
     FigureLabel* cell_label_;
-    bool example_ = true, cell_chosen_ = false, projection_chosen_ = false, options_chosen_ = false,
-         scope_chosen_ = false, whole_run_ = false;
+    bool example_ = true, cell_chosen_ = false, projection_chosen_ = false, convention_chosen_ = false,
+         options_chosen_ = false, scope_chosen_ = false, whole_run_ = false;
+    AdapterStrategy strategy_ = AdapterStrategy::folded;  // of what is shown
+    int64_t ran_cell_ = 0;                                // the common block size that it ran with; 0: none
 };
 
 }  // namespace spartan

@@ -206,9 +206,13 @@ void StepDetailView::showPhases(const StepSummary& s) {
     bar(tr("sample"), s.times.sample, {}, blend(c.panel, c.ink, 0.6), tr("Choosing the next tokens"));
     bar(tr("other"), s.times.other, {}, blend(c.panel, c.ink, 0.6), tr("Embedding, norms, activations, residuals"));
     bar(tr("schedule"), s.times.schedule, {}, blend(c.panel, c.ink, 0.6), tr("Admission, pages, building the batch"));
-    if (s.times.transfer > 0 || s.bytes.transfer > 0)
-        bar(tr("transfer"), s.times.transfer, bytesText(s.bytes.transfer), c.transfer,
-            tr("Adapters copied into the pool"));
+    if (s.times.transfer > 0 || s.bytes.transfer > 0 || s.bytes.staging > 0) {
+        QString note = bytesText(s.bytes.transfer);
+        if (s.bytes.staging > 0) note += tr(" + %1 staged").arg(bytesText(s.bytes.staging));
+        bar(tr("transfer"), s.times.transfer, note, c.transfer,
+            tr("Adapters copied into the pool. Staged: factors batched by the strategy common_block, weights that the "
+               "strategy merged wrote."));
+    }
     if (s.times.publish_wait > 0)
         bar(tr("record wait"), s.times.publish_wait, {}, c.error,
             tr("The engine waited for a full ring of records before this step"));
@@ -259,6 +263,8 @@ QString meaningOf(WaitReason reason) {
             return QObject::tr("The step's token budget was used up");
         case WaitReason::row_budget:
             return QObject::tr("The step already holds as many requests as it may");
+        case WaitReason::other_adapter:
+            return QObject::tr("Adapters are merged into the weights one at a time, and it is another one's turn");
         case WaitReason::none:
             break;
     }

@@ -208,7 +208,7 @@ void EngineTest::refuses_options_that_are_not_built() {
         const auto engine = Engine::create(model, o, records.sink());
         return engine ? std::string() : engine.error().message();
     };
-    QVERIFY(error([](auto& o) { o.adapter_strategy = "merged"; }).find("adapter_strategy") != std::string::npos);
+    QVERIFY(error([](auto& o) { o.adapter_strategy = "paper"; }).find("adapter_strategy") != std::string::npos);
     QVERIFY(error([](auto& o) { o.residency = "stream"; }).find("residency") != std::string::npos);
     QVERIFY(error([](auto& o) { o.memory = "split"; }).find("memory") != std::string::npos);
     QVERIFY(error([](auto& o) { o.scheduler = "vtc"; }).find("scheduler") != std::string::npos);
