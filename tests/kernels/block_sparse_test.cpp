@@ -22,7 +22,9 @@ struct Case {
 
 template <class T>
 Case<T> random_case(Random& random, int64_t dim, int64_t cell, const std::vector<int64_t>& blocks) {
-    Case<T> c{.dim = dim, .cell = cell};
+    Case<T> c;
+    c.dim = dim;
+    c.cell = cell;
     CpuDevice device(1);
     std::vector<std::vector<double>> dense;  // of each segment; empty: the identity
     for (const int64_t block : blocks) {
@@ -31,7 +33,7 @@ Case<T> random_case(Random& random, int64_t dim, int64_t cell, const std::vector
         dense.emplace_back();
         c.cells.emplace_back();
         c.maps.emplace_back();
-        BlockSparseSegment<T> s{begin, c.rows};
+        BlockSparseSegment<T> s{begin, c.rows, nullptr, 0, nullptr};
         if (block > 0) {
             const auto values = stored_as<T>(random.normals(dim * block));
             c.cells.back().resize(values.size());

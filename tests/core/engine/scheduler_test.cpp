@@ -40,6 +40,8 @@ class SchedulerTest : public QObject {
 private slots:
     void chunks_prompts_and_serves_decodes_first();
     void groups_rows_by_adapter_base_first();
+    void one_adapter_at_a_time();
+    void batched_pages_come_and_go();
     void says_why_requests_wait();
     void preempts_the_youngest_and_resumes_it();
     void evicts_the_least_recently_used_adapter_that_nobody_runs();
@@ -97,6 +99,64 @@ void SchedulerTest::groups_rows_by_adapter_base_first() {
     QCOMPARE(shares(plan), (Shares{{2, 2}, {5, 2}, {3, 2}, {1, 2}, {4, 2}}));
     QCOMPARE(plan.moves.size(), size_t(2));
     QCOMPARE(pool.state().adapter_pages, 8);
+    scheduler.check_invariants();
+}
+
+void SchedulerTest::one_adapter_at_a_time() {
+    PagePool pool(100);
+    Scheduler scheduler(
+        {.max_batch_tokens = 64, .max_batch_rows = 8, .block_tokens = 4, .num_layers = 1, .one_adapter = true}, pool);
+    auto a = sequence(1, 2, AdapterId(1), 3), b = sequence(2, 2, AdapterId(2), 3), c = sequence(3, 2, AdapterId(1), 3),
+         base = sequence(4, 2), late = sequence(5, 2, AdapterId(1), 3);
+    for (auto* s : {&a, &b, &c, &base}) scheduler.add(**s);
+    Schedule plan = scheduler.schedule(1);
+    QCOMPARE(shares(plan), (Shares{{1, 2}, {3, 2}}));  // the first one's adapter, and who waited for it then
+    QVERIFY(plan.waiting_for[0].reason == WaitReason::other_adapter && plan.waiting_for[0].requests == 2);
+    compute(plan);
+    scheduler.add(*late);
+    plan = scheduler.schedule(2);
+    QCOMPARE(shares(plan), (Shares{{1, 1}, {3, 1}}));  // who comes now would overtake those that wait
+    scheduler.check_invariants();
+    scheduler.remove(*a);
+    scheduler.remove(*c);
+    plan = scheduler.schedule(3);
+    QCOMPARE(shares(plan), (Shares{{2, 2}}));
+    scheduler.remove(*b);
+    plan = scheduler.schedule(4);
+    QCOMPARE(shares(plan), (Shares{{4, 2}}));  // the base is an adapter among others
+    scheduler.remove(*base);
+    plan = scheduler.schedule(5);
+    QCOMPARE(shares(plan), (Shares{{5, 2}}));
+    scheduler.check_invariants();
+}
+
+void SchedulerTest::batched_pages_come_and_go() {
+    PagePool pool(12);
+    Scheduler scheduler({.max_batch_tokens = 64, .max_batch_rows = 8, .block_tokens = 4, .num_layers = 1}, pool);
+    auto a = sequence(1, 2, AdapterId(1), 3), again = sequence(2, 2, AdapterId(1), 3),
+         b = sequence(3, 2, AdapterId(2), 3);
+    for (auto* s : {&a, &again, &b}) (*s)->batched_pages = 2;
+    for (auto* s : {&a, &again, &b}) scheduler.add(**s);
+    Schedule plan = scheduler.schedule(1);
+    QCOMPARE(shares(plan), (Shares{{1, 2}, {2, 2}}));  // 3 + 2 + 1 + 1 pages of 12 and one block each in reserve
+    QVERIFY(plan.batched.size() == 1 && plan.batched[0].id == AdapterId(1) && plan.batched[0].pages.count == 2);
+    QCOMPARE(pool.state().transient_pages, 2);
+    scheduler.check_invariants();
+    scheduler.remove(*a);
+    QCOMPARE(pool.state().transient_pages, 2);  // somebody runs on it still
+    scheduler.remove(*again);
+    QCOMPARE(pool.state().transient_pages, 0);
+    QCOMPARE(pool.state().adapter_pages, 3);
+    plan = scheduler.schedule(2);
+    QCOMPARE(shares(plan), (Shares{{3, 2}}));
+    QCOMPARE(pool.state().transient_pages, 2);
+    scheduler.check_invariants();
+    auto once_more = sequence(4, 2, AdapterId(1), 3);
+    once_more->batched_pages = 2;
+    scheduler.remove(*b);
+    scheduler.add(*once_more);
+    plan = scheduler.schedule(3);
+    QVERIFY(plan.moves.empty() && plan.batched.size() == 1);  // its blob is there, its factors are batched anew
     scheduler.check_invariants();
 }
 

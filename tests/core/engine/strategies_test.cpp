@@ -269,7 +269,7 @@ private slots:
     // Batched factors count against the pool: what has no room for both waits, or is refused by its size.
     void batching_takes_room_in_the_pool() {
         const auto model = make_model(DType::f32, wide_shape());
-        const auto adapter = synthetic(*model, "boft:1:b=32,m=2", 1, AdapterForm::factored);
+        const auto adapter = synthetic(*model, "boft:1:b=24,m=2", 1, AdapterForm::factored);
         const auto other = synthetic(*model, "boft:1:b=48,m=2", 2, AdapterForm::factored);
         const int64_t page = page_bytes(*model, 16);
         EngineOptions o = options_of(AdapterStrategy::common_block);
@@ -278,7 +278,7 @@ private slots:
         const auto refused = small->add_adapter(adapter);
         QVERIFY(!refused && refused.error().message().find("when batched") != std::string::npos);
 
-        o.pool_bytes = 2 * (int64_t(other->blob.size()) + page) + other->factor_bytes + 40 * page;
+        o.pool_bytes = int64_t(other->blob.size()) + other->factor_bytes + int64_t(adapter->blob.size()) + 20 * page;
         TestEngine e(model, o);
         const AdapterId a = expect(e->add_adapter(adapter)), b = expect(e->add_adapter(other));
         const auto ids = e.run({make_request({1, 2, 3}, a, 20), make_request({1, 2, 3}, b, 20)});
