@@ -84,24 +84,33 @@ std::vector<DecodeCase> cases_of(int64_t rows, AdapterStrategy strategy, const D
     return cases;
 }
 
-// One step of each case in turn.
+// One more step of a case; kept unless it is a warm-up.
+Result<void> time_step(BenchRunner& bench, DecodeCase& c, bool keep, Progress& progress) {
+    bench.set_switches(c.switches);
+    const double ms = bench.forward_ms(c.batch);
+    c.bytes = bench.result.bytes;
+    c.passes = bench.result.passes;
+    c.common_block = bench.result.common_block;
+    progress.add(1);
+    if (progress.cancelled()) return cancelled_error();
+    if (!keep) return {};
+    c.samples.ms.push_back(ms);
+    c.samples.gap_ms.push_back(ms - bench.result.device_ms);
+    c.samples.times.push_back(bench.result.times);
+    return {};
+}
+
+// One step of each case in turn; with `merged` case by case, as steps of the same adapter follow each other there.
 Result<void> time_cases(BenchRunner& bench, std::vector<DecodeCase>& cases, const DecodeBenchOptions& o,
                         Progress& progress) {
-    for (int64_t step = -o.warmup; step < o.steps; ++step) {
-        for (DecodeCase& c : cases) {
-            bench.set_switches(c.switches);
-            const double ms = bench.forward_ms(c.batch);
-            c.bytes = bench.result.bytes;
-            c.passes = bench.result.passes;
-            c.common_block = bench.result.common_block;
-            progress.add(1);
-            if (progress.cancelled()) return cancelled_error();
-            if (step < 0) continue;
-            c.samples.ms.push_back(ms);
-            c.samples.gap_ms.push_back(ms - bench.result.device_ms);
-            c.samples.times.push_back(bench.result.times);
-        }
+    const bool one_by_one = !cases.empty() && cases[0].strategy == AdapterStrategy::merged;
+    if (one_by_one) {
+        for (DecodeCase& c : cases)
+            for (int64_t step = -o.warmup; step < o.steps; ++step) TRY_VOID(time_step(bench, c, step >= 0, progress));
+        return {};
     }
+    for (int64_t step = -o.warmup; step < o.steps; ++step)
+        for (DecodeCase& c : cases) TRY_VOID(time_step(bench, c, step >= 0, progress));
     return {};
 }
 
