@@ -127,18 +127,18 @@ def decode_text(figures, wanted, unit):
 
 
 def ablation_text(figures):
-    def step(case, graphs, overlap):
+    def step(case, graphs, overlap, ahead):
         for f in figures:
-            if case_of(f) == case and f["graphs"] == graphs and f["overlap"] == overlap:
+            if case_of(f) == case and (f["graphs"], f["overlap"], f["ahead_bytes"] > 0) == (graphs, overlap, ahead):
                 return f["median_ms"]
         return None
 
     rows = []
     for case in dict.fromkeys(map(case_of, figures)):
-        whole = step(case, True, True)
-        others = [step(case, *switches) for switches in ((False, True), (True, False), (False, False))]
+        whole = step(case, True, False, True)
+        others = [step(case, *switches) for switches in ((False, False, True), (True, True, True), (True, False, False))]
         rows.append([*case, short(whole), *(f"{short(o)} (x{o / whole:.2f})" if o and whole else "" for o in others)])
-    return table(["adapters", "rows", "distinct", "step ms", "without graphs", "without overlap", "with neither"], rows)
+    return table(["adapters", "rows", "distinct", "step ms", "without graphs", "overlapping", "nothing ahead"], rows)
 
 
 def phases_text(figures):
@@ -223,7 +223,7 @@ def main(raw_folder, report_folder):
         elif run["name"] == "decode":
             text.append(f"{title}\n\n" + decode_text(document["decode"], WANTED_SHARE, "%"))
         elif run["name"] == "ablation":
-            with_all = [f for f in document["decode"] if f["graphs"] and f["overlap"]]
+            with_all = [f for f in document["decode"] if f["graphs"] and not f["overlap"] and f["ahead_bytes"] > 0]
             text.append(f"{title}\n\n" + ablation_text(document["decode"]) + "\n" + decode_text(with_all, WANTED_STEP_MS, "ms"))
         elif run["name"] == "phases":
             text.append(f"{title}\n\n" + phases_text(document["decode"]))

@@ -25,7 +25,9 @@ struct BenchOptions {
     std::string only;  // kernels
 };
 
-constexpr RunnerSwitches kAblation[] = {{true, true}, {false, true}, {true, false}, {false, false}};
+// The first as it comes, each other with one thing changed.
+constexpr RunnerSwitches kAblation[] = {{}, {.graphs = false}, {.overlap = true}, {.ahead_bytes = 0}};
+constexpr const char* kAblationNames[] = {"step ms", "without graphs", "overlapping", "nothing ahead"};
 
 std::string scaled(const Json& value, double unit = 1) {
     return value.is_number() ? format_figure(value.get<double>() / unit) : "–";
@@ -115,6 +117,10 @@ Result<void> set_switches(const BenchOptions& o, DecodeBenchOptions& decode) {
     }
     for (const std::string& set : o.set) {
         const std::string key = set.substr(0, set.find('='));
+        if (key == "ahead") {
+            decode.switches[0].ahead_bytes = std::stoll(set.substr(key.size() + 1)) << 20;
+            continue;
+        }
         bool& value = key == "graphs"            ? decode.switches[0].graphs
                       : key == "overlap"         ? decode.switches[0].overlap
                       : key == "batch_invariant" ? decode.batch_invariant
@@ -128,6 +134,7 @@ std::vector<std::string> switch_values() {
     std::vector<std::string> values;
     for (const char* key : {"graphs", "overlap", "batch_invariant", "phase_times"})
         for (const char* value : {"=true", "=false"}) values.push_back(std::string(key) + value);
+    for (const char* megabytes : {"0", "2", "4", "8", "16", "32"}) values.push_back(std::string("ahead=") + megabytes);
     return values;
 }
 
@@ -196,27 +203,23 @@ std::string decode_table(const std::vector<DecodeFigure>& figures, bool on_gpu) 
     return text_table(header, rows);
 }
 
-bool same_switches(const RunnerSwitches& a, const RunnerSwitches& b) {
-    return a.graphs == b.graphs && a.overlap == b.overlap;
-}
-
 std::string ablation_table(const std::vector<DecodeFigure>& figures) {
     std::vector<std::vector<std::string>> rows;
     for (const DecodeFigure& whole : figures) {
-        if (!same_switches(whole.switches, kAblation[0])) continue;
+        if (!whole.switches.same_as(kAblation[0])) continue;
         std::vector<std::string> row{name_of(whole.strategy), name_of(whole.kind), std::to_string(whole.rows),
                                      std::to_string(whole.distinct_adapters), format_figure(whole.median_ms)};
         for (const RunnerSwitches& switches : std::span(kAblation).subspan(1))
             for (const DecodeFigure& f : figures)
                 if (f.kind == whole.kind && f.strategy == whole.strategy && f.rows == whole.rows &&
-                    f.distinct_adapters == whole.distinct_adapters && same_switches(f.switches, switches))
+                    f.distinct_adapters == whole.distinct_adapters && f.switches.same_as(switches))
                     row.push_back(format_figure(f.median_ms) + " (x" + format_figure(f.median_ms / whole.median_ms) +
                                   ")");
         rows.push_back(std::move(row));
     }
-    return text_table(
-        {"strategy", "adapters", "rows", "distinct", "step ms", "without graphs", "without overlap", "with neither"},
-        rows);
+    std::vector<std::string> header{"strategy", "adapters", "rows", "distinct"};
+    header.insert(header.end(), std::begin(kAblationNames), std::end(kAblationNames));
+    return text_table(header, rows);
 }
 
 Result<int> bench_decode(const GlobalOptions& options, const BenchOptions& o, Progress& progress) {
@@ -243,16 +246,34 @@ Result<int> bench_decode(const GlobalOptions& options, const BenchOptions& o, Pr
     TRY_ASSIGN(figures, measure_decode(model, decode, progress));
     d["decode"] = to_json(figures);
     TRY_VOID(write_csv(o.csv,
-                       {"strategy",      "adapters",        "rows",          "distinct_adapters", "passes",
-                        "common_block",  "context",         "graphs",        "overlap",           "steps",
-                        "median_ms",     "min_ms",          "gap_ms",        "tokens_per_s",      "weight_bytes",
-                        "adapter_bytes", "kv_bytes",        "staging_bytes", "floor_ms",          "bandwidth_share",
-                        "added_ms",      "added_over_floor"},
+                       {"strategy",
+                        "adapters",
+                        "rows",
+                        "distinct_adapters",
+                        "passes",
+                        "common_block",
+                        "context",
+                        "graphs",
+                        "overlap",
+                        "ahead_bytes",
+                        "steps",
+                        "median_ms",
+                        "min_ms",
+                        "gap_ms",
+                        "tokens_per_s",
+                        "weight_bytes",
+                        "adapter_bytes",
+                        "kv_bytes",
+                        "staging_bytes",
+                        "floor_ms",
+                        "bandwidth_share",
+                        "added_ms",
+                        "added_over_floor"},
                        d["decode"]));
     if (o.csv == "-") return kDone;
     std::string text = limits_text(d["limits"]);
     if (o.ablation) text += ablation_table(figures) + "\n";
-    std::erase_if(figures, [&](const DecodeFigure& f) { return !same_switches(f.switches, decode.switches[0]); });
+    std::erase_if(figures, [&](const DecodeFigure& f) { return !f.switches.same_as(decode.switches[0]); });
     show(options, d, text + decode_table(figures, device >= 0));
     return kDone;
 }
@@ -423,12 +444,15 @@ void add_bench(CLI::App& app, GlobalOptions& options, Action& action) {
         ->check(one_of(adapter_strategy_names()));
     add_number(decode, "--context", o->context, "Tokens before the one that is decoded (default 256)", 1 << 20);
     add_number(decode, "--steps", o->steps, "Timed steps of each case (default 20)", 100'000);
-    CLI::Option* set = add_repeatable(decode, "--set", o->set,
-                                      "On a GPU: graphs=false, overlap=false, batch_invariant=true, phase_times=true "
-                                      "(excludes graphs); may be repeated")
-                           ->type_name("KEY=VALUE")
-                           ->check(one_of(switch_values()));
-    decode->add_flag("--ablation", o->ablation, "On a GPU: each case without graphs, without overlap, with neither")
+    CLI::Option* set =
+        add_repeatable(decode, "--set", o->set,
+                       "On a GPU: graphs=false, overlap=true, ahead=MB (of weights asked for by the kernel "
+                       "before), batch_invariant=true, phase_times=true (excludes graphs); may be repeated")
+            ->type_name("KEY=VALUE")
+            ->check(one_of(switch_values()));
+    decode
+        ->add_flag("--ablation", o->ablation,
+                   "On a GPU: each case without graphs, with overlapping launches, with nothing asked for ahead")
         ->excludes(set);
     decode->parse_complete_callback([&options, o] {
         refuse_two_documents(options, *o);

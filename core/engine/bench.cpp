@@ -144,9 +144,7 @@ DecodeFigure summarise(const DecodeCase& c, const DecodeCase* base, const Decode
 
 const DecodeCase* base_of(const std::vector<DecodeCase>& cases, const DecodeCase& of) {
     for (const DecodeCase& c : cases)
-        if (c.kind == BatchKind::base && c.switches.graphs == of.switches.graphs &&
-            c.switches.overlap == of.switches.overlap)
-            return &c;
+        if (c.kind == BatchKind::base && c.switches.same_as(of.switches)) return &c;
     return nullptr;
 }
 
@@ -329,6 +327,7 @@ Json to_json(const std::vector<DecodeFigure>& figures) {
                        {"steps", f.steps},
                        {"graphs", on_gpu ? Json(f.switches.graphs) : Json(nullptr)},
                        {"overlap", on_gpu ? Json(f.switches.overlap) : Json(nullptr)},
+                       {"ahead_bytes", on_gpu ? Json(f.switches.ahead_bytes) : Json(nullptr)},
                        {"median_ms", f.median_ms},
                        {"min_ms", f.min_ms},
                        {"gap_ms", on_gpu ? Json(*f.gap_ms) : Json(nullptr)},

@@ -1,5 +1,6 @@
 #include "core/engine/cuda_backend.h"
 
+#include "core/base/file.h"
 #include "core/base/text.h"
 #include "core/engine/by_adapter_runner.h"
 
@@ -53,7 +54,13 @@ Result<std::unique_ptr<ModelRunner>> make_runner(std::shared_ptr<const Model> mo
     const auto make_inner = [&]() -> Result<std::unique_ptr<ModelRunner>> {
         if (cuda_device < 0) return make_cpu_runner(std::move(model), limits);
         TRY_ASSIGN(backend, cuda_backend());
-        return backend->make_runner(cuda_device, std::move(model), limits);
+        RunnerLimits kept = limits;
+        if (kept.plan_file.empty()) {
+            std::error_code error;  // without the folder nothing is kept
+            std::filesystem::create_directories(cache_dir(), error);
+            kept.plan_file = cache_dir() + "/cuda-plans.txt";
+        }
+        return backend->make_runner(cuda_device, std::move(model), kept);
     };
     TRY_ASSIGN(runner, make_inner());
     if (!splits_batches(limits.strategy)) return std::move(runner);

@@ -14,6 +14,7 @@
 
 #include <functional>
 #include <memory>
+#include <string>
 #include <vector>
 
 namespace spartan {
@@ -42,7 +43,14 @@ struct RunnerSwitches {
     // A kernel starts while the one before it drains (programmatic dependent launch). Off: with the kernels as they
     // are, it slows the steps of a 7B model on an H100 by up to 6 % below 32 rows (`spartan bench decode --ablation`).
     bool overlap = false;
+    // On a GPU, of the weights that a product reads: so many the kernel before it asks for, which leaves memory idle.
+    int64_t ahead_bytes = 4 << 20;
     bool timed = false;  // fill in ForwardResult::device_ms
+
+    // But for being timed.
+    bool same_as(const RunnerSwitches& other) const {
+        return graphs == other.graphs && overlap == other.overlap && ahead_bytes == other.ahead_bytes;
+    }
 };
 
 class ModelRunner {
@@ -91,6 +99,7 @@ struct RunnerLimits {
     bool graphs = true;            // on a GPU: steps of a known shape are replayed
     bool phase_times = false;      // on a GPU: times of a step's phases, which slows it and excludes graphs
     bool batch_invariant = false;  // on a GPU, at some cost; a CPU always is
+    std::string plan_file = {};         // on a GPU: keeps which algorithms were found fastest; empty: nothing is kept
 };
 
 // Tokens whose K and V the step reads, summed over all layers: a sliding window hides those behind it.

@@ -48,16 +48,22 @@ int64_t KernelBench::launches(int64_t bytes) {
 }
 
 template <class Out>
-void KernelBench::prepare_product(int64_t m, int64_t n, int64_t k) {
-    if (m <= 32 || !prepared_.insert({MatmulPlans::bucket_of(m), {n, k}}).second) return;
-    const RandomArray<bf16> x(device, m * k, 2, 1);
-    const OutputArray<Out> out(device, m * n);
-    std::vector<const bf16*> w;
-    for (int64_t i = 0; i < std::min<int64_t>(rounds(2 * n * k), 16); ++i) w.push_back(piece_at(i, 2 * n * k));
-    plans.prepare<Out>(device, out.data(), x.data(), w, m, n, k);
+void KernelBench::prepare_products(std::span<const MatmulProduct<Out, bf16>> products, int64_t m, int64_t k) {
+    if (m <= 8) return;
+    for (auto rest = products; !rest.empty();) {
+        const MatmulRun<Out> run = leading_run(rest);
+        rest = rest.subspan(size_t(run.count));
+        const int64_t bytes = 2 * run.first.n * k * run.count;
+        std::vector<MatmulRun<Out>> runs;
+        for (int64_t i = 0; i < std::min<int64_t>(rounds(bytes), 16); ++i) {
+            runs.push_back(run);
+            runs.back().first.w = piece_at(i, bytes);
+        }
+        plans.prepare<Out>(device, runs, m, k);
+    }
 }
-template void KernelBench::prepare_product<float>(int64_t, int64_t, int64_t);
-template void KernelBench::prepare_product<bf16>(int64_t, int64_t, int64_t);
+template void KernelBench::prepare_products<float>(std::span<const MatmulProduct<float, bf16>>, int64_t, int64_t);
+template void KernelBench::prepare_products<bf16>(std::span<const MatmulProduct<bf16, bf16>>, int64_t, int64_t);
 
 double KernelBench::median_us(const Case& c, bool overlapping) {
     device.set_overlap_launches(overlapping);

@@ -111,7 +111,7 @@ void bench_store(KernelBench& bench, int64_t sequences, int64_t rows_each) {
 
 void bench_attention(KernelBench& bench) {
     for (const bool gqa : {false, true})
-        for (const int64_t context : {256, 1024, 8192})
+        for (const int64_t context : {256, 272, 1024, 8192})  // 272: a little more than a whole piece
             for (const int64_t batch : {1, 32, 96, 256})
                 bench_shape(bench,
                             KernelBench::named(gqa ? "decode attention GQA 32/4" : "decode attention MHA 32",

@@ -8,7 +8,6 @@
 
 #include <functional>
 #include <initializer_list>
-#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -37,9 +36,9 @@ public:
     // Launches in a graph that reads so much in each.
     static int64_t launches(int64_t bytes);
 
-    // Chooses how products of m rows run, the first time that it is asked; for two sets of weights from w on.
+    // Chooses how these products run, the first time that it is asked. They read pieces of `cold`: the first round's.
     template <class Out>
-    void prepare_product(int64_t m, int64_t n, int64_t k);
+    void prepare_products(std::span<const MatmulProduct<Out, bf16>> products, int64_t m, int64_t k);
 
     struct Case {
         std::string name;
@@ -60,7 +59,6 @@ private:
     MachineLimits limits_;
     std::string only_;
     const std::function<bool()>& cancelled_;
-    std::set<std::pair<int64_t, std::pair<int64_t, int64_t>>> prepared_;
     std::vector<GpuKernelTiming> timings_;
 };
 

@@ -4,6 +4,7 @@
 #include "kernels/cuda/rotate.h"
 #include "kernels/cuda/rows.h"
 
+#include <array>
 #include <cmath>
 #include <memory>
 
@@ -30,17 +31,19 @@ public:
           x_(bench.device, rows * kHidden, 20, 1),
           weight_(bench.device, kHidden, 21, 1),
           attended_(bench.device, rows * kHidden, 22, 1),
-          gate_(bench.device, rows * kInner, 23, 1),
-          up_(bench.device, rows * kInner, 24, 1),
+          gate_up_(bench.device, 2 * rows * kInner, 23, 1),
           h_(bench.device, rows * kHidden, 25, 1),
           out_(bench.device, rows * kHidden, 26, 1),
-          q_(bench.device, rows * kHidden, 27, 1),
-          k_(bench.device, rows * kHidden, 28, 1),
-          v_(bench.device, rows * kHidden, 29, 1),
+          qkv_(bench.device, 3 * rows * kHidden, 27, 1),
           rotated_(bench.device, 3 * rows * kHidden),
           pool_(bench.device, rows * (kContext / kLayout.block_tokens) * kLayout.page_elements(), 30, 1),
           inv_freq_(frequencies()),
           sequences_(rows, 1, kContext, kLayout.block_tokens, pool_.size() / kLayout.page_elements(), 1),
+          gate_(gate_up_.data()),
+          up_(gate_up_.data() + rows * kInner),
+          q_(qkv_.data()),
+          k_(qkv_.data() + rows * kHidden),
+          v_(qkv_.data() + 2 * rows * kHidden),
           workspace_(attention_workspace_bytes<bf16>(kLayout, sequences_.bucket())) {
         CHECK_CUDA(cudaMemsetAsync(workspace_.data(), 0, size_t(workspace_.bytes()), bench.device.stream()));
         if (adapters > 0)
@@ -52,8 +55,14 @@ public:
                     part.rotation_packed = 1;
                     return part;
                 });
-        for (const auto& [n, k] : {std::pair{kHidden, kHidden}, {kInner, kHidden}, {kHidden, kInner}})
-            bench.prepare_product<bf16>(rows, n, k);
+        const auto prepare = [&](std::span<const MatmulProduct<bf16, bf16>> products, int64_t k) {
+            bench.prepare_products<bf16>(products, rows_, k);
+        };
+        prepare(qkv(h_.data(), 0), kHidden);
+        if (adapters > 0) prepare(qkv(rotated_.data(), 0), kHidden);
+        prepare(output(attended_.data(), 0), kHidden);
+        prepare(gate_up(0), kHidden);
+        prepare(down(0), kInner);
     }
 
     int64_t bytes() const { return 2 * (kWeights + adapters_ * kRotated * kHidden * kGroup); }
@@ -64,23 +73,15 @@ public:
 
     void enqueue(int64_t round) {
         CudaDevice& device = bench_.device;
-        const bf16* w = weights(round);
         if (extent_ != Extent::products) norm(out_.data());
         const bf16* in = rotate_rows(round, h_.data(), 0, 3);
-        const int64_t apart = batch_ ? rows_ * kHidden : 0;
-        multiply({{q_.data(), in, w, kHidden},
-                  {k_.data(), in + apart, w + kSquare, kHidden},
-                  {v_.data(), in + 2 * apart, w + 2 * kSquare, kHidden}},
-                 kHidden);
+        multiply(qkv(in, round), kHidden);
         if (extent_ == Extent::all) attend();
-        multiply({{out_.data(), rotate_rows(round, attended_.data(), 3, 1), w + 3 * kSquare, kHidden}}, kHidden);
+        multiply(output(rotate_rows(round, attended_.data(), 3, 1), round), kHidden);
         if (extent_ != Extent::products) norm(out_.data());
-        w += 4 * kSquare;
-        multiply({{gate_.data(), h_.data(), w, kInner}, {up_.data(), h_.data(), w + kHidden * kInner, kInner}},
-                 kHidden);
-        if (extent_ != Extent::products)
-            gate_mul<bf16>(device, gate_.data(), gate_.data(), up_.data(), GateKind::silu, rows_, kInner);
-        multiply({{out_.data(), gate_.data(), w + 2 * kHidden * kInner, kHidden}}, kInner);
+        multiply(gate_up(round), kHidden);
+        if (extent_ != Extent::products) gate_mul<bf16>(device, gate_, gate_, up_, GateKind::silu, rows_, kInner);
+        multiply(down(round), kInner);
     }
 
     std::string wrong() const {
@@ -112,16 +113,35 @@ private:
                      kHidden, kGroup, false);
         return rotated_.data();
     }
-    void multiply(std::initializer_list<MatmulProduct<bf16, bf16>> products, int64_t k) {
-        matmul<bf16, bf16>(bench_.device, bench_.plans, {products.begin(), products.size()}, rows_, k);
+    template <size_t kCount>
+    using Products = std::array<MatmulProduct<bf16, bf16>, kCount>;
+    Products<3> qkv(const bf16* in, int64_t round) const {
+        const int64_t apart = in == rotated_.data() ? rows_ * kHidden : 0;
+        const bf16* const w = weights(round);
+        return {{{q_, in, w, kHidden},
+                 {k_, in + apart, w + kSquare, kHidden},
+                 {v_, in + 2 * apart, w + 2 * kSquare, kHidden}}};
+    }
+    Products<1> output(const bf16* in, int64_t round) const {
+        return {{{out_.data(), in, weights(round) + 3 * kSquare, kHidden}}};
+    }
+    Products<2> gate_up(int64_t round) const {
+        const bf16* const w = weights(round) + 4 * kSquare;
+        return {{{gate_, h_.data(), w, kInner}, {up_, h_.data(), w + kHidden * kInner, kInner}}};
+    }
+    Products<1> down(int64_t round) const {
+        return {{{out_.data(), gate_, weights(round) + 4 * kSquare + 2 * kHidden * kInner, kHidden}}};
+    }
+    void multiply(std::span<const MatmulProduct<bf16, bf16>> products, int64_t k) {
+        matmul<bf16, bf16>(bench_.device, bench_.plans, products, rows_, k);
     }
     void attend() {
-        const View<bf16, 2> q{q_.data(), {rows_, kHidden}}, out{attended_.data(), {rows_, kHidden}};
+        const View<bf16, 2> q{q_, {rows_, kHidden}}, out{attended_.data(), {rows_, kHidden}};
         QkvSteps steps;
         steps.inv_freq = inv_freq_.data();
         steps.rotated = kLayout.head_dim;
-        store_qkv<bf16>(bench_.device, pool_.data(), kLayout, q, {k_.data(), {rows_, kHidden}},
-                        {v_.data(), {rows_, kHidden}}, steps, sequences_.tables());
+        store_qkv<bf16>(bench_.device, pool_.data(), kLayout, q, {k_, {rows_, kHidden}}, {v_, {rows_, kHidden}}, steps,
+                        sequences_.tables());
         attention<bf16>(bench_.device, out, q, pool_.data(), kLayout, 0.08838835f, 0, sequences_.tables(),
                         sequences_.bucket(), workspace_.data());
     }
@@ -130,11 +150,12 @@ private:
     Extent extent_;
     int64_t rows_, adapters_, rounds_;
     RandomArray<float> x_, weight_;
-    RandomArray<bf16> attended_, gate_, up_, h_, out_, q_, k_, v_;
+    RandomArray<bf16> attended_, gate_up_, h_, out_, qkv_;
     OutputArray<bf16> rotated_;
     RandomArray<bf16> pool_;
     TableArray<float> inv_freq_;
     AttentionBatch sequences_;
+    bf16 *gate_, *up_, *q_, *k_, *v_;
     DeviceMemory workspace_;
     std::unique_ptr<AdapterBatch> batch_;
 };

@@ -23,14 +23,19 @@ void bench_product(KernelBench& bench, const ProductShape& s, int64_t m) {
     if (!bench.wants(name)) return;
     const RandomArray<bf16> x(bench.device, inputs * m * s.k, 2, 1);
     const OutputArray<Out> out(bench.device, m * all);
-    bench.prepare_product<Out>(m, s.n, s.k);
-    const auto enqueue = [&](int64_t round) {
+    const auto products_of = [&](int64_t round) {
         std::array<MatmulProduct<Out, bf16>, kMostProducts> products;
         for (int p = 0; p < s.parts; ++p)
             products[size_t(p)] = {out.data() + p * m * s.n, x.data() + (s.separate ? p * m * s.k : 0),
                                    bench.piece_at(round, weight_bytes) + p * s.n * s.k, s.n};
+        return products;
+    };
+    const auto enqueue = [&](int64_t round) {
+        const auto products = products_of(round);
         matmul<Out, bf16>(bench.device, bench.plans, std::span(products).first(size_t(s.parts)), m, s.k);
     };
+    const auto first = products_of(0);
+    bench.prepare_products<Out>(std::span(first).first(size_t(s.parts)), m, s.k);
     enqueue(0);
     const std::string wrong = check_values(bench.device, out.data(), m * all, 64, 4e-3, [&](int64_t i) {
         const int64_t part = i / (m * s.n), row = i % (m * s.n) / s.n, column = part * s.n + i % s.n;
@@ -42,12 +47,13 @@ void bench_product(KernelBench& bench, const ProductShape& s, int64_t m) {
     });
     const Cost cost{.bytes = weight_bytes + inputs * m * s.k * 2 + m * all * int64_t(sizeof(Out)),
                     .flops = 2 * m * all * s.k};
-    std::vector<const bf16*> w;
-    for (int64_t i = 0; i < bench.rounds(weight_bytes); ++i) w.push_back(bench.piece_at(i, weight_bytes));
     // The peer gets one product with all rows of W.
+    std::vector<MatmulRun<Out>> peers;
+    for (int64_t i = 0; i < bench.rounds(weight_bytes); ++i)
+        peers.push_back({.first = {out.data(), x.data(), bench.piece_at(i, weight_bytes), all}});
     const int64_t calls = m <= 256 ? KernelBench::launches(weight_bytes) : 4;
     bench.device.set_overlap_launches(false);
-    const double peer = bench.plans.best_blas_us(bench.device, out.data(), x.data(), w, m, all, s.k, calls);
+    const double peer = bench.plans.best_blas_us<Out>(bench.device, peers, m, s.k, calls);
     bench.time({name, cost, wrong, std::isfinite(peer) ? peer : 0, weight_bytes, enqueue});
 }
 

@@ -18,7 +18,7 @@ struct Description {
     cublasLtMatmulDescOpaque_t operation = {};
     cublasLtMatrixLayoutOpaque_t w = {}, x = {}, out = {};
 
-    explicit Description(const BlasShape& s) {
+    Description(const BlasShape& s, const BlasOperands& o) {
         const auto m = uint64_t(s.m), n = uint64_t(s.n), k = uint64_t(s.k);
         const cublasOperation_t transposed = CUBLAS_OP_T;
         CHECK_BLAS(cublasLtMatmulDescInit(&operation, CUBLAS_COMPUTE_32F, CUDA_R_32F));
@@ -27,6 +27,17 @@ struct Description {
         CHECK_BLAS(cublasLtMatrixLayoutInit(&w, CUDA_R_16BF, k, n, s.k));
         CHECK_BLAS(cublasLtMatrixLayoutInit(&x, CUDA_R_16BF, k, m, s.k));
         CHECK_BLAS(cublasLtMatrixLayoutInit(&out, s.out == DType::bf16 ? CUDA_R_16BF : CUDA_R_32F, n, m, s.n));
+        if (s.count == 1) return;
+        const auto repeat = [&](cublasLtMatrixLayoutOpaque_t& layout, int64_t step) {
+            const auto count = int32_t(s.count);
+            CHECK_BLAS(
+                cublasLtMatrixLayoutSetAttribute(&layout, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &count, sizeof count));
+            CHECK_BLAS(cublasLtMatrixLayoutSetAttribute(&layout, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &step,
+                                                        sizeof step));
+        };
+        repeat(w, o.w_step);
+        repeat(x, o.x_step);
+        repeat(out, o.out_step);
     }
 };
 
@@ -43,8 +54,8 @@ Blas::~Blas() {
     if (handle_) cublasLtDestroy(handle_);
 }
 
-std::vector<cublasLtMatmulAlgo_t> Blas::algorithms(const BlasShape& shape, int most) {
-    Description d(shape);
+std::vector<cublasLtMatmulAlgo_t> Blas::algorithms(const BlasShape& shape, const BlasOperands& operands, int most) {
+    Description d(shape, operands);
     cublasLtMatmulPreferenceOpaque_t preference = {};
     CHECK_BLAS(cublasLtMatmulPreferenceInit(&preference));
     prefer(&preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, uint64_t(kWorkspaceBytes));
@@ -65,13 +76,13 @@ std::vector<cublasLtMatmulAlgo_t> Blas::algorithms(const BlasShape& shape, int m
     return algorithms;
 }
 
-bool Blas::multiply(CudaDevice& device, const BlasShape& shape, const cublasLtMatmulAlgo_t& algorithm, void* out,
-                    const bf16* x, const bf16* w) {
-    Description d(shape);
+bool Blas::multiply(CudaDevice& device, const BlasShape& shape, const BlasOperands& o,
+                    const cublasLtMatmulAlgo_t& algorithm) {
+    Description d(shape, o);
     const float one = 1, zero = 0;
     const cublasStatus_t status =
-        cublasLtMatmul(handle_, &d.operation, &one, w, &d.w, x, &d.x, &zero, out, &d.out, out, &d.out, &algorithm,
-                       workspace_.data(), kWorkspaceBytes, device.stream());
+        cublasLtMatmul(handle_, &d.operation, &one, o.w, &d.w, o.x, &d.x, &zero, o.out, &d.out, o.out, &d.out,
+                       &algorithm, workspace_.data(), kWorkspaceBytes, device.stream());
     if (status == CUBLAS_STATUS_NOT_SUPPORTED || status == CUBLAS_STATUS_INVALID_VALUE) return false;
     check_blas(status, "cublasLtMatmul");
     return true;

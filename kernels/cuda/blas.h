@@ -12,13 +12,20 @@
 
 namespace spartan {
 
-struct BlasShape {  // out [m, n] = x [m, k] * w [n, k]^T, all row-major; out is bf16 or f32
-    int64_t m = 0, n = 0, k = 0;
+struct BlasShape {  // out [m, n] = x [m, k] * w [n, k]^T, all row-major, `count` of them; out is bf16 or f32
+    int64_t m = 0, n = 0, k = 0, count = 1;
     DType out = DType::bf16;
 
     bool operator<(const BlasShape& other) const {
-        return std::tie(m, n, k, out) < std::tie(other.m, other.n, other.k, other.out);
+        return std::tie(m, n, k, count, out) < std::tie(other.m, other.n, other.k, other.count, other.out);
     }
+};
+
+struct BlasOperands {  // of the first of them, and how many elements further the next one's lie
+    void* out = nullptr;
+    const bf16* x = nullptr;
+    const bf16* w = nullptr;
+    int64_t out_step = 0, x_step = 0, w_step = 0;
 };
 
 class Blas {
@@ -29,13 +36,13 @@ public:
     Blas& operator=(const Blas&) = delete;
 
     // At most `most` algorithms for the shape, the library's favourite first; none that would add partial sums rounded
-    // to the storage type. Pointers are to be 16-byte aligned.
-    std::vector<cublasLtMatmulAlgo_t> algorithms(const BlasShape& shape, int most);
+    // to the storage type. Pointers and steps are to be multiples of 16 bytes.
+    std::vector<cublasLtMatmulAlgo_t> algorithms(const BlasShape& shape, const BlasOperands& operands, int most);
 
     // Launches one. False, and nothing launched, when the algorithm does not take this shape (it was found for
     // another).
-    bool multiply(CudaDevice& device, const BlasShape& shape, const cublasLtMatmulAlgo_t& algorithm, void* out,
-                  const bf16* x, const bf16* w);
+    bool multiply(CudaDevice& device, const BlasShape& shape, const BlasOperands& operands,
+                  const cublasLtMatmulAlgo_t& algorithm);
 
 private:
     cublasLtHandle_t handle_ = nullptr;

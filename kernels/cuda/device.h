@@ -16,6 +16,14 @@ namespace spartan {
 void check_cuda(cudaError_t status, const char* call);
 #define CHECK_CUDA(call) ::spartan::check_cuda((call), #call)
 
+// Weights that a later kernel reads: a kernel that leaves memory idle asks for them, so that they lie in the L2 cache
+// by then. `data` is 16-byte aligned; only what fits the cache beside the kernel's own makes sense. Empty: nothing.
+// GPUs before compute capability 9.0 take no notice.
+struct Ahead {
+    const void* data = nullptr;
+    int64_t bytes = 0;
+};
+
 class CudaDevice {
 public:
     explicit CudaDevice(int ordinal = 0);

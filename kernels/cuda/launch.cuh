@@ -23,6 +23,24 @@ __device__ __forceinline__ void pdl_wait() {
 #endif
 }
 
+// Requests `bytes` from p on into the L2 cache; both multiples of 16.
+__device__ __forceinline__ void prefetch_to_l2(const void* p, int bytes) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(p), "r"(bytes) : "memory");
+#endif
+}
+
+// Requests share `part` of `parts`; every thread of the CTA calls it.
+__device__ __forceinline__ void request_ahead(const Ahead& ahead, int part, int parts) {
+    constexpr int64_t kPiece = 4096;
+    const int64_t share = (ahead.bytes / 16 + parts - 1) / parts * 16, begin = part * share;
+    const int64_t end = min(begin + share, ahead.bytes / 16 * 16);
+    for (int64_t at = begin + threadIdx.x * kPiece; at < end; at += blockDim.x * kPiece)
+        prefetch_to_l2(static_cast<const char*>(ahead.data) + at, int(min(kPiece, end - at)));
+}
+// CTAs that only ask, behind those of a kernel that has too few to ask quickly.
+constexpr int kAheadBlocks = 66;
+
 // Launches on the device's stream; throws DeviceError. An empty grid launches nothing.
 template <class... Parameters, class... Arguments>
 void launch(CudaDevice& device, void (*kernel)(Parameters...), dim3 grid, int block, size_t shared_bytes,

@@ -4,6 +4,8 @@
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/skinny.h"
 
+#include <array>
+
 namespace spartan {
 
 namespace {
@@ -65,21 +67,46 @@ bool aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 template <class Out>
 void bf16_matmul(CudaDevice& device, MatmulPlans& plans, std::span<const MatmulProduct<Out, bf16>> products, int64_t m,
                  int64_t k) {
-    const auto uses_blas = [&](const auto& p) {
-        return m > kSkinnyRows && !plans.batch_invariant() && aligned(p.out) && plans.uses_blas<Out>(m, p.n, k);
-    };
     if (plans.batch_invariant() && m > kSkinnyRows) return wide_matmul<Out>(device, products, m, k);
-    bool any_blas = false;
-    for (const auto& p : products) any_blas |= p.n > 0 && uses_blas(p);
-    if (!any_blas) return skinny_matmul<Out>(device, products, m, k, plans.batch_invariant());
-    for (const auto& p : products) {
-        if (p.n == 0) continue;
-        if (!uses_blas(p) || !plans.multiply(device, p.out, p.x, p.w, m, p.n, k))
-            skinny_matmul<Out>(device, {&p, 1}, m, k, false);
+    if (plans.batch_invariant() || m <= 8) return skinny_matmul<Out>(device, products, m, k, plans.batch_invariant());
+    // What cuBLASLt does not compute is one launch, behind it.
+    std::array<MatmulProduct<Out, bf16>, kMostProducts> others;
+    size_t num_others = 0;
+    for (auto rest = products; !rest.empty();) {
+        const MatmulRun<Out> run = leading_run(rest);
+        const auto of_run = rest.first(size_t(run.count));
+        rest = rest.subspan(size_t(run.count));
+        if (run.first.n == 0) continue;
+        if (!aligned(run.first.out) || !plans.uses_blas(run, m, k) || !plans.multiply(device, run, m, k))
+            for (const auto& p : of_run) others[num_others++] = p;
     }
+    if (num_others > 0) skinny_matmul<Out>(device, std::span(others).first(num_others), m, k, false);
 }
 
 }  // namespace
+
+template <class Out>
+MatmulRun<Out> leading_run(std::span<const MatmulProduct<Out, bf16>> products) {
+    CHECK(!products.empty());
+    MatmulRun<Out> run{.first = products[0]};
+    // Of memory that was allocated as one or not: addresses, not pointers, are subtracted.
+    const auto step = [](const auto* from, const auto* to) {
+        return int64_t(reinterpret_cast<uintptr_t>(to) - reinterpret_cast<uintptr_t>(from)) / int64_t(sizeof *to);
+    };
+    for (size_t i = 1; i < products.size(); ++i) {
+        const auto &p = products[i], &before = products[i - 1];
+        const int64_t out = step(before.out, p.out), x = step(before.x, p.x), w = step(before.w, p.w);
+        const bool first = run.count == 1;
+        // Whole pieces of 16 bytes, and outputs that do not overlap.
+        if (p.n != run.first.n || out <= 0 || x < 0 || w <= 0 || out % 8 != 0 || x % 8 != 0 || w % 8 != 0) break;
+        if (!first && (out != run.out_step || x != run.x_step || w != run.w_step)) break;
+        run.out_step = out, run.x_step = x, run.w_step = w;
+        ++run.count;
+    }
+    return run;
+}
+template MatmulRun<float> leading_run(std::span<const MatmulProduct<float, bf16>>);
+template MatmulRun<bf16> leading_run(std::span<const MatmulProduct<bf16, bf16>>);
 
 template <class Out, class T>
 void matmul(CudaDevice& device, MatmulPlans& plans, std::span<const MatmulProduct<Out, T>> products, int64_t m,

@@ -7,8 +7,9 @@
 //     w    [n, k]  T, row-major: one copy serves every path
 //
 // bf16, k a multiple of 64, x and w 16-byte aligned:
-//     m <= 32   skinny.h: weights read once; up to three products in one launch
-//     m > 32    what MatmulPlans chose for (m's bucket, n, k, Out): cuBLASLt or skinny.h over groups of 32 rows
+//     m <= 8    skinny.h: weights read once; up to three products in one launch
+//     m > 8     what MatmulPlans found fastest for (m's bucket, n, k, Out): cuBLASLt, which takes products of one size
+//               as one, or skinny.h over groups of 32 rows
 //     batch invariant: skinny.h with one split of k for every m, so that a row's bits depend on nothing but its x and w
 // All else: a plain tiled kernel, one fp32 accumulator per output in rising k (batch invariant as well).
 // m, n may be 0; k >= 1. Sums are fp32 everywhere. Nothing here allocates or waits, so that calls may be captured.
@@ -20,55 +21,9 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 
 namespace spartan {
-
-// How bf16 products of more than 32 rows are computed, and the memory cuBLASLt works in. Belongs to the owner of the
-// device and stays alive as long as the graphs that were captured with it. One stream at a time may use it.
-class MatmulPlans {
-public:
-    struct Choice {
-        bool skinny = false;  // else cuBLASLt
-        int candidates = 0;   // that were timed
-        double us = 0;        // a product, by the chosen one
-    };
-
-    // Allocates cuBLASLt's working memory, once; none when `batch_invariant`, which has no use for cuBLASLt.
-    explicit MatmulPlans(bool batch_invariant = false);
-    ~MatmulPlans();
-    MatmulPlans(const MatmulPlans&) = delete;
-    MatmulPlans& operator=(const MatmulPlans&) = delete;
-
-    bool batch_invariant() const;
-
-    // Row counts that share a plan: the smallest of 48, 64, 96, 128, 192, ... that is not below m.
-    static int64_t bucket_of(int64_t m);
-
-    // Times every way to compute [m, k] x [n, k] and keeps the fastest for bucket_of(m); without it, cuBLASLt's first
-    // heuristic serves. Writes `out`, reads `x`, goes round among `w` (as many of the model's layers as there are, so
-    // that the weights come from memory as they will). m > 32, k a multiple of 64. Waits for the GPU: call it at start,
-    // never while the stream is captured. Does nothing when batch_invariant().
-    template <class Out>
-    Choice prepare(CudaDevice& device, Out* out, const bf16* x, std::span<const bf16* const> w, int64_t m, int64_t n,
-                   int64_t k);
-
-    // Microseconds of one of `calls` products in a captured graph, by the fastest of cuBLASLt's algorithms; infinity
-    // when it has none. Any m; changes no plan, otherwise like prepare().
-    template <class Out>
-    double best_blas_us(CudaDevice& device, Out* out, const bf16* x, std::span<const bf16* const> w, int64_t m,
-                        int64_t n, int64_t k, int64_t calls);
-
-    // For matmul(). Pointers are 16-byte aligned, k is a multiple of 64. uses_blas(): whether the plan is cuBLASLt's;
-    // multiply(): false when cuBLASLt has no algorithm for the shape, and then nothing was launched.
-    template <class Out>
-    bool uses_blas(int64_t m, int64_t n, int64_t k);
-    template <class Out>
-    bool multiply(CudaDevice& device, Out* out, const bf16* x, const bf16* w, int64_t m, int64_t n, int64_t k);
-
-private:
-    struct State;
-    std::unique_ptr<State> state_;
-};
 
 template <class Out, class T>
 struct MatmulProduct {
@@ -78,6 +33,68 @@ struct MatmulProduct {
     int64_t n = 0;
 };
 constexpr int kMostProducts = 3;  // of one call
+
+// Products of one n whose operands lie equally far apart, in elements (x_step 0: they share x). cuBLASLt takes them as
+// one.
+template <class Out>
+struct MatmulRun {
+    MatmulProduct<Out, bf16> first;
+    int64_t count = 1, out_step = 0, x_step = 0, w_step = 0;
+};
+
+// How bf16 products of more than 8 rows are computed, and the memory cuBLASLt works in. Belongs to the owner of the
+// device and stays alive as long as the graphs that were captured with it. One stream at a time may use it.
+class MatmulPlans {
+public:
+    struct Choice {
+        bool skinny = false;  // else cuBLASLt
+        int candidates = 0;   // that were timed; 0: known from the file
+        double us = 0;        // a run, by the chosen one
+    };
+
+    // Allocates cuBLASLt's working memory, once; none when `batch_invariant`, which has no use for cuBLASLt. `file`:
+    // keeps what prepare() chose, for the same GPU, driver and library; one of another is not looked at, nor is one
+    // that cannot be read. Empty: nothing is kept.
+    explicit MatmulPlans(bool batch_invariant = false, std::string file = {});
+    ~MatmulPlans();
+    MatmulPlans(const MatmulPlans&) = delete;
+    MatmulPlans& operator=(const MatmulPlans&) = delete;
+
+    bool batch_invariant() const;
+
+    // Row counts that share a plan: the smallest of 8, 16, 32, 48, 64, 96, 128, 192, ... that is not below m.
+    static int64_t bucket_of(int64_t m);
+
+    // Times every way to compute these runs, all of one shape, of m > 8 rows and keeps the fastest for bucket_of(m),
+    // here and for save(). Without it skinny.h serves up to 32 rows and cuBLASLt's first heuristic more. Goes round
+    // among the runs, so many that their weights come from memory as they will. k a multiple of 64. Waits for the GPU:
+    // call it at start, never while the stream is captured. Does nothing when batch_invariant().
+    template <class Out>
+    Choice prepare(CudaDevice& device, std::span<const MatmulRun<Out>> runs, int64_t m, int64_t k);
+
+    // Writes the file, when something is new. A failure is no error: plans are found again.
+    void save();
+
+    // Microseconds of one of `calls` products in a captured graph, by the fastest of cuBLASLt's algorithms; infinity
+    // when it has none. Any m; changes no plan, otherwise like prepare().
+    template <class Out>
+    double best_blas_us(CudaDevice& device, std::span<const MatmulRun<Out>> runs, int64_t m, int64_t k, int64_t calls);
+
+    // For matmul(). Pointers are 16-byte aligned, k is a multiple of 64. uses_blas(): whether the plan is cuBLASLt's;
+    // multiply(): false when cuBLASLt has no algorithm for the shape, and then nothing was launched.
+    template <class Out>
+    bool uses_blas(const MatmulRun<Out>& run, int64_t m, int64_t k);
+    template <class Out>
+    bool multiply(CudaDevice& device, const MatmulRun<Out>& run, int64_t m, int64_t k);
+
+private:
+    struct State;
+    std::unique_ptr<State> state_;
+};
+
+// The products that `products` begins with and that cuBLASLt can take as one; at least the first.
+template <class Out>
+MatmulRun<Out> leading_run(std::span<const MatmulProduct<Out, bf16>> products);
 
 // Out = T or float. One to three products of the same m and k: q, k and v with an input each, or gate and up.
 template <class Out, class T>

@@ -4,16 +4,23 @@
 #include "kernels/cuda/skinny.h"
 
 #include <algorithm>
+#include <array>
+#include <cstdio>
+#include <cstring>
+#include <fstream>
 #include <limits>
 #include <map>
 #include <optional>
+#include <sstream>
 
 namespace spartan {
 
 namespace {
 
-constexpr int kAlgorithms = 32;  // asked of cuBLASLt
-constexpr int kReplays = 3;      // of which the fastest counts
+constexpr int kAlgorithms = 32;    // asked of cuBLASLt
+constexpr int kFewAlgorithms = 8;  // for many rows, where they differ little
+constexpr size_t kFinalists = 5;
+constexpr int kReplays = 3;  // of which the fastest counts
 constexpr double kNever = std::numeric_limits<double>::infinity();
 constexpr int64_t kMostSkinnyRows = 96;            // in groups of 32: more would wait for the L2 cache
 using Plan = std::optional<cublasLtMatmulAlgo_t>;  // none: skinny.h
@@ -24,29 +31,97 @@ bool is_capturing(CudaDevice& device) {
     return status != cudaStreamCaptureStatusNone;
 }
 
+template <class Out>
+BlasShape shape_of(const MatmulRun<Out>& run, int64_t m, int64_t k) {
+    return {m, run.first.n, k, run.count, dtype_of<Out>};
+}
+template <class Out>
+BlasOperands operands_of(const MatmulRun<Out>& run) {
+    return {run.first.out, run.first.x, run.first.w, run.out_step, run.x_step, run.w_step};
+}
+template <class Out>
+void skinny_run(CudaDevice& device, const MatmulRun<Out>& run, int64_t m, int64_t k) {
+    std::array<MatmulProduct<Out, bf16>, kMostProducts> products;
+    for (int64_t i = 0; i < run.count; ++i)
+        products[size_t(i)] = {run.first.out + i * run.out_step, run.first.x + i * run.x_step,
+                               run.first.w + i * run.w_step, run.first.n};
+    skinny_matmul<Out>(device, std::span(products).first(size_t(run.count)), m, k, false);
+}
+
+// What plans depend on besides their shape.
+std::string machine() {
+    int ordinal = 0, driver = 0;
+    cudaDeviceProp properties{};
+    CHECK_CUDA(cudaGetDevice(&ordinal));
+    CHECK_CUDA(cudaGetDeviceProperties(&properties, ordinal));
+    CHECK_CUDA(cudaDriverGetVersion(&driver));
+    return "plans 1, " + std::string(properties.name) + ", driver " + std::to_string(driver) + ", cuBLASLt " +
+           std::to_string(cublasLtGetVersion());
+}
+
+// An algorithm is plain data, as words of hexadecimal digits; "skinny" for none.
+std::string text_of(const Plan& plan) {
+    if (!plan) return "skinny";
+    std::string text;
+    for (const uint64_t word : plan->data) {
+        char digits[17];
+        std::snprintf(digits, sizeof digits, "%016llx", static_cast<unsigned long long>(word));
+        text += digits;
+    }
+    return text;
+}
+std::optional<Plan> plan_from(const std::string& text) {
+    if (text == "skinny") return Plan();
+    cublasLtMatmulAlgo_t algorithm;
+    if (text.size() != 16 * std::size(algorithm.data) || text.find_first_not_of("0123456789abcdef") != text.npos)
+        return std::nullopt;
+    for (size_t i = 0; i < std::size(algorithm.data); ++i)
+        algorithm.data[i] = std::stoull(text.substr(16 * i, 16), nullptr, 16);
+    return algorithm;
+}
+
 }  // namespace
 
 struct MatmulPlans::State {
     std::optional<Blas> blas;         // none: batch invariant
-    std::map<BlasShape, Plan> plans;  // m: a bucket
+    std::map<BlasShape, Plan> plans;  // m: a bucket; those that were timed
+    std::map<BlasShape, Plan> guesses;
+    std::string file, machine;
+    bool changed = false;
 
-    const Plan& plan_of(BlasShape shape) {
-        shape.m = bucket_of(shape.m);
-        const auto found = plans.find(shape);
-        if (found != plans.end()) return found->second;
-        const auto algorithms = blas->algorithms(shape, 1);
-        return plans[shape] = algorithms.empty() ? Plan() : Plan(algorithms.front());
+    void load() {
+        std::ifstream in(file);
+        std::string line;
+        if (!in || !std::getline(in, line) || line != machine) return;
+        while (std::getline(in, line)) {
+            std::istringstream words(line);
+            BlasShape s;
+            std::string out, algorithm;
+            words >> s.m >> s.n >> s.k >> s.count >> out >> algorithm;
+            const std::optional<Plan> plan = plan_from(algorithm);
+            if (!words || !plan || (out != "bf16" && out != "f32")) return;
+            s.out = out == "f32" ? DType::f32 : DType::bf16;
+            plans[s] = *plan;
+        }
     }
 
-    // Microseconds of a product by this plan; kNever when it does not run.
+    const Plan& plan_of(BlasShape shape, const BlasOperands& operands) {
+        shape.m = bucket_of(shape.m);
+        if (const auto found = plans.find(shape); found != plans.end()) return found->second;
+        if (const auto found = guesses.find(shape); found != guesses.end()) return found->second;
+        if (shape.m <= kSkinnyRows) return guesses[shape];
+        const auto algorithms = blas->algorithms(shape, operands, 1);
+        return guesses[shape] = algorithms.empty() ? Plan() : Plan(algorithms.front());
+    }
+
+    // Microseconds of a run by this plan; kNever when it does not run.
     template <class Out>
-    double us_of(CudaDevice& device, const Plan& plan, Out* out, const bf16* x, std::span<const bf16* const> w,
-                 const BlasShape& shape, int64_t calls) {
+    double us_of(CudaDevice& device, const Plan& plan, std::span<const MatmulRun<Out>> runs, int64_t m, int64_t k,
+                 int64_t calls, int replays) {
         const auto multiply = [&](int64_t i) {
-            const bf16* const weights = w[size_t(i) % w.size()];
-            if (plan) return blas->multiply(device, shape, *plan, out, x, weights);
-            const MatmulProduct<Out, bf16> product{out, x, weights, shape.n};
-            skinny_matmul<Out>(device, {&product, 1}, shape.m, shape.k, false);
+            const MatmulRun<Out>& run = runs[size_t(i) % runs.size()];
+            if (plan) return blas->multiply(device, shape_of(run, m, k), operands_of(run), *plan);
+            skinny_run(device, run, m, k);
             return true;
         };
         if (!multiply(0)) return kNever;  // and its code is loaded now, before it is captured
@@ -54,88 +129,114 @@ struct MatmulPlans::State {
         const auto all = [&] {
             for (int64_t i = 0; i < calls; ++i) multiply(i);
         };
-        return time_graph(device, kReplays, all).front() / double(calls);
+        return time_graph(device, replays, all).front() / double(calls);
     }
 };
 
-MatmulPlans::MatmulPlans(bool batch_invariant) : state_(std::make_unique<State>()) {
-    if (!batch_invariant) state_->blas.emplace();
+MatmulPlans::MatmulPlans(bool batch_invariant, std::string file) : state_(std::make_unique<State>()) {
+    if (batch_invariant) return;
+    state_->blas.emplace();
+    if (file.empty()) return;
+    state_->file = std::move(file);
+    state_->machine = machine();
+    state_->load();
 }
 MatmulPlans::~MatmulPlans() = default;
 
 bool MatmulPlans::batch_invariant() const { return !state_->blas; }
 
 int64_t MatmulPlans::bucket_of(int64_t m) {
+    for (const int64_t few : {8, 16, 32})
+        if (m <= few) return few;
     int64_t power = kSkinnyRows;
     while (m > 2 * power) power *= 2;
     return m <= power + power / 2 ? power + power / 2 : 2 * power;
 }
 
 template <class Out>
-MatmulPlans::Choice MatmulPlans::prepare(CudaDevice& device, Out* out, const bf16* x, std::span<const bf16* const> w,
-                                         int64_t m, int64_t n, int64_t k) {
-    CHECK(m > kSkinnyRows && n > 0 && k > 0 && k % kSkinnyBlock == 0 && !w.empty());
+MatmulPlans::Choice MatmulPlans::prepare(CudaDevice& device, std::span<const MatmulRun<Out>> runs, int64_t m,
+                                         int64_t k) {
+    CHECK(!runs.empty() && m > 8 && k > 0 && k % kSkinnyBlock == 0 && runs[0].first.n > 0);
     if (batch_invariant()) return {};
     CHECK(!is_capturing(device));
-    const BlasShape shape{m, n, k, dtype_of<Out>};
-    std::vector<Plan> candidates;
-    for (const auto& algorithm : state_->blas->algorithms(shape, kAlgorithms)) candidates.emplace_back(algorithm);
-    candidates.emplace_back();  // in the end skinny.h, for a few rows more than it is made for or when all else fails
+    BlasShape shape = shape_of(runs[0], m, k), bucket = shape;
+    bucket.m = bucket_of(m);
+    if (const auto known = state_->plans.find(bucket); known != state_->plans.end())
+        return {.skinny = !known->second, .candidates = 0, .us = 0};
 
-    const bool brief = 2 * m * n * k < 100'000'000'000;
-    const int64_t calls = brief ? std::clamp<int64_t>(int64_t(w.size()), 4, 16) : 2;
-    Choice choice{.skinny = true, .candidates = 0, .us = kNever};
+    std::vector<Plan> candidates;
+    const int most = m <= 256 ? kAlgorithms : kFewAlgorithms;
+    for (const auto& algorithm : state_->blas->algorithms(shape, operands_of(runs[0]), most))
+        candidates.emplace_back(algorithm);
+    // skinny.h for a few rows more than it is made for, or when all else fails
+    if (m <= kMostSkinnyRows || candidates.empty()) candidates.emplace_back();
+
+    // All of them briefly, then the best of them well.
+    const bool brief = 2 * m * shape.n * k * shape.count < 100'000'000'000;
+    const int64_t calls = brief ? std::clamp<int64_t>(int64_t(runs.size()), 4, 16) : 2;
+    std::vector<std::pair<double, Plan>> timed;
     for (const Plan& plan : candidates) {
-        if (!plan && m > kMostSkinnyRows && choice.candidates > 0) continue;
-        const double us = state_->us_of(device, plan, out, x, w, shape, calls);
-        if (us == kNever) continue;
-        ++choice.candidates;
-        if (us >= choice.us) continue;
-        choice.us = us;
-        choice.skinny = !plan;
-        state_->plans[{bucket_of(m), n, k, dtype_of<Out>}] = plan;
+        const double us = state_->us_of(device, plan, runs, m, k, std::min<int64_t>(calls, 4), 1);
+        if (us != kNever) timed.emplace_back(us, plan);
     }
-    CHECK(choice.candidates > 0);
-    return choice;
+    CHECK(!timed.empty());
+    const auto faster = [](const auto& a, const auto& b) { return a.first < b.first; };
+    std::stable_sort(timed.begin(), timed.end(), faster);
+    const int tried = int(timed.size());
+    timed.resize(std::min(timed.size(), kFinalists));
+    for (auto& [us, plan] : timed) us = state_->us_of(device, plan, runs, m, k, calls, kReplays);
+    const auto& best = *std::min_element(timed.begin(), timed.end(), faster);
+    state_->plans[bucket] = best.second;
+    state_->changed = true;
+    return {.skinny = !best.second, .candidates = tried, .us = best.first};
+}
+
+void MatmulPlans::save() {
+    if (!state_->changed || state_->file.empty()) return;
+    state_->changed = false;
+    const std::string written = state_->file + ".new";
+    std::ofstream out(written);
+    out << state_->machine << '\n';
+    for (const auto& [shape, plan] : state_->plans)
+        out << shape.m << ' ' << shape.n << ' ' << shape.k << ' ' << shape.count << ' '
+            << (shape.out == DType::f32 ? "f32" : "bf16") << ' ' << text_of(plan) << '\n';
+    out.close();
+    if (!out || std::rename(written.c_str(), state_->file.c_str()) != 0) std::remove(written.c_str());
 }
 
 template <class Out>
-double MatmulPlans::best_blas_us(CudaDevice& device, Out* out, const bf16* x, std::span<const bf16* const> w, int64_t m,
-                                 int64_t n, int64_t k, int64_t calls) {
-    CHECK(!is_capturing(device) && !batch_invariant() && m > 0 && n > 0 && k > 0 && !w.empty() && calls > 0);
-    const BlasShape shape{m, n, k, dtype_of<Out>};
+double MatmulPlans::best_blas_us(CudaDevice& device, std::span<const MatmulRun<Out>> runs, int64_t m, int64_t k,
+                                 int64_t calls) {
+    CHECK(!is_capturing(device) && !batch_invariant() && m > 0 && k > 0 && !runs.empty() && calls > 0);
     double best = kNever;
-    for (const auto& algorithm : state_->blas->algorithms(shape, kAlgorithms))
-        best = std::min(best, state_->us_of(device, Plan(algorithm), out, x, w, shape, calls));
+    for (const auto& algorithm : state_->blas->algorithms(shape_of(runs[0], m, k), operands_of(runs[0]), kAlgorithms))
+        best = std::min(best, state_->us_of(device, Plan(algorithm), runs, m, k, calls, kReplays));
     return best;
 }
 
 template <class Out>
-bool MatmulPlans::uses_blas(int64_t m, int64_t n, int64_t k) {
-    return state_->blas && state_->plan_of({m, n, k, dtype_of<Out>});
+bool MatmulPlans::uses_blas(const MatmulRun<Out>& run, int64_t m, int64_t k) {
+    return state_->blas && state_->plan_of(shape_of(run, m, k), operands_of(run));
 }
 
 template <class Out>
-bool MatmulPlans::multiply(CudaDevice& device, Out* out, const bf16* x, const bf16* w, int64_t m, int64_t n,
-                           int64_t k) {
-    const BlasShape shape{m, n, k, dtype_of<Out>};
-    const Plan& plan = state_->plan_of(shape);
-    if (plan && state_->blas->multiply(device, shape, *plan, out, x, w)) return true;
-    const auto algorithms = state_->blas->algorithms(shape, 1);  // the bucket's does not take this m
-    return !algorithms.empty() && state_->blas->multiply(device, shape, algorithms.front(), out, x, w);
+bool MatmulPlans::multiply(CudaDevice& device, const MatmulRun<Out>& run, int64_t m, int64_t k) {
+    const BlasShape shape = shape_of(run, m, k);
+    const BlasOperands operands = operands_of(run);
+    const Plan& plan = state_->plan_of(shape, operands);
+    if (plan && state_->blas->multiply(device, shape, operands, *plan)) return true;
+    const auto algorithms = state_->blas->algorithms(shape, operands, 1);  // the bucket's does not take this m
+    return !algorithms.empty() && state_->blas->multiply(device, shape, operands, algorithms.front());
 }
 
-template MatmulPlans::Choice MatmulPlans::prepare(CudaDevice&, float*, const bf16*, std::span<const bf16* const>,
-                                                  int64_t, int64_t, int64_t);
-template MatmulPlans::Choice MatmulPlans::prepare(CudaDevice&, bf16*, const bf16*, std::span<const bf16* const>,
-                                                  int64_t, int64_t, int64_t);
-template double MatmulPlans::best_blas_us(CudaDevice&, float*, const bf16*, std::span<const bf16* const>, int64_t,
-                                          int64_t, int64_t, int64_t);
-template double MatmulPlans::best_blas_us(CudaDevice&, bf16*, const bf16*, std::span<const bf16* const>, int64_t,
-                                          int64_t, int64_t, int64_t);
-template bool MatmulPlans::uses_blas<float>(int64_t, int64_t, int64_t);
-template bool MatmulPlans::uses_blas<bf16>(int64_t, int64_t, int64_t);
-template bool MatmulPlans::multiply(CudaDevice&, float*, const bf16*, const bf16*, int64_t, int64_t, int64_t);
-template bool MatmulPlans::multiply(CudaDevice&, bf16*, const bf16*, const bf16*, int64_t, int64_t, int64_t);
+#define INSTANTIATE(Out)                                                                                               \
+    template MatmulPlans::Choice MatmulPlans::prepare(CudaDevice&, std::span<const MatmulRun<Out>>, int64_t, int64_t); \
+    template double MatmulPlans::best_blas_us(CudaDevice&, std::span<const MatmulRun<Out>>, int64_t, int64_t,          \
+                                              int64_t);                                                                \
+    template bool MatmulPlans::uses_blas(const MatmulRun<Out>&, int64_t, int64_t);                                     \
+    template bool MatmulPlans::multiply(CudaDevice&, const MatmulRun<Out>&, int64_t, int64_t);
+INSTANTIATE(float)
+INSTANTIATE(bf16)
+#undef INSTANTIATE
 
 }  // namespace spartan

@@ -99,8 +99,14 @@ __device__ __forceinline__ void load_item(uint4 (&w)[16], const char* items, int
 
 // Copies the rows of tiles without a rotation as well; dim is a multiple of 8.
 __global__ void __launch_bounds__(kThreads, kBlocksAnSm)
-    rotate_packed(bf16* out, const bf16* x, const CudaTile* tiles, int first_part, int64_t rows, int dim) {
+    rotate_packed(bf16* out, const bf16* x, const CudaTile* tiles, int first_part, int64_t rows, int dim, Ahead ahead) {
     pdl_trigger();
+    // The last CTAs ask, behind what they read themselves.
+    const auto ask = [&] {
+        const int all = int(gridDim.x * gridDim.y * gridDim.z), asking = min(all, kAheadBlocks);
+        const int block = int((blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x);
+        if (block >= all - asking) request_ahead(ahead, block - (all - asking), asking);
+    };
     const CudaTile tile = tiles[blockIdx.z];
     const int p = int(blockIdx.y), lane = int(threadIdx.x) % 32;
     const CudaPart* part = part_of(tile, first_part + p);
@@ -108,16 +114,18 @@ __global__ void __launch_bounds__(kThreads, kBlocksAnSm)
     x += tile.row_begin * int64_t(dim);
     out += (p * rows + tile.row_begin) * dim;
     if (!items) {
+        ask();
         pdl_wait();
         return copy_units(reinterpret_cast<uint4*>(out), reinterpret_cast<const uint4*>(x), tile.rows * (dim / 8));
     }
     const int group = part->rotation_packed ? part->group : 0;
     const int num_items = int((int64_t(dim) * group + kPackedItem - 1) / kPackedItem);
     int item = int(blockIdx.x) * kWarps + int(threadIdx.x) / 32;
-    if (item >= num_items) return pdl_wait();
     uint4 w[16];
-    load_item(w, items, item, lane);
+    if (item < num_items) load_item(w, items, item, lane);
+    ask();
     pdl_wait();
+    if (item >= num_items) return;
 #pragma unroll 1
     for (;;) {
         switch (group) {
@@ -208,7 +216,7 @@ __global__ void __launch_bounds__(kThreads)
 
 template <class T>
 void rotate(CudaDevice& device, T* out, const T* x, const CudaTile* tiles, int num_tiles, int first_part,
-            int num_projections, int64_t rows, int64_t dim, int max_group, bool any_plain) {
+            int num_projections, int64_t rows, int64_t dim, int max_group, bool any_plain, const Ahead& ahead) {
     CHECK(rows >= 0 && num_tiles >= 0 && num_projections >= 0 && first_part >= 0);
     CHECK(dim > 0 && dim <= 1 << 24 && out != x);
     CHECK(max_group >= 0 && max_group <= 256);
@@ -222,7 +230,7 @@ void rotate(CudaDevice& device, T* out, const T* x, const CudaTile* tiles, int n
             const int64_t blocks =
                 std::max(divide_up(packed_rotation_items(dim, max_group), kWarps), divide_up(dim / 8, kThreads));
             launch(device, rotate_packed, tile_grid(device, blocks, num_projections, num_tiles, kBlocksAnSm), kThreads,
-                   0, out, x, tiles, first_part, rows, int(dim));
+                   0, out, x, tiles, first_part, rows, int(dim), ahead);
         }
     if (any_plain || !streams) {
         const dim3 grid(unsigned(divide_up(dim, kThreads)), unsigned(num_projections), unsigned(num_tiles));
@@ -241,9 +249,9 @@ void pack_rotation(CudaDevice& device, bf16* packed, const R* r, int64_t dim, in
 }
 
 template void rotate<float>(CudaDevice&, float*, const float*, const CudaTile*, int, int, int, int64_t, int64_t, int,
-                            bool);
-template void rotate<bf16>(CudaDevice&, bf16*, const bf16*, const CudaTile*, int, int, int, int64_t, int64_t, int,
-                           bool);
+                            bool, const Ahead&);
+template void rotate<bf16>(CudaDevice&, bf16*, const bf16*, const CudaTile*, int, int, int, int64_t, int64_t, int, bool,
+                           const Ahead&);
 template void pack_rotation<float>(CudaDevice&, bf16*, const float*, int64_t, int64_t);
 template void pack_rotation<bf16>(CudaDevice&, bf16*, const bf16*, int64_t, int64_t);
 

@@ -17,10 +17,11 @@ namespace spartan {
 
 // out [num_projections, rows, dim] must not alias x [rows, dim]; both aligned to 16 bytes, as are packed rotations.
 // max_group: at least the largest group of the packed rotations that these parts may have; 0: there are none.
-// any_plain: whether any of these parts may have a rotation that is not packed.
+// any_plain: whether any of these parts may have a rotation that is not packed. ahead: device.h; asked for when all
+// rotations have been.
 template <class T>
 void rotate(CudaDevice&, T* out, const T* x, const CudaTile* tiles, int num_tiles, int first_part, int num_projections,
-            int64_t rows, int64_t dim, int max_group, bool any_plain);
+            int64_t rows, int64_t dim, int max_group, bool any_plain, const Ahead& ahead = {});
 
 constexpr int64_t kPackedItem = 4096;  // values
 
@@ -69,9 +70,9 @@ template <class R>
 void pack_rotation(CudaDevice&, bf16* packed, const R* r, int64_t dim, int64_t group);
 
 extern template void rotate<float>(CudaDevice&, float*, const float*, const CudaTile*, int, int, int, int64_t, int64_t,
-                                   int, bool);
+                                   int, bool, const Ahead&);
 extern template void rotate<bf16>(CudaDevice&, bf16*, const bf16*, const CudaTile*, int, int, int, int64_t, int64_t,
-                                  int, bool);
+                                  int, bool, const Ahead&);
 extern template void pack_rotation<float>(CudaDevice&, bf16*, const float*, int64_t, int64_t);
 extern template void pack_rotation<bf16>(CudaDevice&, bf16*, const bf16*, int64_t, int64_t);
 

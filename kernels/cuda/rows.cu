@@ -110,7 +110,8 @@ struct NormArguments {
     TileNorms norms;
     OutputChange change;
     float multiplier, eps;
-    int dim;
+    int dim, rows;
+    Ahead ahead;
 };
 
 // What one thread has of a row, wherever that is kept: adds, and gives the squares of the sum.
@@ -141,6 +142,10 @@ __device__ __forceinline__ void normalise(float (&x)[kWidth], float inverse, con
 template <bool kAdd, int kChunks, class T>
 __global__ void __launch_bounds__(1024) norm_rows(const __grid_constant__ NormArguments<T> a) {
     pdl_trigger();
+    if (int(blockIdx.x) >= a.rows) {
+        request_ahead(a.ahead, int(blockIdx.x) - a.rows, int(gridDim.x) - a.rows);
+        return pdl_wait();
+    }
     const int64_t row = a.row_index ? a.row_index[blockIdx.x] : int(blockIdx.x);
     const int tile = tile_of(a.norms.tiles, int(row));
     const float* const own = tile >= 0 && a.norms.own ? a.norms.own[tile] : nullptr;
@@ -220,9 +225,14 @@ __device__ __forceinline__ float activate(float v) {
 }
 
 template <GateKind kKind, int kWidth, class T>
-__global__ void gate_rows(T* out, const T* gate, const T* up, int dim, RowTiles tiles, OutputChange gate_output,
-                          OutputChange up_output) {
+__global__ void gate_rows(T* out, const T* gate, const T* up, int dim, int rows, RowTiles tiles,
+                          OutputChange gate_output, OutputChange up_output, Ahead ahead) {
     pdl_trigger();
+    if (int(blockIdx.y) >= rows) {
+        const int first = rows * int(gridDim.x);
+        request_ahead(ahead, int(blockIdx.y * gridDim.x + blockIdx.x) - first, int(gridDim.y * gridDim.x) - first);
+        return pdl_wait();
+    }
     const int tile = tile_of(tiles, blockIdx.y);
     const GainBias gate_change = gain_bias_of(tiles, tile, gate_output);
     const GainBias up_change = gain_bias_of(tiles, tile, up_output);
@@ -268,7 +278,10 @@ template <bool kAdd, class T>
 void launch_norm(CudaDevice& device, const NormArguments<T>& a, int64_t rows) {
     const bool wide = a.dim % kWide == 0 && aligned({a.out, a.x, a.delta, a.weight, a.change.bias});
     constexpr int kOneChunk = 1024 * kWide;  // as many values as a CTA's threads have in one chunk each
-    const auto run = [&](auto kernel, int block) { launch(device, kernel, dim3(unsigned(rows)), block, 0, a); };
+    const auto run = [&](auto kernel, int block) {
+        if (rows > 0)
+            launch(device, kernel, dim3(unsigned(rows + (a.ahead.bytes > 0 ? kAheadBlocks : 0))), block, 0, a);
+    };
     if (wide && a.dim <= kOneChunk)
         run(norm_rows<kAdd, 1, T>, threads_for(a.dim, kWide, 1024));
     else if (wide && a.dim <= 2 * kOneChunk)
@@ -279,10 +292,14 @@ void launch_norm(CudaDevice& device, const NormArguments<T>& a, int64_t rows) {
 
 template <GateKind kKind, class T>
 void launch_gate(CudaDevice& device, T* out, const T* gate, const T* up, int64_t rows, int64_t dim,
-                 const RowTiles& tiles, const OutputChange& gate_change, const OutputChange& up_change) {
+                 const RowTiles& tiles, const OutputChange& gate_change, const OutputChange& up_change,
+                 const Ahead& ahead) {
+    if (rows == 0) return;
     const auto run = [&](auto kernel, int width) {
-        const Flat shape(rows, dim, width);
-        launch(device, kernel, shape.grid, shape.block, 0, out, gate, up, int(dim), tiles, gate_change, up_change);
+        Flat shape(rows, dim, width);
+        if (ahead.bytes > 0) shape.grid.y += unsigned(ceil_div(kAheadBlocks, shape.grid.x));
+        launch(device, kernel, shape.grid, shape.block, 0, out, gate, up, int(dim), int(rows), tiles, gate_change,
+               up_change, ahead);
     };
     if (dim % kWide == 0 && aligned({out, gate, up, gate_change.bias, up_change.bias}))
         run(gate_rows<kKind, kWide, T>, kWide);
@@ -308,25 +325,39 @@ void gather_rows(CudaDevice& device, float* x, const T* table, const int32_t* id
 
 template <class T>
 void rms_norm(CudaDevice& device, T* out, const float* x, const float* weight, float eps, int64_t rows, int64_t dim,
-              const TileNorms& norms) {
-    rms_norm_of_rows(device, out, x, nullptr, weight, eps, rows, dim, norms);
+              const TileNorms& norms, const Ahead& ahead) {
+    rms_norm_of_rows(device, out, x, nullptr, weight, eps, rows, dim, norms, ahead);
 }
 
 template <class T>
 void rms_norm_of_rows(CudaDevice& device, T* out, const float* x, const int32_t* row_index, const float* weight,
-                      float eps, int64_t rows, int64_t dim, const TileNorms& norms) {
+                      float eps, int64_t rows, int64_t dim, const TileNorms& norms, const Ahead& ahead) {
     check_shape(rows, dim);
-    launch_norm<false, T>(
-        device, {out, x, nullptr, nullptr, row_index, weight, norms.own ? norms : TileNorms{}, {}, 1, eps, int(dim)},
-        rows);
+    launch_norm<false, T>(device,
+                          {out,
+                           x,
+                           nullptr,
+                           nullptr,
+                           row_index,
+                           weight,
+                           norms.own ? norms : TileNorms{},
+                           {},
+                           1,
+                           eps,
+                           int(dim),
+                           int(rows),
+                           ahead},
+                          rows);
 }
 
 template <class T>
 void add_rms_norm(CudaDevice& device, T* out, float* x, const T* delta, float multiplier, const float* weight,
-                  float eps, int64_t rows, int64_t dim, const TileNorms& norms, const OutputChange& change) {
+                  float eps, int64_t rows, int64_t dim, const TileNorms& norms, const OutputChange& change,
+                  const Ahead& ahead) {
     check_shape(rows, dim);
     const TileNorms used = norms.own || change.part >= 0 ? norms : TileNorms{};
-    launch_norm<true, T>(device, {out, x, x, delta, nullptr, weight, used, change, multiplier, eps, int(dim)}, rows);
+    launch_norm<true, T>(
+        device, {out, x, x, delta, nullptr, weight, used, change, multiplier, eps, int(dim), int(rows), ahead}, rows);
 }
 
 template <class T>
@@ -358,30 +389,33 @@ void scale(CudaDevice& device, float* x, float factor, int64_t count) {
 
 template <class T>
 void gate_mul(CudaDevice& device, T* out, const T* gate, const T* up, GateKind kind, int64_t rows, int64_t dim,
-              const RowTiles& tiles, const OutputChange& gate_change, const OutputChange& up_change) {
+              const RowTiles& tiles, const OutputChange& gate_change, const OutputChange& up_change,
+              const Ahead& ahead) {
     check_shape(rows, dim);
     const RowTiles used = gate_change.part >= 0 || up_change.part >= 0 ? tiles : RowTiles{};
     switch (kind) {
         case GateKind::silu:
-            return launch_gate<GateKind::silu>(device, out, gate, up, rows, dim, used, gate_change, up_change);
+            return launch_gate<GateKind::silu>(device, out, gate, up, rows, dim, used, gate_change, up_change, ahead);
         case GateKind::gelu:
-            return launch_gate<GateKind::gelu>(device, out, gate, up, rows, dim, used, gate_change, up_change);
+            return launch_gate<GateKind::gelu>(device, out, gate, up, rows, dim, used, gate_change, up_change, ahead);
         case GateKind::gelu_tanh:
-            return launch_gate<GateKind::gelu_tanh>(device, out, gate, up, rows, dim, used, gate_change, up_change);
+            return launch_gate<GateKind::gelu_tanh>(device, out, gate, up, rows, dim, used, gate_change, up_change,
+                                                    ahead);
     }
 }
 
-#define INSTANTIATE(T)                                                                                              \
-    template void gather_rows(CudaDevice&, float*, const T*, const int32_t*, float, int64_t, int64_t);              \
-    template void rms_norm(CudaDevice&, T*, const float*, const float*, float, int64_t, int64_t, const TileNorms&); \
-    template void rms_norm_of_rows(CudaDevice&, T*, const float*, const int32_t*, const float*, float, int64_t,     \
-                                   int64_t, const TileNorms&);                                                      \
-    template void add_rows(CudaDevice&, float*, const T*, float, int64_t, int64_t, const RowTiles&,                 \
-                           const OutputChange&);                                                                    \
-    template void add_rms_norm(CudaDevice&, T*, float*, const T*, float, const float*, float, int64_t, int64_t,     \
-                               const TileNorms&, const OutputChange&);                                              \
-    template void gate_mul(CudaDevice&, T*, const T*, const T*, GateKind, int64_t, int64_t, const RowTiles&,        \
-                           const OutputChange&, const OutputChange&);
+#define INSTANTIATE(T)                                                                                             \
+    template void gather_rows(CudaDevice&, float*, const T*, const int32_t*, float, int64_t, int64_t);             \
+    template void rms_norm(CudaDevice&, T*, const float*, const float*, float, int64_t, int64_t, const TileNorms&, \
+                           const Ahead&);                                                                          \
+    template void rms_norm_of_rows(CudaDevice&, T*, const float*, const int32_t*, const float*, float, int64_t,    \
+                                   int64_t, const TileNorms&, const Ahead&);                                       \
+    template void add_rows(CudaDevice&, float*, const T*, float, int64_t, int64_t, const RowTiles&,                \
+                           const OutputChange&);                                                                   \
+    template void add_rms_norm(CudaDevice&, T*, float*, const T*, float, const float*, float, int64_t, int64_t,    \
+                               const TileNorms&, const OutputChange&, const Ahead&);                               \
+    template void gate_mul(CudaDevice&, T*, const T*, const T*, GateKind, int64_t, int64_t, const RowTiles&,       \
+                           const OutputChange&, const OutputChange&, const Ahead&);
 INSTANTIATE(float)
 INSTANTIATE(bf16)
 #undef INSTANTIATE

@@ -19,13 +19,6 @@ __device__ __forceinline__ uint4 load_x(const void* p) {
     return v;
 }
 
-// Requests `bytes` from p on into the L2 cache; both multiples of 16.
-__device__ __forceinline__ void prefetch_to_l2(const void* p, int bytes) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(p), "r"(bytes) : "memory");
-#endif
-}
-
 // The sum over all warps, by fours: ((p0 + p1) + p2) + p3, and the fours in the same way. What more warps there might
 // have been adds zeros.
 template <int kMostWarps>

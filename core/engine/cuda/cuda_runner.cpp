@@ -14,7 +14,6 @@
 #include <functional>
 #include <map>
 #include <optional>
-#include <set>
 #include <tuple>
 #include <utility>
 
@@ -34,7 +33,7 @@ int64_t bucket_of(int64_t rows) {  // 0: more than any holds
 
 ForwardLimits limits_of(const ModelConfig& c, const RunnerLimits& l) {
     return {l.max_tokens, l.block_tokens, std::max<int64_t>(l.total_pages * l.block_tokens / c.num_layers, 1),
-            l.batch_invariant};
+            l.batch_invariant, l.plan_file};
 }
 
 // What the GPU takes from one point of the stream to a later one.
@@ -115,6 +114,7 @@ public:
           tokens_(std::max<int64_t>(limits.max_tokens, forward_.head_block()) * int64_t(sizeof(int32_t))) {
         set_phase_times(limits.phase_times);
         set_switches({.graphs = limits.graphs});
+        forward_.prepare_products(limits.max_tokens);
         device_.synchronize();
     }
     ~CudaRunner() override { cudaStreamSynchronize(device_.stream()); }
@@ -170,6 +170,7 @@ public:
     void set_switches(const RunnerSwitches& switches) override {
         switches_ = switches;
         device_.set_overlap_launches(switches.overlap);
+        forward_.set_ahead(switches.ahead_bytes);
     }
 
     void set_phase_times(bool on) override {
@@ -195,12 +196,13 @@ public:
 private:
     // All that launches depend on apart from the tables.
     struct GraphKey {
-        int64_t rows, max_blocks, heads;
+        int64_t rows, max_blocks, heads, ahead_bytes;
         bool overlap;
         AdapterNeeds needs;
         auto tie() const {
-            return std::tie(overlap, rows, max_blocks, heads, needs.rotations, needs.plain_rotations, needs.low_ranks,
-                            needs.gains, needs.max_group, needs.max_rank, needs.own_norms, needs.own_embedding);
+            return std::tie(overlap, ahead_bytes, rows, max_blocks, heads, needs.rotations, needs.plain_rotations,
+                            needs.low_ranks, needs.gains, needs.max_group, needs.max_rank, needs.own_norms,
+                            needs.own_embedding);
         }
         bool operator<(const GraphKey& other) const { return tie() < other.tie(); }
     };
@@ -273,11 +275,10 @@ private:
         const int64_t items = shape.rows * ((shape.max_blocks * block_tokens_ + kSplitKeys - 1) / kSplitKeys);
         shape.attention = {shape.rows, std::min(items, forward_.largest_attention().decode_items), 0};
         if (!tables_.send(batch, shape)) graphs_.clear();
-        const GraphKey key{shape.rows, shape.max_blocks, shape.heads, switches_.overlap, needs_};
+        const GraphKey key{shape.rows, shape.max_blocks, shape.heads, switches_.ahead_bytes, switches_.overlap, needs_};
         auto found = graphs_.find(key);
         if (found == graphs_.end()) {
             if (graphs_.size() >= kMostGraphs) graphs_.clear();
-            if (prepared_.insert(shape.rows).second) forward_.prepare_products(shape.rows, shape.heads);
             const StepView view = tables_.view(shape);
             const auto launches = [&] {
                 forward_.layers(shape, view, needs_, pool());
@@ -371,7 +372,6 @@ private:
     PinnedMemory tokens_;
     std::vector<float> host_logits_;
     std::map<GraphKey, Graph> graphs_;
-    std::set<int64_t> prepared_;  // row counts whose products have been timed
 
     // Of the step in progress.
     std::vector<const DeviceAdapter*> adapter_of_segment_;

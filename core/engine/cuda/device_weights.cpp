@@ -25,10 +25,9 @@ void for_each_weight(const Weights<T>& w, DeviceWeights<T>* out, const Matrix& m
         vector(from.mlp_norm, to.mlp_norm);
         vector(from.q_norm, to.q_norm);
         vector(from.k_norm, to.k_norm);
-        for (size_t p = 0; p < size_t(kNumProjections); ++p) {
-            matrix(from.projection[p], to.projection[p]);
-            vector(from.bias[p], to.bias[p]);
-        }
+        // Matrices of one size side by side can be one product.
+        for (size_t p = 0; p < size_t(kNumProjections); ++p) matrix(from.projection[p], to.projection[p]);
+        for (size_t p = 0; p < size_t(kNumProjections); ++p) vector(from.bias[p], to.bias[p]);
     }
     vector(w.final_norm, out ? out->final_norm : values);
     vector(w.inv_freq, out ? out->inv_freq : values);

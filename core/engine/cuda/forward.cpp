@@ -110,7 +110,7 @@ Forward<T>::Forward(CudaDevice& device, const ModelConfig& config, const DeviceW
       largest_attention_(largest_attention_of(config, limits)),
       head_block_(head_block_of(config, limits.rows)),
       batch_invariant_(limits.batch_invariant),
-      plans_(limits.batch_invariant),
+      plans_(limits.batch_invariant, limits.plan_file),
       memory_(workspace_bytes(config, limits)) {
     std::byte* at = memory_.data();
     Buffers<T> b{};
@@ -135,6 +135,16 @@ OutputChange Forward<T>::change_of(int64_t layer, Projection p, const AdapterNee
     return {needs.gains >> int(p) & 1 ? part_of(layer, p) : -1, weights_.layers[size_t(layer)].bias[size_t(p)]};
 }
 
+template <class T>
+Ahead Forward<T>::ahead_of(int64_t layer, std::span<const Projection> which, int64_t rows, bool rotated) const {
+    constexpr int64_t kMostRows = 256;  // more keep the GPU busy otherwise
+    if (rows > kMostRows || rotated || ahead_bytes_ == 0) return {};
+    // Projections of one product lie one behind the other, but for the gaps of alignment.
+    int64_t bytes = 0;
+    for (const Projection p : which) bytes += in_features(config_, p) * out_features(config_, p) * int64_t(sizeof(T));
+    return {weights_.layers[size_t(layer)].projection[size_t(which[0])], std::min(bytes, ahead_bytes_)};
+}
+
 // out[i] = W · rot(in) + scale · B (A in) of projections that follow each other and share their input; gain and bias
 // are left to what reads the outputs.
 template <class T>
@@ -145,7 +155,7 @@ void Forward<T>::project(int64_t layer, std::span<const Projection> which, const
     const bool rotates = any_of(needs.rotations, which);
     if (rotates)
         rotate<T>(device_, rotated_, in, view.tiles, int(shape.tiles), first, count, rows, width, needs.max_group,
-                  any_of(needs.plain_rotations, which));
+                  any_of(needs.plain_rotations, which), ahead_of(layer, which, rows, false));
     end_of(&StepTimes::rotate);
     std::array<MatmulProduct<T, T>, kMostProducts> products;
     LoraOutputs<T> low_rank;
@@ -209,12 +219,13 @@ void Forward<T>::layers(const StepShape& shape, const StepView& view, const Adap
                      config_.embedding_multiplier);
     for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
         const DeviceLayer<T>& w = weights_.layers[size_t(layer)];
+        const Ahead to_qkv = ahead_of(layer, kQkv, rows, any_of(needs.rotations, kQkv));
         const TileNorms before = norms_of(NormRole::attention, layer, shape, view);
         if (layer == 0)
-            rms_norm<T>(device_, h_, x_, w.attention_norm, eps, rows, hidden, before);
+            rms_norm<T>(device_, h_, x_, w.attention_norm, eps, rows, hidden, before, to_qkv);
         else
             add_rms_norm<T>(device_, h_, x_, out_, residual, w.attention_norm, eps, rows, hidden, before,
-                            change_of(layer - 1, Projection::down, needs));
+                            change_of(layer - 1, Projection::down, needs), to_qkv);
         end_of(&StepTimes::other);
         T* const qkv[] = {q_, k_, v_};
         project(layer, kQkv, h_, qkv, shape, view, needs);
@@ -222,12 +233,14 @@ void Forward<T>::layers(const StepShape& shape, const StepView& view, const Adap
         T* const out[] = {out_};
         project(layer, kO, attended_, out, shape, view, needs);
         add_rms_norm<T>(device_, h_, x_, out_, residual, w.mlp_norm, eps, rows, hidden,
-                        norms_of(NormRole::mlp, layer, shape, view), change_of(layer, Projection::o, needs));
+                        norms_of(NormRole::mlp, layer, shape, view), change_of(layer, Projection::o, needs),
+                        ahead_of(layer, kGateUp, rows, any_of(needs.rotations, kGateUp)));
         end_of(&StepTimes::other);
         T* const gate_up[] = {gate_, up_};
         project(layer, kGateUp, h_, gate_up, shape, view, needs);
         gate_mul<T>(device_, gate_, gate_, up_, gate_function(config_.gate_function), rows, config_.intermediate_size,
-                    tiles, change_of(layer, Projection::gate, needs), change_of(layer, Projection::up, needs));
+                    tiles, change_of(layer, Projection::gate, needs), change_of(layer, Projection::up, needs),
+                    ahead_of(layer, kDown, rows, any_of(needs.rotations, kDown)));
         end_of(&StepTimes::other);
         project(layer, kDown, gate_, out, shape, view, needs);
     }
@@ -241,8 +254,9 @@ void Forward<T>::heads(const StepShape& shape, const StepView& view, int64_t fir
                        std::span<const OwnHead> own) {
     CHECK(count <= head_block_);
     const int64_t hidden = config_.hidden_size, vocab = config_.vocab_size;
+    const Ahead to_head{weights_.head, std::min(ahead_bytes_, vocab * hidden * int64_t(sizeof(T)))};
     rms_norm_of_rows<T>(device_, head_in_, x_, view.head_rows + first, weights_.final_norm, config_.rms_norm_eps, count,
-                        hidden, norms_of(NormRole::final, 0, shape, view));
+                        hidden, norms_of(NormRole::final, 0, shape, view), to_head);
     const HeadTables tables{view.head_rows + first, view.rows, view.output_heads};
     const T* in = head_in_;
     if (view.output_heads) {
@@ -261,24 +275,51 @@ void Forward<T>::heads(const StepShape& shape, const StepView& view, int64_t fir
 }
 
 template <class T>
-void Forward<T>::prepare_products(int64_t rows, int64_t heads) {
-    if (batch_invariant_) return;
+void Forward<T>::prepare_products(int64_t rows) {
     if constexpr (std::is_same_v<T, bf16>) {
-        const auto of_all_layers = [&](Projection p) {
-            std::vector<const bf16*> w;
-            for (const DeviceLayer<T>& layer : weights_.layers) w.push_back(layer.projection[size_t(p)]);
-            return w;
+        if (batch_invariant_) return;
+        constexpr int64_t kLeastBytes = 4 << 20;  // of weights: less is not worth the time
+        constexpr int64_t kMostRows = 4096;       // more are as fast as they get
+        constexpr Projection kQkv[] = {Projection::q, Projection::k, Projection::v}, kO[] = {Projection::o},
+                             kGateUp[] = {Projection::gate, Projection::up}, kDown[] = {Projection::down};
+        struct Use {
+            std::span<const Projection> which;
+            const T* in;
+            std::array<T*, 3> out;
         };
-        const int64_t room = config_.intermediate_size;  // of a row of gate_ and up_, which serve as input and output
-        for (const Projection p : {Projection::q, Projection::k, Projection::o, Projection::gate, Projection::down}) {
-            const int64_t n = out_features(config_, p), k = in_features(config_, p);
-            if (rows > 32 && k % 64 == 0 && n <= room && k <= room)
-                plans_.prepare<bf16>(device_, up_, gate_, of_all_layers(p), rows, n, k);
+        const Use uses[] = {
+            {kQkv, h_, {q_, k_, v_}}, {kO, attended_, {out_}}, {kGateUp, h_, {gate_, up_}}, {kDown, gate_, {out_}}};
+        const auto prepare = [&]<class Out>(const std::vector<MatmulRun<Out>>& runs, int64_t m, int64_t k) {
+            if (k % 64 == 0 && 2 * runs[0].first.n * k * runs[0].count >= kLeastBytes)
+                plans_.prepare<Out>(device_, runs, m, k);
+        };
+        const auto prepare_use = [&](const Use& use, int64_t m) {
+            const int64_t width = in_features(config_, use.which[0]);
+            // Runs begin with the same products in every layer, as the weights of all layers lie in the same way.
+            for (size_t first = 0; first < use.which.size();) {
+                std::vector<MatmulRun<T>> runs;
+                for (const DeviceLayer<T>& layer : weights_.layers) {
+                    std::vector<MatmulProduct<T, T>> products;
+                    for (size_t i = first; i < use.which.size(); ++i) {
+                        const Projection p = use.which[i];
+                        products.push_back({use.out[i], use.in, layer.projection[size_t(p)], out_features(config_, p)});
+                    }
+                    runs.push_back(leading_run(std::span<const MatmulProduct<T, T>>(products)));
+                }
+                prepare(runs, m, width);
+                first += size_t(runs[0].count);
+            }
+        };
+        const int64_t hidden = config_.hidden_size;
+        for (int64_t m = 9; m <= std::min(rows, kMostRows); m = MatmulPlans::bucket_of(m) + 1) {
+            const int64_t bucket = MatmulPlans::bucket_of(m);
+            for (const Use& use : uses) prepare_use(use, std::min(bucket, rows));
+            if (bucket <= head_block_)
+                prepare(
+                    std::vector<MatmulRun<float>>{{.first = {logits_, head_in_, weights_.head, config_.vocab_size}}},
+                    bucket, hidden);
         }
-        if (heads > 32 && config_.hidden_size % 64 == 0) {
-            const bf16* head[] = {weights_.head};
-            plans_.prepare<float>(device_, logits_, head_in_, head, heads, config_.vocab_size, config_.hidden_size);
-        }
+        plans_.save();
     }
 }
 

@@ -12,6 +12,7 @@
 #include "kernels/cuda/rows.h"
 
 #include <memory>
+#include <string>
 
 namespace spartan {
 
@@ -20,6 +21,7 @@ struct ForwardLimits {
     int64_t rows = 0, block_tokens = 0;
     int64_t total_context = 0;  // tokens that the pool has room for
     bool batch_invariant = false;
+    std::string plan_file = {};  // of MatmulPlans
 };
 
 template <class T>
@@ -49,8 +51,10 @@ public:
     const int32_t* tokens() const { return tokens_; }  // [head], of all heads() of a step
     // Told where phases end; null: nobody asks. It must not be set while launches are captured.
     void set_timer(PhaseTimer* timer) { timer_ = timer; }
-    // Chooses how products of that many rows are computed; waits for the GPU.
-    void prepare_products(int64_t rows, int64_t heads);
+    // How much of the weights that a product reads the kernel before it asks for; while nothing is captured.
+    void set_ahead(int64_t bytes) { ahead_bytes_ = bytes; }
+    // Chooses how products of up to so many rows are computed, before anything is captured; waits for the GPU.
+    void prepare_products(int64_t rows);
 
 private:
     void end_of(int64_t StepTimes::*phase) {
@@ -58,6 +62,8 @@ private:
     }
     void project(int64_t layer, std::span<const Projection> which, const T* in, std::span<T* const> out,
                  const StepShape& shape, const StepView& view, const AdapterNeeds& needs);
+    // The first of what the product of these projections reads; nothing when `rotated`, as the rotation comes before.
+    Ahead ahead_of(int64_t layer, std::span<const Projection> which, int64_t rows, bool rotated) const;
     void attend(int64_t layer, const StepShape& shape, const StepView& view, const AdapterNeeds& needs, T* pool);
     RowTiles tiles_of(const StepShape& shape, const StepView& view) const { return {view.tiles, shape.tiles}; }
     TileNorms norms_of(NormRole role, int64_t layer, const StepShape& shape, const StepView& view) const;
@@ -70,6 +76,7 @@ private:
     AttentionBucket largest_attention_;
     int64_t head_block_;
     bool batch_invariant_;
+    int64_t ahead_bytes_ = 0;
     MatmulPlans plans_;
     DeviceMemory memory_;
     PhaseTimer* timer_ = nullptr;

@@ -10,6 +10,9 @@
 #include <string>
 #include <thread>
 
+#include <QFile>
+#include <QTemporaryDir>
+
 using namespace spartan;
 
 namespace {
@@ -175,8 +178,18 @@ private slots:
     }
 
     void buckets() {
-        for (const auto& [m, bucket] : std::vector<std::pair<int64_t, int64_t>>{
-                 {33, 48}, {48, 48}, {49, 64}, {64, 64}, {65, 96}, {97, 128}, {129, 192}, {256, 256}, {8192, 8192}})
+        for (const auto& [m, bucket] : std::vector<std::pair<int64_t, int64_t>>{{1, 8},
+                                                                                {9, 16},
+                                                                                {32, 32},
+                                                                                {33, 48},
+                                                                                {48, 48},
+                                                                                {49, 64},
+                                                                                {64, 64},
+                                                                                {65, 96},
+                                                                                {97, 128},
+                                                                                {129, 192},
+                                                                                {256, 256},
+                                                                                {8192, 8192}})
             QCOMPARE(MatmulPlans::bucket_of(m), bucket);
     }
 
@@ -319,6 +332,88 @@ private slots:
         }
     }
 
+    // On the CPU: what lies equally far apart is one run.
+    void runs() {
+        std::vector<bf16> memory(1024);
+        bf16* const p = memory.data();
+        using Product = MatmulProduct<bf16, bf16>;
+        const auto count_of = [](std::vector<Product> products) { return leading_run<bf16>(products).count; };
+        QCOMPARE(count_of({{p, p, p, 8}}), 1);
+        QCOMPARE(count_of({{p, p, p, 8}, {p + 64, p, p + 128, 8}, {p + 128, p, p + 256, 8}}), 3);
+        QCOMPARE(count_of({{p, p, p, 8}, {p + 64, p, p + 128, 8}, {p + 128, p, p + 264, 8}}), 2);
+        QCOMPARE(count_of({{p, p, p, 8}, {p + 64, p, p + 128, 4}, {p + 128, p, p + 256, 4}}), 1);
+        QCOMPARE(count_of({{p, p, p, 8}, {p, p, p + 128, 8}}), 1);       // the same output
+        QCOMPARE(count_of({{p, p, p, 8}, {p + 4, p, p + 128, 8}}), 1);   // not whole pieces of 16 bytes
+        QCOMPARE(count_of({{p + 64, p, p, 8}, {p, p, p + 128, 8}}), 1);  // backwards
+        QCOMPARE(count_of({{}, {p, p, p, 8}}), 1);
+        const auto run = leading_run<bf16>(std::vector<Product>{{p, p, p, 8}, {p + 64, p + 32, p + 128, 8}});
+        QCOMPARE(run.out_step, 64);
+        QCOMPARE(run.x_step, 32);
+        QCOMPARE(run.w_step, 128);
+    }
+
+    // Three products as one, with an input each or one for all, before and after they have been timed.
+    void equallySpaced() {
+        SKIP_WITHOUT_GPU();
+        CudaDevice device;
+        MatmulPlans plans;
+        constexpr size_t kCount = 3, kRows = 100, n = 320, k = 512;
+        const Problem<bf16> all(kCount * kRows, kCount * n, k, 95);
+        for (const bool prepared : {false, true})
+            for (const size_t m : {9, 16, 32, 40, 100})
+                for (const bool shared : {false, true}) {
+                    Output<bf16> out(kCount * m * n);
+                    std::vector<MatmulProduct<bf16, bf16>> products;
+                    for (size_t i = 0; i < kCount; ++i)
+                        products.push_back({out.data() + i * m * n, all.device_x.data() + (shared ? 0 : i * kRows * k),
+                                            all.device_w.data() + i * n * k, int64_t(n)});
+                    const auto run = leading_run<bf16>(products);
+                    QCOMPARE(run.count, int64_t(kCount));
+                    if (prepared) plans.prepare<bf16>(device, {&run, 1}, int64_t(m), int64_t(k));
+                    matmul<bf16, bf16>(device, plans, products, int64_t(m), int64_t(k));
+                    std::vector<double> want;
+                    for (size_t i = 0; i < kCount; ++i)
+                        for (size_t row = 0; row < m; ++row) {
+                            const size_t from = (shared ? 0 : i * kRows) + row;
+                            const double* const wanted = all.want.data() + from * kCount * n + i * n;
+                            want.insert(want.end(), wanted, wanted + n);
+                        }
+                    VERIFY_RIGHT(out.wrong(want, kRounding<bf16>));
+                }
+    }
+
+    void plansAreKept() {
+        SKIP_WITHOUT_GPU();
+        CudaDevice device;
+        QTemporaryDir folder;
+        const std::string file = folder.filePath("plans.txt").toStdString();
+        constexpr int64_t m = 48, n = 512, k = 512;
+        const DeviceArray<bf16> x(random_values<bf16>(size_t(m * k), 1)), w(random_values<bf16>(size_t(n * k), 2));
+        DeviceArray<bf16> out(size_t(m * n));
+        const MatmulRun<bf16> run{.first = {out.data(), x.data(), w.data(), n}};
+        const auto prepare = [&](MatmulPlans& plans) { return plans.prepare<bf16>(device, {&run, 1}, m, k); };
+        MatmulPlans first(false, file);
+        const MatmulPlans::Choice chosen = prepare(first);
+        QVERIFY(chosen.candidates > 0);
+        first.save();
+        MatmulPlans second(false, file);
+        const MatmulPlans::Choice known = prepare(second);
+        QCOMPARE(known.candidates, 0);
+        QCOMPARE(known.skinny, chosen.skinny);
+        // Of another machine, or damaged: found again.
+        QFile kept(QString::fromStdString(file));
+        QVERIFY(kept.open(QIODevice::ReadOnly));
+        const QByteArray text = kept.readAll();
+        kept.close();
+        for (const QByteArray& other : {"another " + text, text.left(text.size() / 2), QByteArray("\0\1", 2)}) {
+            QVERIFY(kept.open(QIODevice::WriteOnly));
+            kept.write(other);
+            kept.close();
+            MatmulPlans third(false, file);
+            QVERIFY(prepare(third).candidates > 0);
+        }
+    }
+
     void preparedAndCaptured() {
         SKIP_WITHOUT_GPU();
         CudaDevice device;
@@ -329,10 +424,15 @@ private slots:
         const std::array<const bf16*, 2> layers{problem.device_w.data(), other_w.data()};
         Output<bf16> scratch(kRows * n);
         DeviceArray<float> logits(kRows * n);
-        for (const int64_t m : {48, 64, 96, 256}) {
+        for (const int64_t m : {16, 32, 48, 64, 96, 256}) {
+            std::vector<MatmulRun<bf16>> runs;
+            std::vector<MatmulRun<float>> float_runs;
+            for (const bf16* w : layers) {
+                runs.push_back({.first = {scratch.data(), problem.device_x.data(), w, n}});
+                float_runs.push_back({.first = {logits.data(), problem.device_x.data(), w, n}});
+            }
             for (const auto& choice :
-                 {plans.prepare<bf16>(device, scratch.data(), problem.device_x.data(), layers, m, n, k),
-                  plans.prepare<float>(device, logits.data(), problem.device_x.data(), layers, m, n, k)}) {
+                 {plans.prepare<bf16>(device, runs, m, k), plans.prepare<float>(device, float_runs, m, k)}) {
                 QVERIFY(choice.candidates >= 1);
                 QVERIFY(choice.us > 0.5 && choice.us < 5000);
                 QVERIFY(m <= 96 || !choice.skinny);
