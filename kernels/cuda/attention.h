@@ -30,13 +30,21 @@ struct alignas(16) CudaSequence {
     int32_t table = 0;
 };
 
-// One piece of attention's work, for all heads. Decode: row `row` and the keys [first, first + kSplitKeys); its partial
-// results go to slot `partial`, those of a row's pieces one after another by rising keys, the piece of keys from 0 at
-// partial - first / kSplitKeys. Prefill: the (up to) kQueryTile rows from `row` on, of one sequence; no slot.
+// One piece of attention's work, for all heads. Decode: row `row` and the keys from `first` on, kSplitKeys or, the
+// row's last piece, all that are left; its partial results go to slot `partial`, those of a row's pieces one after
+// another by rising keys. `position`, `old_keys` (first_position) and `table` are those of the row and its sequence.
+// Prefill: the (up to) kQueryTile rows from `row` on, of one sequence; no more is set.
 struct alignas(16) CudaAttentionItem {
     int32_t row = 0, sequence = 0, first = 0, partial = 0;
+    int32_t position = 0, old_keys = 0, table = 0, unused = 0;
 };
 constexpr int kSplitKeys = 256;  // borders are multiples of it: the same whatever else is in the batch
+// Pieces of a row with so many keys. A last one of less than half a piece is left to the one before: a piece takes its
+// time however short it is.
+HOST_DEVICE constexpr int decode_pieces(int keys) {
+    return keys <= kSplitKeys ? 1 : (keys + kSplitKeys / 2 - 1) / kSplitKeys;
+}
+constexpr int kMostSplitKeys = kSplitKeys + kSplitKeys / 2;  // of a piece
 constexpr int kQueryTile = 128;
 
 // The most that a captured launch must have room for.

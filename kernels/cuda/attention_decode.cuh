@@ -83,6 +83,7 @@ struct Decode {
     static constexpr int kBlocksOfSm = D <= 64 || D > 128 ? 2 : 1;
     static constexpr int kStageKeys = 16, kStages = kSplitKeys / kStageKeys / kWarps;  // of a warp's work
     static constexpr int kSlots = D <= 128 ? 2 : 1;                                    // stages on their way
+    static constexpr int kMostStages = kMostSplitKeys / kStageKeys / kWarps;           // of a row's last piece
     static constexpr bool kKeepsQuery = D <= 128;                                      // in registers
     static constexpr int kWide = D / 64;          // pieces of V with 8 features a lane …
     static constexpr bool kNarrow = D % 64 != 0;  // … and one with 4
@@ -106,16 +107,19 @@ struct Decode {
         int partial = 0;
         int stage_begin = 0, stage_end = 0;  // stages of 16 keys, counted from key 0
         int old_keys = 0;                    // that no kernel of this step writes
-        int32_t pages[kStages] = {};         // of this warp's stages
+        int32_t pages[kMostStages] = {};     // of this warp's stages
 
         __device__ bool any() const { return stage_end > 0; }
         __device__ int kv_head() const { return where & 0xfff; }
         __device__ int head() const { return where >> 12 & 0xfff; }
         __device__ int heads() const { return where >> 24; }
-        __device__ int first_piece() const { return first_key / kSplitKeys; }
-        __device__ int pieces() const { return position / kSplitKeys - first_piece() + 1; }
-        // The partial results of the row's first piece that it sees.
-        __device__ int first_partial() const { return partial - stage_begin * kStageKeys / kSplitKeys + first_piece(); }
+        __device__ int last_piece() const { return decode_pieces(position + 1) - 1; }
+        __device__ int piece_of(int key) const { return min(key / kSplitKeys, last_piece()); }
+        __device__ int pieces() const { return last_piece() - piece_of(first_key) + 1; }  // that the row sees
+        // The partial results of the first of them.
+        __device__ int first_partial() const {
+            return partial - piece_of(stage_begin * kStageKeys) + piece_of(first_key);
+        }
     };
     struct Pieces {
         int row = 0, group = 0, head = 0, heads = 0, first_partial = 0, count = 0;
@@ -136,27 +140,29 @@ struct Decode {
     float sums[kTiles][4];
     float maxima[2], totals[2];  // of heads 2q and 2q + 1; totals of this lane's keys
 
-    // Piece of work i of [0, end). Reads tables only.
-    __device__ Work take(int i, int end) const {
+    __device__ CudaAttentionItem item_of(int i, int end) const {
+        return i < end ? a.tables.decode[i / a.groups.count] : CudaAttentionItem{};
+    }
+    // Piece of work i of [0, end), which is of this item. Reads tables only.
+    __device__ Work take(const CudaAttentionItem& item, int i, int end) const {
         Work w;
         if (i >= end) return w;
-        const CudaAttentionItem item = a.tables.decode[i / a.groups.count];
-        const CudaSequence s = a.tables.sequences[item.sequence];
         w.row = item.row;
-        w.position = s.first_position + item.row - s.row_begin;
+        w.position = item.position;
         w.first_key = a.window > 0 && w.position >= a.window ? int(w.position - a.window + 1) : 0;
         w.group = i % a.groups.count;
         const int kv_head = w.group / a.groups.of_kv, of_kv = w.group % a.groups.of_kv * a.groups.size;
         const int heads = min(a.groups.size, a.groups.heads_of_kv - of_kv);
         w.where = kv_head | (kv_head * a.groups.heads_of_kv + of_kv) << 12 | heads << 24;
         w.partial = item.partial;
-        w.old_keys = s.first_position;
-        if (item.first / kSplitKeys < w.first_piece()) return w;
+        w.old_keys = item.old_keys;
+        const int piece = item.first / kSplitKeys;
+        if (piece < w.piece_of(w.first_key)) return w;
         w.stage_begin = max(w.first_key, item.first) / kStageKeys;
-        w.stage_end = min(w.position, item.first + kSplitKeys - 1) / kStageKeys + 1;
-        const int32_t* pages = a.tables.block_tables + s.table * a.tables.max_blocks;
+        w.stage_end = (piece == w.last_piece() ? w.position : item.first + kSplitKeys - 1) / kStageKeys + 1;
+        const int32_t* pages = a.tables.block_tables + item.table * a.tables.max_blocks;
 #pragma unroll
-        for (int n = 0; n < kStages; ++n)
+        for (int n = 0; n < kMostStages; ++n)
             if (has(w, n)) w.pages[n] = pages[stage_of(w, n) * kStageKeys >> a.block_shift];
         return w;
     }
@@ -167,29 +173,35 @@ struct Decode {
     __device__ bool is_old(const Work& w, int n) const { return (stage_of(w, n) + 1) * kStageKeys <= w.old_keys; }
 
     __device__ int64_t half_page() const { return (int64_t(a.kv_heads) << a.block_shift) * D; }
-    __device__ const bf16* keys_of(const Work& w, int n) const {
-        const int slot = stage_of(w, n) * kStageKeys & ((1 << a.block_shift) - 1);
-        return a.pool + 2 * half_page() * w.pages[n] + ((w.kv_head() << a.block_shift) + slot) * D;
+    // Where a stage lies, and which of its keys the row sees, counted from its first.
+    struct Place {
+        const bf16* keys = nullptr;  // null: there is none
+        int first_seen = 0, last_seen = 0;
+    };
+    __device__ Place place_of(const Work& w, int n) const {
+        if (!has(w, n)) return {};
+        const int first = stage_of(w, n) * kStageKeys, slot = first & ((1 << a.block_shift) - 1);
+        return {a.pool + 2 * half_page() * w.pages[n] + ((w.kv_head() << a.block_shift) + slot) * D,
+                w.first_key - first, w.position - first};
     }
-    // Where key i of a stage is, or else the nearest one that the row sees: it gets no weight, but must be a number.
-    __device__ int offset_of(const Work& w, int n, int i) const {
-        const int first = stage_of(w, n) * kStageKeys;
-        return (min(max(first + i, w.first_key), w.position) - first) * D;
-    }
-    __device__ void load_keys(Stage& stage, const Work& w, int n) const {
-        const bf16* from = keys_of(w, n) + 8 * q;
+    // Of key i, or else of the nearest one that the row sees: it gets no weight, but must be a number.
+    __device__ static int offset_of(const Place& p, int i) { return min(max(i, p.first_seen), p.last_seen) * D; }
+    __device__ void load_keys(Stage& stage, const Place& p) const {
+        if (!p.keys) return;
+        const bf16* from = p.keys + 8 * q;
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-            const int key = offset_of(w, n, r + 8 * i);
+            const int key = offset_of(p, r + 8 * i);
 #pragma unroll
             for (int b = 0; b < D / 32; ++b) stage.keys[i][b] = load_weights(from + key + 32 * b);
         }
     }
-    __device__ void load_values(Stage& stage, const Work& w, int n) const {
-        const bf16* from = keys_of(w, n) + half_page();
+    __device__ void load_values(Stage& stage, const Place& p) const {
+        if (!p.keys) return;
+        const bf16* from = p.keys + half_page();
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-            const int key = offset_of(w, n, 2 * q + i % 2 + i / 2 * 8);
+            const int key = offset_of(p, 2 * q + i % 2 + i / 2 * 8);
 #pragma unroll
             for (int b = 0; b < kWide; ++b) stage.wide[i][b] = load_weights(from + key + 64 * b + 8 * r);
             if constexpr (kNarrow) stage.narrow[i] = load_narrow(from + key + 64 * kWide + 4 * r);
@@ -270,7 +282,7 @@ struct Decode {
         return tile < 4 * kWide ? tile / 4 * 64 + 8 * r + tile % 4 * 2 : 64 * kWide + 4 * r + (tile - 4 * kWide) * 2;
     }
 
-    // This warp's stages of `now`; those of `next` are requested in their place.
+    // This warp's stages of `now`; behind its last in a slot the one of `next` is requested.
     __device__ void attend(const Work& now, const Work& next) {
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
@@ -282,20 +294,21 @@ struct Decode {
 #pragma unroll
             for (float& v : tile) v = 0;
 #pragma unroll
-        for (int n = 0; n < kStages; ++n) {
+        for (int n = 0; n < kMostStages; ++n) {
+            if (n >= kSlots && !has(now, n)) continue;
             Stage& stage = stages[n % kSlots];
-            const bool of_now = n + kSlots < kStages;
-            const Work& coming = of_now ? now : next;
-            const int m = (n + kSlots) % kStages;
+            Place coming;
+            if (n + kSlots < kMostStages) coming = place_of(now, n + kSlots);
+            if (!coming.keys) coming = place_of(next, n % kSlots);
             float scores[4] = {};
             if (has(now, n)) score(scores, stage, now);
-            if (has(coming, m)) load_keys(stage, coming, m);
+            load_keys(stage, coming);
             if (has(now, n)) {
                 softmax(scores, now, n);
                 add_values(stage, transpose_8x8(pack_bf16(scores[0], scores[1])),
                            transpose_8x8(pack_bf16(scores[2], scores[3])));
             }
-            if (has(coming, m)) load_values(stage, coming, m);
+            load_values(stage, coming);
         }
         if (next.any()) load_query(next);
     }
@@ -422,12 +435,13 @@ struct Decode {
     }
 
     // Ends a piece of work; `waiting` are the pieces of the one before, whose arrival this one's time has hidden.
-    // Passes on thread 0's `fetched` to all.
-    __device__ int finish(const Work& w, int fetched, Pieces& waiting) {
+    // Passes on thread 0's `number` to all, and gives that piece of work.
+    __device__ Work finish(const Work& w, int& number, int end, Pieces& waiting) {
         if (w.any()) publish(w);
-        if (threadIdx.x == 0) shared.next_work = fetched;
+        if (threadIdx.x == 0) shared.next_work = number;
         __syncthreads();
-        const int after = shared.next_work;
+        number = shared.next_work;
+        const CudaAttentionItem item = item_of(number, end);  // on its way while the warps' results are merged
         if (waiting.count > 0 && shared.is_last) merge_pieces(waiting);
         if (w.any()) merge_warps(w);
         __syncthreads();
@@ -436,40 +450,41 @@ struct Decode {
             waiting = {w.row, w.group, w.head(), w.heads(), w.first_partial(), w.pieces()};
             if (threadIdx.x == 0) shared.is_last = arrive_last(waiting);
         }
-        return after;
+        return take(item, number, end);
     }
 
     // Blocks take the work by falling length: two pieces each whose number they know, then who is free.
     __device__ void run() {
         const int end = a.tables.item_counts[0] * a.groups.count, blocks = int(gridDim.x);
         int i = int(blockIdx.x), j = 2 * blocks - 1 - i;
-        Work now = take(i, end);
+        Work now = take(item_of(i, end), i, end);
         bool early[kSlots];
 #pragma unroll
         for (int n = 0; n < kSlots; ++n) {
             early[n] = has(now, n) && is_old(now, n);
             if (!early[n]) continue;
-            load_keys(stages[n], now, n);
-            load_values(stages[n], now, n);
+            load_keys(stages[n], place_of(now, n));
+            load_values(stages[n], place_of(now, n));
         }
         pdl_wait();
 #pragma unroll
         for (int n = 0; n < kSlots; ++n) {
-            if (early[n] || !has(now, n)) continue;
-            load_keys(stages[n], now, n);
-            load_values(stages[n], now, n);
+            if (early[n]) continue;
+            load_keys(stages[n], place_of(now, n));
+            load_values(stages[n], place_of(now, n));
         }
         if (now.any()) load_query(now);
-        Work next = take(j, end);
+        Work next = take(item_of(j, end), j, end);
         Pieces waiting;
         while (i < end) {
-            int fetched = end;
-            if (threadIdx.x == 0 && end > 2 * blocks && j < end) fetched = 2 * blocks + int(count_up(a.turns));
+            int number = end;
+            if (threadIdx.x == 0 && end > 2 * blocks && j < end) number = 2 * blocks + int(count_up(a.turns));
             attend(now, next);
+            const Work after = finish(now, number, end, waiting);
             i = j;
-            j = finish(now, fetched, waiting);
+            j = number;
             now = next;
-            next = take(j, end);
+            next = after;
         }
         __syncthreads();
         if (waiting.count > 0 && shared.is_last) merge_pieces(waiting);

@@ -18,8 +18,14 @@ namespace {
 
 void plan_row(const CudaSequence& s, int32_t sequence, int32_t row, int32_t& slot, AttentionPlan& plan) {
     const int32_t position = s.first_position + row - s.row_begin;
-    for (int32_t first = 0; first <= position; first += kSplitKeys)
-        plan.decode.push_back({.row = row, .sequence = sequence, .first = first, .partial = slot++});
+    for (int32_t piece = 0; piece < decode_pieces(position + 1); ++piece)
+        plan.decode.push_back({.row = row,
+                               .sequence = sequence,
+                               .first = piece * kSplitKeys,
+                               .partial = slot++,
+                               .position = position,
+                               .old_keys = s.first_position,
+                               .table = s.table});
 }
 
 void plan_tiles(const CudaSequence& s, int32_t sequence, AttentionPlan& plan) {
@@ -41,17 +47,25 @@ void plan_attention(std::span<const CudaSequence> sequences, AttentionPlan& plan
         }
         for (int32_t row = s.row_begin; row < s.row_begin + s.rows; ++row) plan_row(s, int32_t(i), row, slot, plan);
     }
-    const auto end = [&](const CudaAttentionItem& item) {  // of the row's (of a tile's first row's) keys
+    // Long ones first. Most are whole pieces, which all take as long: only the last pieces of rows are sorted.
+    const auto keys = [](const CudaAttentionItem& item) {
+        const bool last = item.first / kSplitKeys == decode_pieces(item.position + 1) - 1;
+        return last ? item.position + 1 - item.first : kSplitKeys;
+    };
+    const auto longer = [&](const auto& a, const auto& b) { return keys(a) > keys(b); };
+    const auto part = [&](auto begin, const auto& belongs) {
+        return std::stable_partition(begin, plan.decode.end(), belongs);
+    };
+    const auto whole = part(plan.decode.begin(), [&](const auto& item) { return keys(item) > kSplitKeys; });
+    const auto less = part(whole, [&](const auto& item) { return keys(item) == kSplitKeys; });
+    std::stable_sort(plan.decode.begin(), whole, longer);
+    std::stable_sort(less, plan.decode.end(), longer);
+    const auto end = [&](const CudaAttentionItem& item) {  // of a tile's first row's keys
         const CudaSequence& s = sequences[size_t(item.sequence)];
         return s.first_position + item.row - s.row_begin + 1;
     };
-    const auto keys = [&](const CudaAttentionItem& item) { return end(item) - item.first; };
-    // Whole pieces all take as long; a row's last one is shorter.
-    const auto whole = std::stable_partition(plan.decode.begin(), plan.decode.end(),
-                                             [&](const auto& item) { return keys(item) >= kSplitKeys; });
-    const auto longer = [&](const auto& a, const auto& b) { return keys(a) > keys(b); };
-    std::stable_sort(whole, plan.decode.end(), longer);
-    std::stable_sort(plan.prefill.begin(), plan.prefill.end(), longer);
+    std::stable_sort(plan.prefill.begin(), plan.prefill.end(),
+                     [&](const auto& a, const auto& b) { return end(a) > end(b); });
 }
 
 }  // namespace spartan

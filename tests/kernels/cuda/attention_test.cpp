@@ -427,7 +427,12 @@ private slots:
             for (const auto& item : plan.decode) {
                 const CudaSequence& s = sequences[size_t(item.sequence)];
                 QVERIFY(s.rows == 1 && item.row == s.row_begin && item.first % kSplitKeys == 0);
-                keys[size_t(item.row)] += std::min(kSplitKeys, s.first_position + 1 - item.first);
+                QVERIFY(item.position == s.first_position && item.old_keys == s.first_position &&
+                        item.table == s.table);
+                const bool last = item.first / kSplitKeys == decode_pieces(item.position + 1) - 1;
+                const int count = last ? item.position + 1 - item.first : kSplitKeys;
+                QVERIFY(count > 0 && count <= kMostSplitKeys);
+                keys[size_t(item.row)] += count;
                 ++uses[size_t(item.partial)];
             }
             for (const int n : uses) QCOMPARE(n, 1);
