@@ -246,12 +246,9 @@ Result<int> bench_decode(const GlobalOptions& options, const BenchOptions& o, Pr
     TRY_ASSIGN(figures, measure_decode(model, decode, progress));
     d["decode"] = to_json(figures);
     TRY_VOID(write_csv(o.csv,
-                       {"strategy",
-                        "adapters",
+                       {"adapters",
                         "rows",
                         "distinct_adapters",
-                        "passes",
-                        "common_block",
                         "context",
                         "graphs",
                         "overlap",
@@ -264,11 +261,14 @@ Result<int> bench_decode(const GlobalOptions& options, const BenchOptions& o, Pr
                         "weight_bytes",
                         "adapter_bytes",
                         "kv_bytes",
-                        "staging_bytes",
                         "floor_ms",
                         "bandwidth_share",
                         "added_ms",
-                        "added_over_floor"},
+                        "added_over_floor",
+                        "strategy",
+                        "passes",
+                        "common_block",
+                        "staging_bytes"},
                        d["decode"]));
     if (o.csv == "-") return kDone;
     std::string text = limits_text(d["limits"]);

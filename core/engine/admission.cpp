@@ -68,8 +68,6 @@ Result<int64_t> gpu_memory_for_pool(const EngineOptions& o, const Model& model) 
 
 Result<EngineOptions> check_options(EngineOptions o, const Model& model) {
     TRY_ASSIGN(strategy, parse_adapter_strategy(o.adapter_strategy));
-    if (o.cuda_device >= 0 && strategy != AdapterStrategy::folded)
-        return refuse("adapter_strategy", "\"" + o.adapter_strategy + "\"", "\"folded\": a GPU has no other yet");
     TRY_VOID(only("residency", o.residency, "resident"));
     TRY_VOID(only("memory", o.memory, "unified"));
     TRY_VOID(only("scheduler", o.scheduler, "fcfs"));

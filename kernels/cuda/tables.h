@@ -6,6 +6,8 @@
 
 namespace spartan {
 
+struct CudaFactors;  // block_sparse.h
+
 // How an adapter changes one linear layer: y = gain * (W · rot(x) + scale · B (A x)) + bias. Null: absent.
 struct alignas(16) CudaPart {
     const void* rotation = nullptr;  // T; as `rotation_packed` says
@@ -17,6 +19,7 @@ struct alignas(16) CudaPart {
     int32_t rank = 0;
     float scale = 1;
     int32_t rotation_packed = 0;  // 1: the layout of pack_rotation() (rotate.h); 0: R as [in / group][group][group]
+    const CudaFactors* factors = nullptr;  // in place of a rotation (the strategy common_block)
 };
 
 // Rows [row_begin, row_begin + rows) use the adapter whose parts these are. Tiles cover all rows of a batch in rising

@@ -629,6 +629,23 @@ private slots:
         QCOMPARE(lines[12].count(','), lines[0].count(','));
     }
 
+    void decode_by_every_strategy() {
+        const Output o = spartan_with({"bench", "decode", "--device", "cpu", "--model", "synthetic:tiny", "--batch", "3",
+                                       "--kinds", "base,boft", "--boft", "b=8,m=2,b=16", "--context", "8", "--steps", "1",
+                                       "--strategy", "folded,common_block,sequential,merged", "--json"});
+        QCOMPARE(o.code, 0);
+        QStringList cases;
+        for (const Json& f : o.json()["decode"]) {
+            const bool adapters = f["adapters"] == "boft";
+            cases << QString("%1 %2").arg(f["strategy"].get<std::string>().c_str()).arg(f["passes"].get<int>());
+            QCOMPARE(f["common_block"].get<int>(), f["strategy"] == "common_block" && adapters ? 8 : 0);
+            QCOMPARE(f["staging_bytes"].get<int64_t>() > 0, f["strategy"] == "merged" && adapters);  // in every step
+        }
+        QCOMPARE(cases, (QStringList{"folded 1", "folded 1", "common_block 1", "common_block 1", "sequential 1",
+                                     "sequential 3", "merged 1", "merged 3"}));
+        QVERIFY(spartan_with({"bench", "decode", "--strategy", "paper"}).code != 0);
+    }
+
     void prefill_of_several_prompts_on_different_adapters() {
         const Output o = spartan_with({"bench", "prefill", "--device", "cpu", "--model", "synthetic:tiny",
                                        "--prompt-tokens", "24", "--sequences", "4", "--adapters", "3",

@@ -3,6 +3,8 @@
 #include "core/base/text.h"
 #include "core/engine/cuda/forward.h"
 #include "core/engine/cuda/step_tables.h"
+#include "core/engine/cuda/strategy_factors.h"
+#include "core/engine/cuda/strategy_merge.h"
 #include "core/engine/device_fit.h"
 #include "kernels/check.h"
 #include "kernels/cuda/trap.h"
@@ -32,8 +34,8 @@ int64_t bucket_of(int64_t rows) {  // 0: more than any holds
 }
 
 ForwardLimits limits_of(const ModelConfig& c, const RunnerLimits& l) {
-    return {l.max_tokens, l.block_tokens, std::max<int64_t>(l.total_pages * l.block_tokens / c.num_layers, 1),
-            l.batch_invariant, l.plan_file};
+    return {l.max_tokens,      l.block_tokens, std::max<int64_t>(l.total_pages * l.block_tokens / c.num_layers, 1),
+            l.batch_invariant, l.plan_file,    l.strategy == AdapterStrategy::common_block};
 }
 
 // What the GPU takes from one point of the stream to a later one.
@@ -104,11 +106,15 @@ public:
           memory_before_(before),
           device_(ordinal),
           weights_(device_, std::get<Weights<T>>(model_->weights), limits.threads),
+          merger_(limits.strategy == AdapterStrategy::merged
+                      ? std::make_unique<DeviceMerger<T>>(device_, model_->config(), weights_)
+                      : nullptr),
           page_bytes_(page_bytes_of(*model_, limits.block_tokens)),
           block_tokens_(limits.block_tokens),
           pool_(page_bytes_ * limits.total_pages),
           forward_(device_, model_->config(), weights_, limits_of(model_->config(), limits)),
-          adapters_(device_, model_->config()),
+          adapters_(device_, model_->config(), limits.strategy),
+          factors_(device_, model_->config()),
           timer_(device_),
           tables_(device_, model_->config().num_layers, limits.batch_invariant),
           tokens_(std::max<int64_t>(limits.max_tokens, forward_.head_block()) * int64_t(sizeof(int32_t))) {
@@ -136,6 +142,11 @@ public:
         const bool wants_logits =
             std::any_of(batch.heads.begin(), batch.heads.end(), [](const HeadRow& h) { return h.logits; });
         if (switches_.timed) stopwatch_.start(device_);
+        result.passes = 1;
+        result.bytes.staging = factors_.batch(batch.segments, factor_shape_);
+        result.common_block = factor_shape_.cell;
+        forward_.set_factors(factor_shape_);
+        CHECK(!merger_ || (batch.segments.size() == 1 && batch.segments[0].adapter == merged_));
         if (switches_.graphs && !phase_times_ && plan.decode_only && !wants_logits && !needs_.own_head &&
             bucket_of(batch.num_rows()) > 0 && int64_t(batch.heads.size()) <= forward_.head_block())
             replay(batch, plan);
@@ -155,9 +166,29 @@ public:
     void load_adapter(AdapterId id, PageRun run, std::shared_ptr<const Adapter> adapter) override {
         CHECK(int64_t(adapter->blob.size()) <= run.count * page_bytes_);
         device_.make_current();
-        adapters_.load(id, pool_.data() + run.first * page_bytes_, std::move(adapter));
+        std::byte* data = pool_.data() + run.first * page_bytes_;
+        const CudaFactors* factors = factors_.add(id, adapter, data);
+        adapters_.load(id, data, std::move(adapter), factors);
     }
-    void drop_adapter(AdapterId id) override { adapters_.drop(id); }
+    void drop_adapter(AdapterId id) override {
+        if (merger_ && id == merged_) merge(AdapterId::base, [] { return true; });
+        factors_.drop(id);
+        adapters_.drop(id);
+    }
+    void place_batched(AdapterId id, PageRun run) override {
+        device_.make_current();
+        factors_.place(id, pool_.data() + run.first * page_bytes_);
+    }
+    int64_t merge(AdapterId id, const KeepGoing& keep_going) override {
+        if (id == merged_) return 0;
+        device_.make_current();
+        merged_ = AdapterId::base;
+        const DeviceAdapter* adapter = id == AdapterId::base ? nullptr : &adapters_.at(id);
+        const int64_t written = adapter ? merger_->merge(adapter->adapter.get(), adapter->data, keep_going)
+                                        : merger_->merge(nullptr, nullptr, keep_going);
+        if (written >= 0) merged_ = id;
+        return written;
+    }
 
     void fill_pages(PageRun run, std::byte value) override {
         device_.make_current();
@@ -165,7 +196,7 @@ public:
                                    device_.stream()));
     }
 
-    int64_t workspace_bytes() const override { return forward_.device_bytes(); }
+    int64_t workspace_bytes() const override { return forward_.device_bytes() + (merger_ ? merger_->bytes() : 0); }
 
     void set_switches(const RunnerSwitches& switches) override {
         switches_ = switches;
@@ -199,10 +230,11 @@ private:
         int64_t rows, max_blocks, heads, ahead_bytes;
         bool overlap;
         AdapterNeeds needs;
+        FactorShape factors;
         auto tie() const {
-            return std::tie(overlap, ahead_bytes, rows, max_blocks, heads, needs.rotations, needs.plain_rotations,
-                            needs.low_ranks, needs.gains, needs.max_group, needs.max_rank, needs.own_norms,
-                            needs.own_embedding);
+            return std::tie(factors, overlap, ahead_bytes, rows, max_blocks, heads, needs.rotations,
+                            needs.plain_rotations, needs.low_ranks, needs.gains, needs.max_group, needs.max_rank,
+                            needs.own_norms, needs.own_embedding);
         }
         bool operator<(const GraphKey& other) const { return tie() < other.tie(); }
     };
@@ -275,7 +307,8 @@ private:
         const int64_t items = shape.rows * ((shape.max_blocks * block_tokens_ + kSplitKeys - 1) / kSplitKeys);
         shape.attention = {shape.rows, std::min(items, forward_.largest_attention().decode_items), 0};
         if (!tables_.send(batch, shape)) graphs_.clear();
-        const GraphKey key{shape.rows, shape.max_blocks, shape.heads, switches_.ahead_bytes, switches_.overlap, needs_};
+        const GraphKey key{shape.rows,        shape.max_blocks, shape.heads,  switches_.ahead_bytes,
+                           switches_.overlap, needs_,           factor_shape_};
         auto found = graphs_.find(key);
         if (found == graphs_.end()) {
             if (graphs_.size() >= kMostGraphs) graphs_.clear();
@@ -349,7 +382,9 @@ private:
         bytes.weights = weights_.layer_bytes() + batch.num_rows() * c.hidden_size * int64_t(sizeof(T));
         if (!batch.heads.empty()) bytes.weights += c.vocab_size * c.hidden_size * int64_t(sizeof(T));
         for (const DeviceAdapter* adapter : adapter_of_segment_)
-            if (adapter) bytes.adapters += int64_t(adapter->adapter->blob.size());
+            if (adapter)
+                bytes.adapters +=
+                    merger_ ? bytes_beside_merged(*adapter->adapter) : int64_t(adapter->adapter->blob.size());
         bytes.kv = kv_tokens_read(batch, c) * 2 * c.kv_size() * int64_t(sizeof(T));
     }
 
@@ -358,6 +393,8 @@ private:
     DeviceMemoryUse memory_before_;
     CudaDevice device_;
     DeviceWeights<T> weights_;
+    std::unique_ptr<DeviceMerger<T>> merger_;  // with `merged`; weights_ is its copy then
+    AdapterId merged_ = AdapterId::base;
     int64_t page_bytes_, block_tokens_;
     bool phase_times_ = false, captures_ = true;
     std::optional<Fault> fault_;
@@ -367,6 +404,8 @@ private:
     DeviceMemory pool_;
     Forward<T> forward_;
     DeviceAdapters<T> adapters_;
+    DeviceFactors<T> factors_;
+    FactorShape factor_shape_;  // of the step in progress
     PhaseTimer timer_;
     StepTables tables_;
     PinnedMemory tokens_;
@@ -382,7 +421,8 @@ template <class T>
 int64_t bytes_needed(const Model& model, const RunnerLimits& limits) {
     constexpr int64_t kContextBytes = 512 << 20;  // CUDA's own, kernels, cuBLASLt's workspace, graphs, tables
     return DeviceWeights<T>::bytes_of(std::get<Weights<T>>(model.weights)) +
-           Forward<T>::workspace_bytes(model.config(), limits_of(model.config(), limits)) + kContextBytes;
+           Forward<T>::workspace_bytes(model.config(), limits_of(model.config(), limits)) + kContextBytes +
+           (limits.strategy == AdapterStrategy::merged ? DeviceMerger<T>::bytes_of(model.config()) : 0);
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 #include "core/adapter/own_table.h"
 #include "kernels/check.h"
+#include "kernels/cuda/block_sparse.h"
 #include "kernels/cuda/rotate.h"
 
 #include <algorithm>
@@ -41,8 +42,8 @@ CudaPart part_at(const AdapterPart& part, const std::byte* data) {
 }  // namespace
 
 template <class T>
-DeviceAdapters<T>::DeviceAdapters(CudaDevice& device, const ModelConfig& config)
-    : device_(device), config_(config), uploader_(device) {}
+DeviceAdapters<T>::DeviceAdapters(CudaDevice& device, const ModelConfig& config, AdapterStrategy strategy)
+    : device_(device), config_(config), strategy_(strategy), uploader_(device) {}
 
 template <class T>
 CudaPart* DeviceAdapters<T>::table(size_t slot) const {
@@ -67,6 +68,12 @@ template <class T>
 CudaPart DeviceAdapters<T>::place_part(const AdapterPart& part, std::byte* data, AdapterNeeds& needs) {
     const uint32_t bit = 1u << int(part.projection);
     CudaPart placed = part_at(part, data);
+    if (strategy_ == AdapterStrategy::merged) {
+        CudaPart beside;
+        beside.bias = placed.bias;
+        if (beside.bias) needs.gains |= bit;
+        return beside;
+    }
     if (part.a >= 0) {
         needs.low_ranks |= bit;
         needs.max_rank = std::max(needs.max_rank, int(part.rank));
@@ -144,7 +151,8 @@ void DeviceAdapters<T>::place_tables(DeviceAdapter& placed) {
 }
 
 template <class T>
-void DeviceAdapters<T>::load(AdapterId id, std::byte* data, std::shared_ptr<const Adapter> adapter) {
+void DeviceAdapters<T>::load(AdapterId id, std::byte* data, std::shared_ptr<const Adapter> adapter,
+                             const CudaFactors* factors) {
     CHECK(!placed_.contains(id));
     uploader_.copy(data, adapter->blob.data(), int64_t(adapter->blob.size()));
     DeviceAdapter placed;
@@ -154,7 +162,9 @@ void DeviceAdapters<T>::load(AdapterId id, std::byte* data, std::shared_ptr<cons
     std::vector<CudaPart> parts(size_t(config_.num_layers) * kNumProjections);
     for (const AdapterPart& part : adapter->parts) {
         CHECK(part.layer >= 0 && part.layer < config_.num_layers);
-        parts[size_t(part.layer) * kNumProjections + size_t(part.projection)] = place_part(part, data, placed.needs);
+        const size_t index = size_t(part.layer) * kNumProjections + size_t(part.projection);
+        parts[index] = place_part(part, data, placed.needs);
+        if (part.factors >= 0) parts[index].factors = factors + index;
     }
     placed.needs.own_norms = !adapter->norms.empty();
     placed.needs.own_embedding = adapter->embedding.has_value();

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "core/adapter/adapter.h"
+#include "core/engine/adapter_strategy.h"
 #include "core/engine/cuda/upload.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/tables.h"
@@ -38,10 +39,12 @@ struct DeviceAdapter {
 template <class T>
 class DeviceAdapters {
 public:
-    DeviceAdapters(CudaDevice& device, const ModelConfig& config);
+    // With `merged`, parts keep their biases only: the weights hold the rest.
+    DeviceAdapters(CudaDevice& device, const ModelConfig& config, AdapterStrategy strategy);
 
     // Copies the blob to `data` (64-byte aligned, in the pool) and waits until it is there.
-    void load(AdapterId id, std::byte* data, std::shared_ptr<const Adapter> adapter);
+    // factors: [layer * kNumProjections + projection] of a factored adapter; null: it is folded.
+    void load(AdapterId id, std::byte* data, std::shared_ptr<const Adapter> adapter, const CudaFactors* factors);
     void drop(AdapterId id);
     const DeviceAdapter& at(AdapterId id) const { return placed_.at(id); }
 
@@ -56,6 +59,7 @@ private:
     static constexpr size_t kSlotsOfSlab = 64;
     CudaDevice& device_;
     const ModelConfig& config_;
+    AdapterStrategy strategy_;
     Uploader uploader_;
     DeviceMemory staging_;             // one rotation as it is in the blob
     std::vector<DeviceMemory> slabs_;  // of kSlotsOfSlab tables each

@@ -42,7 +42,7 @@ int64_t low_rank_bytes(const ModelConfig& c, int64_t rows) {
 template <class T>
 struct Buffers {
     float* x;
-    T *h, *rotated, *q, *k, *v, *attended, *gate, *up, *out, *head_in;
+    T *h, *rotated, *multiplied, *q, *k, *v, *attended, *gate, *up, *out, *head_in;
     float *logits, *low_rank;
     std::byte* attention;
     int32_t* tokens;
@@ -53,6 +53,7 @@ struct Buffers {
         place(x, l.rows * c.hidden_size);
         place(h, l.rows * c.hidden_size);
         place(rotated, std::max(l.rows, head_rows) * std::max({3 * c.hidden_size, c.q_size(), c.intermediate_size}));
+        place(multiplied, l.factored ? l.rows * std::max({3 * c.hidden_size, c.q_size(), c.intermediate_size}) : 0);
         place(q, l.rows * c.q_size());
         place(k, l.rows * c.kv_size());
         place(v, l.rows * c.kv_size());
@@ -118,7 +119,8 @@ Forward<T>::Forward(CudaDevice& device, const ModelConfig& config, const DeviceW
         p = reinterpret_cast<P*>(at);
         at += bytes_in(p, count);
     });
-    x_ = b.x, h_ = b.h, rotated_ = b.rotated, q_ = b.q, k_ = b.k, v_ = b.v, attended_ = b.attended;
+    x_ = b.x, h_ = b.h, rotated_ = b.rotated, multiplied_ = b.multiplied, q_ = b.q, k_ = b.k, v_ = b.v,
+    attended_ = b.attended;
     gate_ = b.gate, up_ = b.up, out_ = b.out, head_in_ = b.head_in, logits_ = b.logits;
     low_rank_ = b.low_rank, attention_ = b.attention, tokens_ = b.tokens;
     CHECK_CUDA(cudaMemsetAsync(memory_.data(), 0, size_t(memory_.bytes()), device_.stream()));
@@ -138,11 +140,26 @@ OutputChange Forward<T>::change_of(int64_t layer, Projection p, const AdapterNee
 template <class T>
 Ahead Forward<T>::ahead_of(int64_t layer, std::span<const Projection> which, int64_t rows, bool rotated) const {
     constexpr int64_t kMostRows = 256;  // more keep the GPU busy otherwise
-    if (rows > kMostRows || rotated || ahead_bytes_ == 0) return {};
+    if (rows > kMostRows || rotated || factors_.most_of(which) > 0 || ahead_bytes_ == 0) return {};
     // Projections of one product lie one behind the other, but for the gaps of alignment.
     int64_t bytes = 0;
     for (const Projection p : which) bytes += in_features(config_, p) * out_features(config_, p) * int64_t(sizeof(T));
     return {weights_.layers[size_t(layer)].projection[size_t(which[0])], std::min(bytes, ahead_bytes_)};
+}
+
+// Factor position by position, the last first as the input meets them: one launch each, for all adapters of the batch.
+// [projection][rows][in], in rotated_ or multiplied_.
+template <class T>
+const T* Forward<T>::multiply_factors(std::span<const Projection> which, int first_part, const T* in,
+                                      const StepShape& shape, const StepView& view) {
+    const T* from = in;
+    for (int factor = factors_.most_of(which); factor-- > 0;) {
+        T* const to = from == rotated_ ? multiplied_ : rotated_;
+        block_sparse<T>(device_, to, from, from == in, view.tiles, int(shape.tiles), first_part, int(which.size()),
+                        shape.rows, in_features(config_, which[0]), factors_.cell, factor);
+        from = to;
+    }
+    return from;
 }
 
 // out[i] = W · rot(in) + scale · B (A in) of projections that follow each other and share their input; gain and bias
@@ -152,7 +169,8 @@ void Forward<T>::project(int64_t layer, std::span<const Projection> which, const
                          const StepShape& shape, const StepView& view, const AdapterNeeds& needs) {
     const int64_t width = in_features(config_, which[0]), rows = shape.rows;
     const int first = part_of(layer, which[0]), count = int(which.size());
-    const bool rotates = any_of(needs.rotations, which);
+    const bool rotates = any_of(needs.rotations, which), multiplies = factors_.most_of(which) > 0;
+    const T* const turned = multiplies ? multiply_factors(which, first, in, shape, view) : rotated_;
     if (rotates)
         rotate<T>(device_, rotated_, in, view.tiles, int(shape.tiles), first, count, rows, width, needs.max_group,
                   any_of(needs.plain_rotations, which), ahead_of(layer, which, rows, false));
@@ -162,7 +180,7 @@ void Forward<T>::project(int64_t layer, std::span<const Projection> which, const
     for (int i = 0; i < count; ++i) {
         const Projection p = which[size_t(i)];
         const int64_t n = out_features(config_, p);
-        products[size_t(i)] = {out[size_t(i)], rotates ? rotated_ + i * rows * width : in,
+        products[size_t(i)] = {out[size_t(i)], rotates || multiplies ? turned + i * rows * width : in,
                                weights_.layers[size_t(layer)].projection[size_t(p)], n};
         low_rank.out[i] = out[size_t(i)];
         low_rank.width[i] = n;

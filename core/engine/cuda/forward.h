@@ -7,6 +7,7 @@
 #include "core/engine/cuda/device_weights.h"
 #include "core/engine/cuda/phase_timer.h"
 #include "core/engine/cuda/step_tables.h"
+#include "core/engine/cuda/strategy_factors.h"
 #include "core/engine/model_runner.h"
 #include "kernels/cuda/matmul.h"
 #include "kernels/cuda/rows.h"
@@ -22,6 +23,7 @@ struct ForwardLimits {
     int64_t total_context = 0;  // tokens that the pool has room for
     bool batch_invariant = false;
     std::string plan_file = {};  // of MatmulPlans
+    bool factored = false;       // for the strategy common_block
 };
 
 template <class T>
@@ -53,6 +55,8 @@ public:
     void set_timer(PhaseTimer* timer) { timer_ = timer; }
     // How much of the weights that a product reads the kernel before it asks for; while nothing is captured.
     void set_ahead(int64_t bytes) { ahead_bytes_ = bytes; }
+    // What the factors of the next batch are cut to, and how many there are.
+    void set_factors(const FactorShape& factors) { factors_ = factors; }
     // Chooses how products of up to so many rows are computed, before anything is captured; waits for the GPU.
     void prepare_products(int64_t rows);
 
@@ -64,6 +68,8 @@ private:
                  const StepShape& shape, const StepView& view, const AdapterNeeds& needs);
     // The first of what the product of these projections reads; nothing when `rotated`, as the rotation comes before.
     Ahead ahead_of(int64_t layer, std::span<const Projection> which, int64_t rows, bool rotated) const;
+    const T* multiply_factors(std::span<const Projection> which, int first_part, const T* in, const StepShape& shape,
+                              const StepView& view);
     void attend(int64_t layer, const StepShape& shape, const StepView& view, const AdapterNeeds& needs, T* pool);
     RowTiles tiles_of(const StepShape& shape, const StepView& view) const { return {view.tiles, shape.tiles}; }
     TileNorms norms_of(NormRole role, int64_t layer, const StepShape& shape, const StepView& view) const;
@@ -80,9 +86,11 @@ private:
     MatmulPlans plans_;
     DeviceMemory memory_;
     PhaseTimer* timer_ = nullptr;
+    FactorShape factors_;
 
     float* x_ = nullptr;  // the residual stream, [rows, hidden]
-    T *h_ = nullptr, *rotated_ = nullptr, *q_ = nullptr, *k_ = nullptr, *v_ = nullptr, *attended_ = nullptr;
+    T *h_ = nullptr, *rotated_ = nullptr, *multiplied_ = nullptr, *q_ = nullptr, *k_ = nullptr, *v_ = nullptr,
+      *attended_ = nullptr;
     T *gate_ = nullptr, *up_ = nullptr, *out_ = nullptr, *head_in_ = nullptr;
     float *logits_ = nullptr, *low_rank_ = nullptr;
     std::byte* attention_ = nullptr;
