@@ -157,10 +157,10 @@ void block_sparse(CudaDevice& device, T* out, const T* x, bool x_shared, const C
     const auto run = [&](auto kernel) {
         launch(device, kernel, grid, kThreads, 0, out, x, stride, tiles, first_part, rows, dim, int(cell), factor);
     };
-    switch (piece_of(cell, kMost)) {
-        case 8:
-            if constexpr (kMost == 8) return run(block_sparse_kernel<T, 8>);
-            CHECK(false);
+    const int piece = piece_of(cell, kMost);
+    if constexpr (kMost == 8)
+        if (piece == 8) return run(block_sparse_kernel<T, 8>);
+    switch (piece) {
         case 4:
             return run(block_sparse_kernel<T, 4>);
         case 2:

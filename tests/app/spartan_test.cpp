@@ -625,17 +625,19 @@ private slots:
         const QStringList lines = QString::fromUtf8(read(csv)).trimmed().split('\n');
         QCOMPARE(lines.size(), cases.size() + 1);
         QVERIFY(lines[0].startsWith("adapters,rows,distinct_adapters,"));
-        QVERIFY(lines[12].startsWith("half,6,4,8,,,2,"));
+        QVERIFY(lines[12].startsWith("half,6,4,8,,,,2,"));
         QCOMPARE(lines[12].count(','), lines[0].count(','));
     }
 
     void decode_by_every_strategy() {
-        const Output o = spartan_with({"bench", "decode", "--device", "cpu", "--model", "synthetic:tiny", "--batch", "3",
-                                       "--kinds", "base,boft", "--boft", "b=8,m=2,b=16", "--context", "8", "--steps", "1",
-                                       "--strategy", "folded,common_block,sequential,merged", "--json"});
+        const Output o =
+            spartan_with({"bench", "decode", "--device", "cpu", "--model", "synthetic:tiny", "--batch", "3", "--kinds",
+                          "base,boft", "--boft", "b=8,m=2,b=16", "--context", "8", "--steps", "1", "--strategy",
+                          "folded,common_block,sequential,merged", "--json"});
         QCOMPARE(o.code, 0);
         QStringList cases;
-        for (const Json& f : o.json()["decode"]) {
+        const Json document = o.json();
+        for (const Json& f : document["decode"]) {
             const bool adapters = f["adapters"] == "boft";
             cases << QString("%1 %2").arg(f["strategy"].get<std::string>().c_str()).arg(f["passes"].get<int>());
             QCOMPARE(f["common_block"].get<int>(), f["strategy"] == "common_block" && adapters ? 8 : 0);
