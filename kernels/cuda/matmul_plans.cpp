@@ -229,14 +229,13 @@ bool MatmulPlans::multiply(CudaDevice& device, const MatmulRun<Out>& run, int64_
     return !algorithms.empty() && state_->blas->multiply(device, shape, operands, algorithms.front());
 }
 
-#define INSTANTIATE(Out)                                                                                               \
-    template MatmulPlans::Choice MatmulPlans::prepare(CudaDevice&, std::span<const MatmulRun<Out>>, int64_t, int64_t); \
-    template double MatmulPlans::best_blas_us(CudaDevice&, std::span<const MatmulRun<Out>>, int64_t, int64_t,          \
-                                              int64_t);                                                                \
-    template bool MatmulPlans::uses_blas(const MatmulRun<Out>&, int64_t, int64_t);                                     \
-    template bool MatmulPlans::multiply(CudaDevice&, const MatmulRun<Out>&, int64_t, int64_t);
-INSTANTIATE(float)
-INSTANTIATE(bf16)
-#undef INSTANTIATE
+template MatmulPlans::Choice MatmulPlans::prepare(CudaDevice&, std::span<const MatmulRun<float>>, int64_t, int64_t);
+template double MatmulPlans::best_blas_us(CudaDevice&, std::span<const MatmulRun<float>>, int64_t, int64_t, int64_t);
+template bool MatmulPlans::uses_blas(const MatmulRun<float>&, int64_t, int64_t);
+template bool MatmulPlans::multiply(CudaDevice&, const MatmulRun<float>&, int64_t, int64_t);
+template MatmulPlans::Choice MatmulPlans::prepare(CudaDevice&, std::span<const MatmulRun<bf16>>, int64_t, int64_t);
+template double MatmulPlans::best_blas_us(CudaDevice&, std::span<const MatmulRun<bf16>>, int64_t, int64_t, int64_t);
+template bool MatmulPlans::uses_blas(const MatmulRun<bf16>&, int64_t, int64_t);
+template bool MatmulPlans::multiply(CudaDevice&, const MatmulRun<bf16>&, int64_t, int64_t);
 
 }  // namespace spartan

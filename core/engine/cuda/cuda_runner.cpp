@@ -7,6 +7,7 @@
 #include "core/engine/cuda/strategy_merge.h"
 #include "core/engine/device_fit.h"
 #include "kernels/check.h"
+#include "kernels/cuda/graph.h"
 #include "kernels/cuda/trap.h"
 #include "kernels/device_memory_error.h"
 
@@ -37,65 +38,6 @@ ForwardLimits limits_of(const ModelConfig& c, const RunnerLimits& l) {
     return {l.max_tokens,      l.block_tokens, std::max<int64_t>(l.total_pages * l.block_tokens / c.num_layers, 1),
             l.batch_invariant, l.plan_file,    l.strategy == AdapterStrategy::common_block};
 }
-
-// What the GPU takes from one point of the stream to a later one.
-class Stopwatch {
-public:
-    Stopwatch() {
-        CHECK_CUDA(cudaEventCreate(&begin_));
-        CHECK_CUDA(cudaEventCreate(&end_));
-    }
-    ~Stopwatch() {
-        cudaEventDestroy(begin_);
-        cudaEventDestroy(end_);
-    }
-    Stopwatch(const Stopwatch&) = delete;
-    Stopwatch& operator=(const Stopwatch&) = delete;
-    void start(CudaDevice& device) { CHECK_CUDA(cudaEventRecord(begin_, device.stream())); }
-    void stop(CudaDevice& device) { CHECK_CUDA(cudaEventRecord(end_, device.stream())); }
-    // Once the GPU is past stop().
-    double ms() const {
-        float value = 0;
-        CHECK_CUDA(cudaEventElapsedTime(&value, begin_, end_));
-        return double(value);
-    }
-
-private:
-    cudaEvent_t begin_ = nullptr, end_ = nullptr;
-};
-
-// A captured sequence of launches, ready to be replayed.
-class Graph {
-public:
-    Graph() = default;
-    Graph(CudaDevice& device, const std::function<void()>& launches) {
-        cudaGraph_t graph = nullptr;
-        CHECK_CUDA(cudaStreamBeginCapture(device.stream(), cudaStreamCaptureModeThreadLocal));
-        try {
-            launches();
-        } catch (...) {  // or the stream would go on recording
-            cudaStreamEndCapture(device.stream(), &graph);
-            if (graph) cudaGraphDestroy(graph);
-            throw;
-        }
-        CHECK_CUDA(cudaStreamEndCapture(device.stream(), &graph));
-        const cudaError_t status = cudaGraphInstantiate(&executable_, graph, 0);
-        cudaGraphDestroy(graph);
-        check_cuda(status, "cudaGraphInstantiate");
-    }
-    ~Graph() {
-        if (executable_) cudaGraphExecDestroy(executable_);
-    }
-    Graph(Graph&& other) noexcept : executable_(std::exchange(other.executable_, nullptr)) {}
-    Graph& operator=(Graph&& other) noexcept {
-        std::swap(executable_, other.executable_);
-        return *this;
-    }
-    void launch(CudaDevice& device) const { CHECK_CUDA(cudaGraphLaunch(executable_, device.stream())); }
-
-private:
-    cudaGraphExec_t executable_ = nullptr;
-};
 
 template <class T>
 class CudaRunner final : public ModelRunner {
@@ -329,7 +271,7 @@ private:
         if (!captures_) return graphs_.end();
         try {
             if (causes(Fault::no_memory_for_graphs)) DeviceMemory too_much(kMoreThanAnyGpu);
-            return graphs_.emplace(key, Graph(device_, launches)).first;
+            return graphs_.emplace(key, CudaGraph(device_, launches)).first;
         } catch (const OutOfDeviceMemory& e) {
             captures_ = false;
             trouble_ = std::string("out of device memory for graphs, so that new shapes run without: ") + e.what();
@@ -410,7 +352,7 @@ private:
     StepTables tables_;
     PinnedMemory tokens_;
     std::vector<float> host_logits_;
-    std::map<GraphKey, Graph> graphs_;
+    std::map<GraphKey, CudaGraph> graphs_;
 
     // Of the step in progress.
     std::vector<const DeviceAdapter*> adapter_of_segment_;
