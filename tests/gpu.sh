@@ -8,7 +8,9 @@
 #   bash gpu.sh run [OPTIONS] REPORT_DIR           in the unpacked folder, on the GPU machine
 #
 # OPTIONS: --only PART,…      of tests, kernels, steps, paper (the default), phases (times of a step's phases) and
-#                             invariant (steps whose bits do not depend on the batch)
+#                             invariant (steps whose bits do not depend on the batch), changed (how many answers differ
+#                             between requests alone and together) and sanitize (the kernels' tests under NVIDIA's
+#                             compute-sanitizer: the program SPARTAN_SANITIZER, or the one in the PATH)
 #          --limit PART=S     seconds for a part (default 80, 40, 110, 120: under 6 minutes together)
 #          --full             all parts, the paper's workload for every number of adapters, and its decode at batch 96;
 #                             half an hour
@@ -89,9 +91,9 @@ pack() {
 
 # --- run ---
 
-parts=(tests kernels steps phases invariant paper)
-declare -A limit=([tests]=80 [kernels]=40 [steps]=110 [phases]=60 [invariant]=60 [paper]=120)
-declare -A full_limit=([tests]=600 [kernels]=120 [steps]=300 [phases]=60 [invariant]=60 [paper]=1500)
+parts=(tests kernels steps phases invariant changed sanitize paper)
+declare -A limit=([tests]=80 [kernels]=40 [steps]=110 [phases]=60 [invariant]=60 [changed]=90 [sanitize]=150 [paper]=120)
+declare -A full_limit=([tests]=600 [kernels]=120 [steps]=300 [phases]=60 [invariant]=60 [changed]=90 [sanitize]=900 [paper]=1500)
 paper_runs=(base boft:8 boft:32 boft:96 mixed:96 lora64:32 lora64:96 lora32:96)
 paper_counts=(1 8 16 32 64 96)
 root='' raw='' report='' linked='' part='' part_end=0 verdict=0 full=no device=cuda model_name=synthetic:llama-2-7b
@@ -173,6 +175,30 @@ some_steps() { # NAME KEY=VALUE
 run_phases() { some_steps phases phase_times=true; }
 
 run_invariant() { some_steps invariant batch_invariant=true; }
+
+# The same prompts one after the other and side by side, as usual and batch-invariant.
+run_changed() {
+  local invariant rows
+  for invariant in false true; do
+    for rows in 1 96; do
+      one "changed-$invariant-$rows" 60 bin/spartan run resources/workloads/paper-7b-base.json --device "$device" \
+        --set "model=$model_name" --set requests=24 --set output_tokens.value=64 --set "engine.batch_invariant=$invariant" \
+        --set "engine.max_batch_rows=$rows" --out "$raw/changed-$invariant-$rows.wbrun" --json
+    done
+  done
+}
+
+run_sanitize() {
+  local tool program sanitizer=${SPARTAN_SANITIZER:-compute-sanitizer}
+  command -v "$sanitizer" >/dev/null || fail "sanitize needs compute-sanitizer (or SPARTAN_SANITIZER)"
+  for tool in memcheck racecheck initcheck synccheck; do
+    for program in $(cut -f2 tests.tsv | grep ^kernels_cuda_ | sort -u); do
+      while [ "$(jobs -rp | wc -l)" -ge 8 ]; do wait -n || true; done
+      one "$tool-$program" 600 "$sanitizer" --tool "$tool" --error-exitcode 9 "bin/$program" &
+    done
+  done
+  wait
+}
 
 paper() { # NAME WORKLOAD:N MORE…
   local name=$1 workload=${2%%:*} count=${2##*:} adapters

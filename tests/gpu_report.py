@@ -179,6 +179,50 @@ def paper_text(raw, runs):
                   "whole s"], rows)
 
 
+def tokens_of(recording):
+    """Each request's tokens, in order."""
+    tokens = {}
+    for line in (recording / "tokens.jsonl").read_text().splitlines():
+        request, _, token = json.loads(line)
+        tokens.setdefault(request, []).append(token)
+    return tokens
+
+
+def changed_of(raw):
+    """How the answers to the same prompts differ between requests alone and together; one entry for each mode that ran."""
+    found = []
+    for mode in ("false", "true"):
+        names = [f"changed-{mode}-{rows}" for rows in (1, 96)]
+        if any(run["code"] != 0 for run in raw.of("changed") if run["name"] in names):
+            continue
+        folders = [raw.folder / f"{name}.wbrun" for name in names]
+        if not all(folder.exists() for folder in folders):
+            continue
+        alone, together = map(tokens_of, folders)
+        same = [next((i for i, pair in enumerate(zip(alone[r], together[r])) if pair[0] != pair[1]), None) for r in alone]
+        changed = sum(s is not None for s in same)
+        compared = sum(len(alone[r]) if s is None else s + 1 for r, s in zip(alone, same))
+        found.append({"batch_invariant": mode == "true", "requests": len(alone), "changed_requests": changed,
+                      "tokens_to_first_change": compared, "changed_per_token": changed / compared})
+    return found
+
+
+def changed_text(changes):
+    return table(["batch_invariant", "requests", "of them with another answer", "tokens up to the first change",
+                  "changes a token"], [[c["batch_invariant"], c["requests"], c["changed_requests"],
+                                        c["tokens_to_first_change"], f"{c['changed_per_token'] * 100:.2f} %"] for c in changes])
+
+
+def sanitize_text(raw):
+    rows = []
+    for run in raw.of("sanitize"):
+        tool, program = run["name"].split("-", 1)
+        summary = [line for line in raw.text(run["name"]).splitlines() if "SUMMARY" in line]
+        verdict = summary[-1].strip("= ") if summary else raw.why(run)
+        rows.append([tool, program, verdict if run["code"] == 0 or run["code"] == 9 else raw.why(run)])
+    return table(["tool", "program", "result"], rows)
+
+
 def limits_text(limits):
     return (f"Measured in this run: reads {limits['read_bytes_per_s'] / 1e9:,.0f} GB/s, copies {limits['copy_bytes_per_s'] / 1e9:,.0f} GB/s, "
             f"products of 8192 x 8192 in bf16 {limits['bf16_flops'] / 1e12:,.0f} TFLOP/s, f32 {limits['f32_flops'] / 1e12:,.1f} TFLOP/s.\n")
@@ -191,13 +235,15 @@ def main(raw_folder, report_folder):
     papers = {run["name"]: raw.json(run["name"]) for run in raw.of("paper")}
     commit = (raw.folder / "commit").read_text().strip()
     gpu = last_line(raw.text("gpu"))
+    changes = changed_of(raw)
     ran = [run for run in raw.runs if run["part"] != "machine"]
     if not any("synthetic:llama-2-7b" in run["command"] for run in ran):
         for wanted in (WANTED_SHARE, WANTED_STEP_MS, WANTED_REQUESTS, WANTED_PREFILL):
             wanted.clear()
     for document in filter(None, papers.values()):
         del document["per_adapter"]  # in raw.tar.xz
-    report = {"schema": 1, "commit": commit, "gpu": gpu, "runs": raw.runs, "tests": tests, **documents, "paper": papers}
+    report = {"schema": 1, "commit": commit, "gpu": gpu, "runs": raw.runs, "tests": tests, **documents, "changed": changes,
+              "paper": papers}
     text = [f"# CUDA backend: tests and measurements\n\nCommit {commit}. {gpu or 'nvidia-smi did not answer'}.\n"]
     limits = next((d["limits"] for d in documents.values() if isinstance(d, dict) and d.get("limits")), None)
     if limits:
@@ -208,7 +254,7 @@ def main(raw_folder, report_folder):
         text.append("## Tests\n\n" + tests_text(tests))
     for run in ran:
         document = documents.get(run["name"])
-        if run["part"] in ("tests", "paper"):
+        if run["part"] in ("tests", "paper", "changed", "sanitize"):
             continue
         title = {"kernels": "## Kernels", "decode": "## Decode steps, context 256", "ablation": "## Ablation, context 160",
                  "prefill": "## Prefill", "phases": "## Phases of a step, context 256, eager",
@@ -231,6 +277,10 @@ def main(raw_folder, report_folder):
             text.append(f"{title}\n\n" + invariant_text(document["decode"], (documents["decode"] or {}).get("decode")))
         else:
             text.append(f"{title}\n\n" + prefill_text(document["prefill"]))
+    if changes:
+        text.append("## Answers alone and among others\n\n" + changed_text(changes))
+    if raw.of("sanitize"):
+        text.append("## Compute-sanitizer\n\n" + sanitize_text(raw))
     if papers:
         text.append("## The paper's workload\n\n" + paper_text(raw, raw.of("paper")))
     text.append("## Time\n\n" + table(["part", "program", "exit", "s"], [
@@ -240,7 +290,8 @@ def main(raw_folder, report_folder):
         (out / (name + ".part")).write_text(content)
         os.replace(out / (name + ".part"), out / name)
     nothing_ran = not any(run["code"] == 0 for run in ran)
-    return 1 if nothing_ran or any(t["state"] != "passed" for t in tests) else 0
+    faults = any(run["code"] == 9 for run in raw.of("sanitize")) or any(c["batch_invariant"] and c["changed_requests"] for c in changes)
+    return 1 if nothing_ran or faults or any(t["state"] != "passed" for t in tests) else 0
 
 
 if __name__ == "__main__":
