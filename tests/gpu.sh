@@ -45,6 +45,7 @@ build_programs() { # BUILD_DIR
     command -v nvcc >/dev/null || PATH=$PATH:/usr/local/cuda/bin
     cmake --preset cuda -DSPARTAN_CUDA_ARCHITECTURES="${SPARTAN_CUDA_ARCHITECTURES:-90a}" >/dev/null
   fi
+  cmake "$1" >/dev/null # finds tests that have come since
   local targets
   mapfile -t targets < <(gpu_tests "$1" | cut -f2)
   [ ${#targets[@]} -gt 0 ] || fail "no test is labelled gpu: was $1 configured with nvcc?"
