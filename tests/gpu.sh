@@ -7,9 +7,10 @@
 #       CUDA machine lacks, fixtures and workloads; CUDA's own libraries stay behind
 #   bash gpu.sh run [OPTIONS] REPORT_DIR           in the unpacked folder, on the GPU machine
 #
-# OPTIONS: --only PART,…      of tests, kernels, steps, paper (the default), phases (times of a step's phases) and
+# OPTIONS: --only PART,…      of tests, kernels, steps, paper (the default), phases (times of a step's phases),
 #                             invariant (steps whose bits do not depend on the batch), changed (how many answers differ
-#                             between requests alone and together) and sanitize (the kernels' tests under NVIDIA's
+#                             between requests alone and together), strategies (the paper's own way, adapter by
+#                             adapter and merged, beside folded) and sanitize (the kernels' tests under NVIDIA's
 #                             compute-sanitizer: the program SPARTAN_SANITIZER, or the one in the PATH)
 #          --limit PART=S     seconds for a part (default 80, 40, 110, 120: under 6 minutes together)
 #          --full             all parts, the paper's workload for every number of adapters, and its decode at batch 96;
@@ -92,9 +93,9 @@ pack() {
 
 # --- run ---
 
-parts=(tests kernels steps phases invariant changed sanitize paper)
-declare -A limit=([tests]=80 [kernels]=40 [steps]=110 [phases]=60 [invariant]=60 [changed]=90 [sanitize]=150 [paper]=120)
-declare -A full_limit=([tests]=600 [kernels]=120 [steps]=300 [phases]=60 [invariant]=60 [changed]=90 [sanitize]=900 [paper]=1500)
+parts=(tests kernels steps phases invariant strategies changed sanitize paper)
+declare -A limit=([tests]=80 [kernels]=40 [steps]=110 [phases]=60 [invariant]=60 [strategies]=180 [changed]=90 [sanitize]=150 [paper]=120)
+declare -A full_limit=([tests]=600 [kernels]=120 [steps]=300 [phases]=60 [invariant]=60 [strategies]=300 [changed]=90 [sanitize]=900 [paper]=1500)
 paper_runs=(base boft:8 boft:32 boft:96 mixed:96 lora64:32 lora64:96 lora32:96)
 paper_counts=(1 8 16 32 64 96)
 root='' raw='' report='' linked='' part='' part_end=0 verdict=0 full=no device=cuda model_name=synthetic:llama-2-7b
@@ -199,6 +200,11 @@ run_sanitize() {
     done
   done
   wait
+}
+
+run_strategies() {
+  one strategies 180 bin/spartan bench decode --device "$device" --model "$model_name" --batch 32 --adapters 1,8,32 \
+    --kinds base,boft,lora --steps 5 --strategy folded,common_block,sequential,merged --json
 }
 
 paper() { # NAME WORKLOAD:N MORE…

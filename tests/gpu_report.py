@@ -126,6 +126,14 @@ def decode_text(figures, wanted, unit):
                   "added ms"], rows)
 
 
+def strategies_text(figures):
+    rows = [[f["strategy"], f["adapters"], f["distinct_adapters"], f["passes"], f["common_block"] or "", short(f["median_ms"]),
+             short(f["tokens_per_s"]), short((f["weight_bytes"] + f["adapter_bytes"] + f["kv_bytes"]) / 1e6),
+             short(f["staging_bytes"] / 1e6)] for f in figures]
+    return table(["strategy", "adapters", "distinct", "passes", "common block", "step ms", "tokens/s", "MB read",
+                  "MB written before"], rows)
+
+
 def ablation_text(figures):
     def step(case, graphs, overlap, ahead):
         for f in figures:
@@ -230,7 +238,7 @@ def limits_text(limits):
 
 def main(raw_folder, report_folder):
     raw, out = Raw(Path(raw_folder)), Path(report_folder)
-    documents = {name: raw.json(name) for name in ("devices", "kernels", "decode", "ablation", "prefill", "phases", "invariant")}
+    documents = {name: raw.json(name) for name in ("devices", "kernels", "decode", "ablation", "prefill", "phases", "invariant", "strategies")}
     tests = tests_of(raw)
     papers = {run["name"]: raw.json(run["name"]) for run in raw.of("paper")}
     commit = (raw.folder / "commit").read_text().strip()
@@ -258,7 +266,8 @@ def main(raw_folder, report_folder):
             continue
         title = {"kernels": "## Kernels", "decode": "## Decode steps, context 256", "ablation": "## Ablation, context 160",
                  "prefill": "## Prefill", "phases": "## Phases of a step, context 256, eager",
-                 "invariant": "## Batch-invariant steps, context 256"}[run["name"]]
+                 "invariant": "## Batch-invariant steps, context 256",
+                 "strategies": "## Strategies, steps of 32 requests, context 256"}[run["name"]]
         if run["code"] != 0:
             text.append(f"{title}\n\n{raw.why(run)}\n")
             title = ""
@@ -275,6 +284,8 @@ def main(raw_folder, report_folder):
             text.append(f"{title}\n\n" + phases_text(document["decode"]))
         elif run["name"] == "invariant":
             text.append(f"{title}\n\n" + invariant_text(document["decode"], (documents["decode"] or {}).get("decode")))
+        elif run["name"] == "strategies":
+            text.append(f"{title}\n\n" + strategies_text(document["decode"]))
         else:
             text.append(f"{title}\n\n" + prefill_text(document["prefill"]))
     if changes:

@@ -322,6 +322,52 @@ private slots:
         QCOMPARE(view.canvas().rows().size(), model().header().adapters.size());
     }
 
+    // Under the strategy common_block the factors ran, in their own order and cut to what the record says.
+    void layoutDrawsWhatTheStrategyRan() {
+        Window other;
+        other.session.openModel(QStringLiteral("synthetic:tiny"));
+        other.session.addAdapterArguments(
+            {QStringLiteral("synthetic:boft:2:b=8,m=2,b=16,m=1"), QStringLiteral("synthetic:lora:1:r=4")},
+            QStringLiteral("."));
+        QTRY_COMPARE_WITH_TIMEOUT(other.session.library().readyAdapters(), int64_t(3), 30'000);
+        std::vector<StepRecordPtr> records;
+        connect(&other.session, &Session::recordsArrived, this, [&](const std::vector<StepRecordPtr>& more) {
+            records.insert(records.end(), more.begin(), more.end());
+        });
+        QSignalSpy ended(&other.session, &Session::runFinished);
+        Workload w = workload(24);
+        w.engine.adapter_strategy = "common_block";
+        other.session.run(w);
+        QTRY_COMPARE_WITH_TIMEOUT(ended.size(), 1, 60'000);
+        QVERIFY(ended[0][1].toBool());
+        const auto step = std::find_if(records.begin(), records.end(), [](const StepRecordPtr& r) {
+            std::set<AdapterId> distinct;
+            for (const StepRow& row : r->rows) distinct.insert(row.adapter);
+            return distinct.size() >= 3;
+        });
+        QVERIFY(step != records.end());
+        QVERIFY((*step)->strategy == AdapterStrategy::common_block);
+        QCOMPARE((*step)->common_block, int64_t(8));
+        other.window.setPerspective(Perspective::inspect);
+        other.session.time().setCursorStep((*step)->step, other.session.runModel());
+        other.window.tick();
+        for (LayoutView* view : other.window.findChildren<LayoutView*>()) {
+            if (!view->isVisible()) continue;
+            LayoutCanvas& canvas = view->canvas();
+            std::vector<BlockLayout> first;
+            for (const LayoutRow& row : canvas.rows())
+                if (row.block_size > 0) first.push_back(factor_layout(row.in, row.block_size, 0, 8));
+            QCOMPARE(first.size(), size_t(2));
+            QCOMPARE(canvas.unionOf(0).useful, union_layout(first).useful);
+            const int64_t dim = first[0].dim;
+            // Factor 1 of blocks of 8 as well, once the features are mapped.
+            QCOMPARE(canvas.unionOf(1).useful, factor_layout(dim, 8, 1, 8, BlockConvention::mapped).useful);
+            QCOMPARE(canvas.unionOf(1).nonzero_tiles(), dim / 8);
+            QVERIFY(canvas.columnTitle(0).contains(QStringLiteral("factor 0")));
+            QVERIFY(!canvas.columnTitle(canvas.columnsDrawn()).contains(QStringLiteral("as it runs")));
+        }
+    }
+
     void anEmptyLayoutTeachesWithAnExample() {
         Window fresh;
         fresh.window.setPerspective(Perspective::inspect);

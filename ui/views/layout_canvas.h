@@ -53,6 +53,7 @@ public:
     void setNotice(const QString& words);  // in place of rows: why there is nothing to draw
     const QString& notice() const { return notice_; }
     QString csv();
+    QString columnTitle(int64_t column) const;
 
 signals:
     void chosen(std::optional<AdapterId> adapter);
@@ -71,7 +72,6 @@ private:
     double thumbnail() const;
     double textWidth() const;
     QString describe(const QPoint& position);
-    QString columnTitle(int64_t column) const;
     QString foldedWords() const;
     double rowHeight() const;
     double columnX(int64_t column) const;

@@ -162,7 +162,7 @@ void LayoutView::chooseProjection(const RunModel& model, const std::vector<Adapt
         for (const AdapterPart& part : adapter->parts) {
             if (part.layer != layer_->value()) continue;
             ++changed[size_t(part.projection)];
-            rotated[size_t(part.projection)] += part.rotation >= 0;
+            rotated[size_t(part.projection)] += part.rotates();
         }
     }
     const auto worth = [&](int p) { return rotated[size_t(p)] * 1'000'000 + changed[size_t(p)]; };
@@ -189,7 +189,7 @@ LayoutRow LayoutView::rowOf(const RunModel& model, AdapterId id) const {
         if (part.layer != layer_->value() || int(part.projection) != projection_->currentIndex()) continue;
         row.in = part.in;
         row.out = part.out;
-        row.block_size = part.rotation >= 0 ? part.block_size : 0;
+        row.block_size = part.rotates() ? part.block_size : 0;
         row.num_factors = part.num_factors;
         row.group = part.group;
         row.rank = part.a >= 0 ? part.rank : 0;
