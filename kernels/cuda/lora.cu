@@ -1,19 +1,19 @@
-// Decode streams A and B once: a warp has 8 KB (shrink) or 4 KB (expand) of them in flight before pdl_wait(), straight
-// from row-major storage into registers as MMA operands, the weights on the m16 side and the tile's rows on the n8 side
-// of mma.m16n8k16. The order of k inside a product is free, so a lane takes 8 neighbouring k (shrink) or columns
-// (expand) as one 16-byte load. Sums over more than a warp's share meet in shared memory, in the order of the warps;
-// sums over slabs of k in the reader, in the order of the slabs.
+// Decode streams A and B once: a warp has 8 KB of them in flight before pdl_wait(), straight from row-major storage
+// into registers as MMA operands, the weights on the m16 side and the tile's rows on the n8 side of mma.m16n8k16. The
+// order of k inside a product is free, so a lane takes 8 neighbouring k (shrink) or columns (expand) as one 16-byte
+// load, and in the expand ends up with 8 neighbouring outputs of two rows: it adds them to what it itself has
+// requested, and nothing but the inner sums goes through other threads. Sums over more than a warp's share meet in
+// shared memory, in the order of the warps; sums over slabs of k in the reader, in the order of the slabs.
 //
 // Where many rows share an adapter (prefill) the shrink would read x once for every 16 ranks; there a second kernel
-// takes 64 rows by 64 ranks through all of k with both sides staged in shared memory.
+// takes 64 rows by 64 ranks of every projection at once, with both sides staged in shared memory.
 #include "kernels/check.h"
+#include "kernels/cuda/async_copy.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/lora.h"
 #include "kernels/cuda/numbers.cuh"
 #include "kernels/cuda/tiles.cuh"
 #include "kernels/cuda/words.cuh"
-
-#include <cuda_pipeline_primitives.h>
 
 namespace spartan {
 
@@ -24,21 +24,23 @@ constexpr int kRanks = 16;                            // of an MMA operand
 constexpr int kWarpK = 256, kSlab = kWarps * kWarpK;  // k that a warp, a block takes in the streaming shrink
 constexpr int kFewRows = 8;                           // up to these a tile counts as decode
 constexpr int64_t kManyRows = 512;                    // from here on tiles of more than a few rows take the wide shrink
+constexpr int kWideSlabs = 2;                         // of k there, or the streaming shrink's if that has fewer
 
 // Where the inner sums lie: [slab][projection][row][ranks].
 struct Middle {
     float* data = nullptr;
     int64_t rows = 0;
     int num_projections = 0, slabs = 0, ranks = 0;  // ranks: a multiple of 16
-    bool wide = false;                              // tiles of more than kFewRows rows have one slab
+    bool wide = false;                              // tiles of more than kFewRows rows have wide_slabs()
 
     __device__ __forceinline__ float* row(int slab, int projection, int64_t r) const {
         return data + slab * slab_step() + (projection * rows + r) * ranks;
     }
     __device__ __forceinline__ int64_t slab_step() const { return num_projections * rows * ranks; }
     __device__ __forceinline__ int slabs_of(const CudaTile& tile) const {
-        return wide && tile.rows > kFewRows ? 1 : slabs;
+        return wide && tile.rows > kFewRows ? wide_slabs() : slabs;
     }
+    __host__ __device__ __forceinline__ int wide_slabs() const { return slabs < kWideSlabs ? slabs : kWideSlabs; }
 };
 
 __device__ __forceinline__ uint4 load_if(bool wanted, const void* p) {
@@ -52,6 +54,8 @@ __device__ __forceinline__ uint4 load_row_if(bool wanted, const bf16* p) {
 __device__ __forceinline__ int div_by_projections(unsigned i, int n) {
     return int(n == 1 ? i : n == 2 ? i / 2 : i / 3);
 }
+
+__device__ __forceinline__ int ceil_log2(int n) { return 32 - __clz(n - 1); }  // n >= 1
 
 // 32 k of 16 weight rows times 32 k of 8 rows. Lane 4r + q holds k 8q .. 8q + 7 of weight rows r and r + 8, and of row
 // r.
@@ -123,6 +127,7 @@ __global__ void __launch_bounds__(kThreads, 4)
 }
 
 constexpr int kStages = 3, kStageK = 64, kUnits = kStageK / 8;  // units of 16 bytes in a row of a stage
+constexpr int kStageRanks = 64;
 
 // One side of a stage: 64 rows of kStageK values, the units of odd rows swapped by halves so that 8 lanes reading 4
 // neighbouring units of 2 rows meet all banks once.
@@ -130,64 +135,83 @@ struct Stage {
     uint4 units[64][kUnits];
     __device__ __forceinline__ uint4& at(int row, int unit) { return units[row][unit ^ (row % 2 * 4)]; }
 
-    // Rows [0, count) of p, k0 and on; zeros beyond.
-    __device__ __forceinline__ void request(const bf16* p, int count, int in, int k0) {
-#pragma unroll
-        for (int i = 0; i < 64 * kUnits / kThreads; ++i) {
-            const int row = (i * kThreads + int(threadIdx.x)) / kUnits, unit = int(threadIdx.x) % kUnits;
-            const bool wanted = row < count && k0 + unit * 8 < in;
-            const bf16* from = wanted ? p + int64_t(row) * in + k0 + unit * 8 : p;
-            __pipeline_memcpy_async(&at(row, unit), from, 16, wanted ? 0 : 16);
+    // Rows [0, count) of p, k0 and on; zeros beyond. By `threads` threads, a multiple of 8, of which this is `thread`.
+    __device__ __forceinline__ void request(const bf16* p, int count, int in, int k0, int thread, int threads) {
+        const int unit = thread % kUnits;
+        const bool inside = k0 + unit * 8 < in;
+        for (int row = thread / kUnits; row < 64; row += threads / kUnits) {
+            const bool wanted = inside && row < count;
+            copy_async<16>(&at(row, unit), wanted ? p + int64_t(row) * in + k0 + unit * 8 : p, wanted);
         }
     }
 };
 
-// A block: 64 ranks, 16 a warp, all of k, all rows of a tile of more than kFewRows.
-__global__ void __launch_bounds__(kThreads, 3)
+constexpr int wide_shared_bytes(int num_projections) { return kStages * (1 + num_projections) * int(sizeof(Stage)); }
+
+// A block: one slab of k, all rows of a tile of more than kFewRows, 64 ranks of every projection: four warps each, with
+// 16 ranks a warp. Grid: [64 ranks][slab][tile].
+__global__ void __launch_bounds__(kThreads* kMaxLoraProjections, 1)
     shrink_wide(Middle mid, const bf16* x, const CudaTile* tiles, int first_part, int in) {
-    __shared__ Stage as[kStages], xs[kStages];
+    extern __shared__ __align__(16) std::byte shared[];
+    auto* stages = reinterpret_cast<Stage*>(shared);  // [kStages][x, A of each projection]
     pdl_trigger();
     const CudaTile tile = tiles[blockIdx.z];
-    const CudaPart* part = part_of(tile, first_part + int(blockIdx.y));
-    const auto* a = static_cast<const bf16*>(part ? part->a : nullptr);
-    const int rank = a ? part->rank : 0, steps = (in + kStageK - 1) / kStageK;
-    const int lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32, r = lane / 4, q = lane % 4;
+    const int thread = int(threadIdx.x), p = thread / kThreads, lane = thread % 32, r = lane / 4, q = lane % 4;
+    const bf16* a = nullptr;
+    int rank = 0, largest = 0;
+    for (int i = 0; i < mid.num_projections; ++i) {
+        const CudaPart* part = part_of(tile, first_part + i);
+        const auto* of_part = static_cast<const bf16*>(part ? part->a : nullptr);
+        const int of_rank = of_part ? part->rank : 0;
+        largest = max(largest, of_rank);
+        if (i == p) a = of_part, rank = of_rank;
+    }
+    const int all_steps = (in + kStageK - 1) / kStageK, a_slab = (all_steps + mid.wide_slabs() - 1) / mid.wide_slabs();
+    const int slab = int(blockIdx.y), begin = min(slab * a_slab, all_steps), steps = min(a_slab, all_steps - begin);
     pdl_wait();
     if (tile.rows <= kFewRows) return;
     x += tile.row_begin * int64_t(in);
 #pragma unroll 1
-    for (int base = int(blockIdx.x) * 64; base < rank; base += int(gridDim.x) * 64) {
-        const bf16* rows_of_a = a + int64_t(base) * in;
+    for (int base = int(blockIdx.x) * kStageRanks; base < largest; base += int(gridDim.x) * kStageRanks) {
+        const int own_rank = base + thread % kThreads / 32 * kRanks;  // the first of this warp's
+        const auto stage = [&](int step, int side) -> Stage& {
+            return stages[step % kStages * (1 + mid.num_projections) + side];
+        };
         const auto request = [&](int step) {
             if (step < steps) {
-                as[step % kStages].request(rows_of_a, rank - base, in, step * kStageK);
-                xs[step % kStages].request(x, tile.rows, in, step * kStageK);
+                const int k0 = (begin + step) * kStageK;
+                stage(step, 0).request(x, tile.rows, in, k0, thread, int(blockDim.x));
+                if (base < rank)
+                    stage(step, 1 + p)
+                        .request(a + int64_t(base) * in, rank - base, in, k0, thread % kThreads, kThreads);
             }
-            __pipeline_commit();
+            end_copy_group();
         };
         float c[kTileRows / 8][4] = {};
         for (int step = 0; step < kStages - 1; ++step) request(step);
 #pragma unroll 1
         for (int step = 0; step < steps; ++step) {
-            __pipeline_wait_prior(kStages - 2);
+            wait_for_copies<kStages - 2>();
             __syncthreads();  // the stage is here for all, and all are done with the one that is overwritten next
             request(step + kStages - 1);
-            Stage &sa = as[step % kStages], &sx = xs[step % kStages];
+            if (own_rank >= rank) continue;
+            Stage &sx = stage(step, 0), &sa = stage(step, 1 + p);
+            const int low_rank = own_rank - base + r;
 #pragma unroll 1
             for (int i = 0; i < kStageK / 32; ++i) {
-                const uint4 low = sa.at(16 * warp + r, 4 * i + q), high = sa.at(16 * warp + r + 8, 4 * i + q);
+                const uint4 low = sa.at(low_rank, 4 * i + q), high = sa.at(low_rank + 8, 4 * i + q);
 #pragma unroll
-                for (int t = 0; t < kTileRows / 8; ++t) mma_32(c[t], low, high, sx.at(8 * t + r, 4 * i + q));
+                for (int t = 0; t < kTileRows / 8; ++t)
+                    if (8 * t < tile.rows) mma_32(c[t], low, high, sx.at(8 * t + r, 4 * i + q));
             }
         }
-        const int first = base + 16 * warp;
 #pragma unroll
         for (int t = 0; t < kTileRows / 8; ++t)
 #pragma unroll
             for (int i = 0; i < 4; ++i) {
                 const int row = 8 * t + 2 * q + i % 2;
-                if (row < tile.rows && first < rank)
-                    mid.row(0, int(blockIdx.y), tile.row_begin + row)[first + r + i / 2 * 8] = c[t][i];
+                if (row < tile.rows && own_rank < rank)
+                    mid.row(slab, p, tile.row_begin + row)[own_rank + r + i / 2 * 8] = c[t][i];
             }
         __syncthreads();  // the next turn's requests overwrite the stages
     }
@@ -218,8 +242,8 @@ __global__ void __launch_bounds__(kThreads)
 
 // ---- expand: out[p][row][n] += scale * sum over r of b_t[r][n] * (sum over slabs of mid[slab][p][row][r])
 
-constexpr int kWarpColumns = 128, kOctets = kWarpColumns / 8;
-constexpr int kPadded = kWarpColumns + 4;
+constexpr int kColumns = 64;        // of a piece of B: 8 a lane
+constexpr int kMostFastRank = 512;  // larger ones are expanded plainly
 
 // Two bf16 whose sum is v to 16 bits or more, for pairs of neighbouring k.
 struct SplitPair {
@@ -232,129 +256,258 @@ __device__ __forceinline__ SplitPair split(float v0, float v1) {
     return s;
 }
 
-// A lane's share of 16 ranks by 128 columns of B: ranks 4q .. 4q + 3, columns 8r .. 8r + 7 of each 64.
-struct ColumnsOfB {
-    uint4 w[kWarpColumns / 64][4];
-
-    // `ranks` and `columns` are left of b_t [.., width] from p on.
-    __device__ __forceinline__ void load(const bf16* p, int64_t width, int ranks, int columns) {
+// Four neighbouring ranks' inner sums of a row, added up over the slabs, as a lane's share of the n8 side of an MMA: x,
+// y their high parts, z, w the low ones. kAtOnce: slabs whose loads are in flight together.
+template <int kAtOnce>
+__device__ __forceinline__ uint4 inner_sums(const float* from, int64_t slab_step, int slabs) {
+    float4 m = {};
+#pragma unroll 1
+    for (; slabs > 0; slabs -= kAtOnce, from += kAtOnce * slab_step) {
+        float4 s[kAtOnce];
 #pragma unroll
-        for (int e = 0; e < 4; ++e, p += width)
+        for (int i = 0; i < kAtOnce; ++i)
+            s[i] = i < slabs ? *reinterpret_cast<const float4*>(from + i * slab_step) : float4{};
 #pragma unroll
-            for (int u = 0; u < kWarpColumns / 64; ++u) w[u][e] = load_if(e < ranks && 64 * u < columns, p + 64 * u);
+        for (int i = 0; i < kAtOnce; ++i) m = make_float4(m.x + s[i].x, m.y + s[i].y, m.z + s[i].z, m.w + s[i].w);
     }
-    // The operand whose 16 outputs are columns 8r + 2j (its row r) and 8r + 2j + 1 (its row r + 8).
-    __device__ __forceinline__ uint4 operand(int u, int j) const {
-        const auto word = [&](int e) {
-            return j == 0 ? w[u][e].x : j == 1 ? w[u][e].y : j == 2 ? w[u][e].z : w[u][e].w;
-        };
-        return make_uint4(__byte_perm(word(0), word(1), 0x5410), __byte_perm(word(0), word(1), 0x7632),
-                          __byte_perm(word(2), word(3), 0x5410), __byte_perm(word(2), word(3), 0x7632));
+    const SplitPair low_ranks = split(m.x, m.y), high_ranks = split(m.z, m.w);
+    return make_uint4(low_ranks.high, high_ranks.high, low_ranks.low, high_ranks.low);
+}
+
+// 16 ranks by 64 columns of B; a lane has ranks 4q .. 4q + 3 of columns 8r .. 8r + 7.
+struct PieceOfB {
+    uint4 w[4];
+
+    // `ranks` are left of b_t [.., width] from p on.
+    __device__ __forceinline__ void load(bool wanted, const bf16* p, int64_t width, int ranks) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) w[e] = load_if(wanted && e < ranks, p + e * width);
+    }
+    // From a word for each rank to operands: the outputs of w[j] are columns 8r + 2j (its row r) and 8r + 2j + 1 (its
+    // row r + 8).
+    __device__ __forceinline__ void arrange() {
+        const uint4 v[4] = {w[0], w[1], w[2], w[3]};
+        w[0] = operand(v[0].x, v[1].x, v[2].x, v[3].x);
+        w[1] = operand(v[0].y, v[1].y, v[2].y, v[3].y);
+        w[2] = operand(v[0].z, v[1].z, v[2].z, v[3].z);
+        w[3] = operand(v[0].w, v[1].w, v[2].w, v[3].w);
+    }
+
+private:
+    __device__ __forceinline__ static uint4 operand(uint32_t v0, uint32_t v1, uint32_t v2, uint32_t v3) {
+        return make_uint4(__byte_perm(v0, v1, 0x5410), __byte_perm(v0, v1, 0x7632), __byte_perm(v2, v3, 0x5410),
+                          __byte_perm(v2, v3, 0x7632));
     }
 };
 
-// out + scale * the sums of `warps` warps, 8 columns.
-__device__ __forceinline__ void add_scaled_octet(uint32_t (&out)[4], float scale, const float* partial, int warps) {
-    float sum[8] = {};
-#pragma unroll 1
-    for (int i = 0; i < warps; ++i, partial += 8 * kPadded) {
-        const float4 s0 = reinterpret_cast<const float4*>(partial)[0], s1 = reinterpret_cast<const float4*>(partial)[1];
-        const float s[8] = {s0.x, s0.y, s0.z, s0.w, s1.x, s1.y, s1.z, s1.w};
+// kSlots: units of 16 bytes of out that a lane has requested ahead. kInner: units for inner sums, [8 rows][16
+// ranks][lane].
+template <int kSlots, int kInner>
+struct ExpandShared {
+    static_assert(kInner >= kMostFastRank / kRanks * 32);
+    uint4 slots[kWarps][kSlots][32];
+    uint4 inner[kInner];
+};
+
+// What a block does for a tile: a warp takes kBatches times 16 ranks of kPieces times 64 columns; where that is not all
+// ranks, 2 or 4 warps share the columns, which warp 0 of them adds to out. That depends on the rank alone, as does the
+// order of all sums. kReloads: for ranks that are too many for that, of which a warp then takes one share after
+// another.
+template <int kPieces, int kBatches, bool kReloads, int kSlots, int kInner>
+struct Expand {
+    static_assert(kPieces * kBatches == 4);
+    static constexpr int kDepth = kSlots / (2 * kPieces);  // steps of 8 rows whose out is requested ahead
+    static constexpr int kSlabsAtOnce = kSlots > 8 ? 2 : 4;
+
+    ExpandShared<kSlots, kInner>& shared;
+    const Middle& mid;
+    const CudaTile& tile;
+    const int p, rank, sharing_log2;
+
+    const int lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32, r = lane / 4, q = lane % 4;
+    const int batches = (rank + kRanks - 1) / kRanks, sharing = 1 << sharing_log2, own = warp & (sharing - 1);
+    const int slabs = mid.slabs_of(tile);
+    const int quads_log2 = 2 + ceil_log2(batches);            // of the power of two that holds 4 * batches
+    const int inner_steps = kInner / 32 >> (quads_log2 - 2);  // whose inner sums there is room for: at least one
+    PieceOfB b[kPieces][kBatches];
+
+    __device__ int columns_of_block() const { return (kWarps >> sharing_log2) * kPieces * kColumns; }
+
+    // Of this warp's ranks from batch `first` on; columns: left of those from b_t on.
+    __device__ void load_b(const bf16* b_t, int64_t width, int columns, int first) {
+        b_t += (first * kRanks + 4 * q) * width;
 #pragma unroll
-        for (int k = 0; k < 8; ++k) sum[k] += s[k];
+        for (int n = 0; n < kBatches; ++n, b_t += kRanks * width)
+#pragma unroll
+            for (int piece = 0; piece < kPieces; ++piece)
+                b[piece][n].load(piece * kColumns < columns, b_t + piece * kColumns, width,
+                                 rank - (first + n) * kRanks - 4 * q);
     }
+    __device__ void arrange_b() {
 #pragma unroll
-    for (int k = 0; k < 4; ++k)
-        out[k] = pack_bf16(fmaf(scale, sum[2 * k], bf16_low(out[k])), fmaf(scale, sum[2 * k + 1], bf16_high(out[k])));
+        for (auto& of_piece : b)
+#pragma unroll
+            for (PieceOfB& piece : of_piece) piece.arrange();
+    }
+
+    // The inner sums of the rows from `step` on that there is room for, by all threads.
+    __device__ void share_inner_sums(int step) {
+        const int rows = min(tile.rows - 8 * step, 8 * inner_steps);
+#pragma unroll(kSlots > 8 ? 2 : 1)
+        for (int i = int(threadIdx.x); i < rows << quads_log2; i += kThreads) {
+            const int row = i >> quads_log2, quad = i & ((1 << quads_log2) - 1);
+            if (quad >= 4 * batches) continue;
+            const float* from = mid.row(0, p, tile.row_begin + 8 * step + row) + 4 * quad;
+            shared.inner[(row / 8 * batches + quad / 4) * 32 + row % 8 * 4 + quad % 4] =
+                inner_sums<kSlabsAtOnce>(from, mid.slab_step(), slabs);
+        }
+    }
+    __device__ uint4 inner_of(int step, int shared_from, int batch) const {
+        return shared.inner[((step - shared_from) * batches + batch) * 32 + lane];
+    }
+
+    __device__ static void multiply(float (&c)[4][4], const PieceOfB& of_b, const uint4& m) {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+            mma_bf16(c[j], of_b.w[j], m.x, m.y);
+            mma_bf16(c[j], of_b.w[j], m.z, m.w);
+        }
+    }
+
+    // Sums of the warps that share columns, in their order, to the first of them. Those of out have no slots in use.
+    __device__ void gather(float (&c)[4][4]) {
+        if (own > 0)
+#pragma unroll
+            for (int j = 0; j < 4; ++j)
+                shared.slots[warp][j][lane] = make_uint4(__float_as_uint(c[j][0]), __float_as_uint(c[j][1]),
+                                                         __float_as_uint(c[j][2]), __float_as_uint(c[j][3]));
+        __syncthreads();
+        if (own == 0)
+            for (int i = 1; i < sharing; ++i)
+#pragma unroll
+                for (int j = 0; j < 4; ++j) {
+                    const uint4 v = shared.slots[warp + i][j][lane];
+                    c[j][0] += __uint_as_float(v.x);
+                    c[j][1] += __uint_as_float(v.y);
+                    c[j][2] += __uint_as_float(v.z);
+                    c[j][3] += __uint_as_float(v.w);
+                }
+        __syncthreads();
+    }
+
+    __device__ void run(bf16* out, const bf16* b_t, float scale, int width) {
+        if (int(blockIdx.x) * columns_of_block() >= width) return pdl_wait();
+        const int steps = (tile.rows + 7) / 8;
+        const int first_column = (warp >> sharing_log2) * kPieces * kColumns + 8 * r;
+        bool waited = false;
+        int shared_from = -1;  // the first step whose inner sums are shared
+#pragma unroll 1
+        for (int column = int(blockIdx.x) * columns_of_block(); column < width;
+             column += int(gridDim.x) * columns_of_block()) {
+            const int own_column = column + first_column;
+            const int columns = width - own_column;
+            load_b(b_t + own_column, width, columns, own * kBatches);
+            if (!waited) pdl_wait();
+            waited = true;
+            bf16* const to = out + (tile.row_begin + 2 * q) * int64_t(width) + own_column;
+            const auto has = [&](int step, int piece, int i) {
+                return own == 0 && 8 * step + 2 * q + i < tile.rows && piece * kColumns < columns;
+            };
+            const auto slot = [&](int step, int piece, int i) -> uint4& {
+                return shared.slots[warp][(step % kDepth * kPieces + piece) * 2 + i][lane];
+            };
+            const auto place = [&](int step, int piece, int i) {
+                return to + (8 * step + i) * int64_t(width) + piece * kColumns;
+            };
+            const auto request = [&](int step) {
+                if (step < steps)
+#pragma unroll
+                    for (int piece = 0; piece < kPieces; ++piece)
+#pragma unroll
+                        for (int i = 0; i < 2; ++i)
+                            if (has(step, piece, i)) copy_async<16>(&slot(step, piece, i), place(step, piece, i));
+                end_copy_group();
+            };
+#pragma unroll 1
+            for (int step = 0; step < kDepth; ++step) request(step);
+#pragma unroll 1
+            for (int step = 0; step < steps; ++step) {
+                const bool outside = step < shared_from || step >= shared_from + inner_steps;
+                if (shared_from < 0 || outside) {
+                    if (shared_from >= 0) __syncthreads();  // all are done with the last ones
+                    share_inner_sums(step);
+                    __syncthreads();
+                    shared_from = step;
+                }
+                if (step == 0) arrange_b();
+#pragma unroll
+                for (int piece = 0; piece < kPieces; ++piece) {
+                    float c[4][4] = {};
+                    for (int first = own * kBatches; first < batches; first += sharing * kBatches) {
+                        if (kReloads && (step > 0 || first > own * kBatches)) {
+                            load_b(b_t + own_column, width, columns, first);
+                            arrange_b();
+                        }
+#pragma unroll
+                        for (int n = 0; n < kBatches; ++n)
+                            if (first + n < batches) multiply(c, b[piece][n], inner_of(step, shared_from, first + n));
+                        if (!kReloads) break;
+                    }
+                    if (kPieces == 1 && sharing > 1) gather(c);
+                    if (piece == 0) wait_for_copies<kDepth - 1>();
+#pragma unroll
+                    for (int i = 0; i < 2; ++i) {  // rows 2q and 2q + 1
+                        if (!has(step, piece, i)) continue;
+                        const uint4 old = slot(step, piece, i);
+                        const uint32_t words[4] = {old.x, old.y, old.z, old.w};
+                        uint32_t sums[4];
+#pragma unroll
+                        for (int j = 0; j < 4; ++j)
+                            sums[j] = pack_bf16(fmaf(scale, c[j][i], bf16_low(words[j])),
+                                                fmaf(scale, c[j][i + 2], bf16_high(words[j])));
+                        store_words(place(step, piece, i), sums);
+                    }
+                }
+                request(step + kDepth);
+            }
+        }
+    }
+};
+
+// Columns that a block takes at a time where no rank is larger than this.
+constexpr int columns_of_block(int max_rank) {
+    return max_rank <= 16 ? 1024 : max_rank <= 32 ? 512 : max_rank <= 64 ? 256 : max_rank <= 128 ? 128 : 64;
 }
 
-// A block: `sharing` warps share 128 columns, taking 16 ranks each in turn; a small rank leaves warps to take the next
-// 128 columns. All rows of a tile, 8 at a time.
+// Grid: [columns][projection][tile].
+template <int kSlots, int kInner>
 __global__ void __launch_bounds__(kThreads, 4) expand_streaming(const __grid_constant__ LoraOutputs<bf16> outputs,
                                                                 Middle mid, const CudaTile* tiles, int first_part) {
-    __shared__ float partial[kWarps][8][kPadded];
+    __shared__ ExpandShared<kSlots, kInner> shared;
     pdl_trigger();
     const CudaTile tile = tiles[blockIdx.z];
     const int p = int(blockIdx.y);
     const CudaPart* part = part_of(tile, first_part + p);
-    const auto* b_t = static_cast<const bf16*>(part ? part->b_t : nullptr);
-    const int rank = b_t ? part->rank : 0, slabs = mid.slabs_of(tile);
-    const float scale = b_t ? part->scale : 0;
-    const int width = int(outputs.width[p]);
-    const int batches = (rank + kRanks - 1) / kRanks;  // of 16 ranks
-    const int sharing_log2 = batches <= 1 ? 0 : batches == 2 ? 1 : 2;
-    const int sharing = 1 << sharing_log2;      // warps on the same columns: depends on the rank alone
-    const int pieces = kWarps >> sharing_log2;  // of 128 columns, at a time
-    const int lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32, r = lane / 4, q = lane % 4;
-    const int own_batch = warp & (sharing - 1), own_rank = own_batch * kRanks + 4 * q;
-    const int out_row = int(threadIdx.x) / kOctets, octet = int(threadIdx.x) % kOctets * 8;
-    const bool resident = batches <= sharing;  // a warp needs one batch only, which then stays in registers
-    int column = int(blockIdx.x) * pieces * kWarpColumns;
-    if (batches == 0 || column >= width) return pdl_wait();
-    bool waited = false;
-#pragma unroll 1
-    for (; column < width; column += int(gridDim.x) * pieces * kWarpColumns) {
-        const int own_column = column + (warp >> sharing_log2) * kWarpColumns + 8 * r;
-        const bf16* own_b = b_t + int64_t(own_rank) * width + own_column;
-        ColumnsOfB b;
-        b.load(own_b, width, rank - own_rank, width - own_column);
-        if (!waited) pdl_wait();
-        waited = true;
-        // The octets of out that this thread adds to: of each piece one.
-        bf16* to = outputs.out[p] + (tile.row_begin + out_row) * int64_t(width) + column + octet;
-        const float* own_mid = mid.row(0, p, tile.row_begin + r) + own_rank;
-#pragma unroll 1
-        for (int t0 = 0; t0 < tile.rows; t0 += 8, to += 8 * int64_t(width), own_mid += 8 * mid.ranks) {
-            uint32_t sums[kWarps][4] = {};
-            bool mine[kWarps];
-#pragma unroll
-            for (int i = 0; i < kWarps; ++i) {
-                mine[i] = i < pieces && t0 + out_row < tile.rows && column + octet + i * kWarpColumns < width;
-                if (mine[i]) load_words(sums[i], to + i * kWarpColumns);
-            }
-            float c[kWarpColumns / 64][4][4] = {};
-#pragma unroll 1
-            for (int batch = own_batch; batch < batches; batch += sharing) {
-                const int skip = (batch - own_batch) * kRanks;
-                if (skip > 0 || (t0 > 0 && !resident))
-                    b.load(own_b + int64_t(skip) * width, width, rank - own_rank - skip, width - own_column);
-                float4 m = {};
-                if (t0 + r < tile.rows) {
-                    const float* from = own_mid + skip;
-#pragma unroll 2
-                    for (int slab = 0; slab < slabs; ++slab, from += mid.slab_step()) {
-                        const float4 s = *reinterpret_cast<const float4*>(from);
-                        m = make_float4(m.x + s.x, m.y + s.y, m.z + s.z, m.w + s.w);
-                    }
-                }
-                const SplitPair m01 = split(m.x, m.y), m23 = split(m.z, m.w);
-#pragma unroll
-                for (int u = 0; u < kWarpColumns / 64; ++u)
-#pragma unroll
-                    for (int j = 0; j < 4; ++j) {
-                        const uint4 operand = b.operand(u, j);
-                        mma_bf16(c[u][j], operand, m01.high, m23.high);
-                        mma_bf16(c[u][j], operand, m01.low, m23.low);
-                    }
-            }
-#pragma unroll
-            for (int u = 0; u < kWarpColumns / 64; ++u)
-#pragma unroll
-                for (int i = 0; i < 2; ++i) {  // rows 2q and 2q + 1
-                    auto* of_row = reinterpret_cast<float4*>(&partial[warp][2 * q + i][64 * u + 8 * r]);
-                    of_row[0] = make_float4(c[u][0][i], c[u][0][i + 2], c[u][1][i], c[u][1][i + 2]);
-                    of_row[1] = make_float4(c[u][2][i], c[u][2][i + 2], c[u][3][i], c[u][3][i + 2]);
-                }
-            __syncthreads();
-#pragma unroll
-            for (int i = 0; i < kWarps; ++i)
-                if (mine[i]) {
-                    add_scaled_octet(sums[i], scale, &partial[i * sharing][out_row][octet], sharing);
-                    store_words(to + i * kWarpColumns, sums[i]);
-                }
-            __syncthreads();
-        }
+    const bf16* b_t = nullptr;
+    int rank = 0;
+    float scale = 0;
+    if (part) {  // all at once, and not one after the other
+        b_t = static_cast<const bf16*>(part->b_t);
+        rank = part->rank;
+        scale = part->scale;
     }
+    if (!b_t || rank == 0) return pdl_wait();
+    bf16* out = outputs.out[p];
+    const int width = int(outputs.width[p]);
+    if (rank <= 16)
+        Expand<4, 1, false, kSlots, kInner>{shared, mid, tile, p, rank, 0}.run(out, b_t, scale, width);
+    else if (rank <= 32)
+        Expand<2, 2, false, kSlots, kInner>{shared, mid, tile, p, rank, 0}.run(out, b_t, scale, width);
+    else if (rank <= 256)
+        Expand<1, 4, false, kSlots, kInner>{shared, mid, tile, p, rank, rank <= 64 ? 0 : rank <= 128 ? 1 : 2}.run(
+            out, b_t, scale, width);
+    else
+        Expand<1, 4, true, kSlots, kInner>{shared, mid, tile, p, rank, 2}.run(out, b_t, scale, width);
 }
 
 // kRows rows of one output column.
@@ -415,7 +568,8 @@ void lora(CudaDevice& device, const LoraOutputs<T>& outputs, const T* x, const C
     if (rows == 0 || num_tiles == 0 || num_projections == 0 || max_rank == 0) return;
 
     const int64_t blocks_of_ranks = divide_up(max_rank, kRanks);
-    const bool shrink_fast = std::is_same_v<T, bf16> && in % 8 == 0, expand_fast = std::is_same_v<T, bf16> && octets;
+    const bool shrink_fast = std::is_same_v<T, bf16> && in % 8 == 0,
+               expand_fast = std::is_same_v<T, bf16> && octets && max_rank <= kMostFastRank;
     Middle mid;
     mid.data = workspace;
     mid.rows = rows;
@@ -433,9 +587,15 @@ void lora(CudaDevice& device, const LoraOutputs<T>& outputs, const T* x, const C
             const dim3 turns = tile_grid(device, blocks_of_ranks, num_projections * mid.slabs, num_tiles, 4);
             const dim3 grid(unsigned(mid.slabs), turns.x, unsigned(num_projections * num_tiles));
             launch(device, shrink_streaming, grid, kThreads, 0, mid, x, tiles, first_part, int(in));
-            if (mid.wide)
-                launch(device, shrink_wide, plain_grid(divide_up(max_rank, 64)), kThreads, 0, mid, x, tiles, first_part,
-                       int(in));
+            if (mid.wide) {
+                const int shared_bytes = wide_shared_bytes(num_projections);
+                CHECK_CUDA(cudaFuncSetAttribute(shrink_wide, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                                wide_shared_bytes(kMaxLoraProjections)));
+                const dim3 wide_grid(unsigned(divide_up(max_rank, kStageRanks)), unsigned(mid.wide_slabs()),
+                                     unsigned(num_tiles));
+                launch(device, shrink_wide, wide_grid, kThreads * num_projections, size_t(shared_bytes), mid, x, tiles,
+                       first_part, int(in));
+            }
         }
     if (!shrink_fast)
         launch(device, shrink_plain<T>, plain_grid(divide_up(mid.ranks, kWarps)), kThreads, 0, mid, x, tiles,
@@ -443,9 +603,11 @@ void lora(CudaDevice& device, const LoraOutputs<T>& outputs, const T* x, const C
     if constexpr (std::is_same_v<T, bf16>)
         if (expand_fast) {
             for (int p = 0; p < num_projections; ++p) CHECK(aligned_to_16(outputs.out[p]));
-            const dim3 grid =
-                tile_grid(device, divide_up(widest, kWarpColumns), num_projections, num_tiles, 4, /*waves=*/16);
-            launch(device, expand_streaming, grid, kThreads, 0, outputs, mid, tiles, first_part);
+            const dim3 grid = tile_grid(device, divide_up(widest, columns_of_block(max_rank)), num_projections,
+                                        num_tiles, 4, /*waves=*/16);
+            const bool many = rows > kManyRows || rows >= int64_t(kFewRows) * num_tiles;  // the same bits either way
+            launch(device, many ? expand_streaming<16, 1024> : expand_streaming<8, 1024>, grid, kThreads, 0, outputs,
+                   mid, tiles, first_part);
         }
     if (!expand_fast)
         launch(device, expand_plain<T>, plain_grid(divide_up(widest, kThreads)), kThreads, 0, outputs, mid, tiles,

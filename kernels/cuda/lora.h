@@ -8,7 +8,7 @@
 // another order. batch_invariant forgoes that.
 //
 // Two kernels: one shrinks x to `workspace`, [slab][projection][row][rank]; the other expands that into out. Each
-// adapter's A and B are read once a tile and no more of them than its rank.
+// adapter's A and B are read once a tile (B of ranks over 256 once for 8 rows) and no more of them than its rank.
 #pragma once
 
 #include "kernels/cuda/device.h"
@@ -32,8 +32,8 @@ constexpr int64_t lora_workspace_bytes(int num_projections, int64_t rows, int64_
 
 // x [rows, in] must not alias an out. workspace: lora_workspace_bytes(), aligned to 16 bytes; what it holds does not
 // matter. max_rank: at least the largest rank of these parts; 0: nothing to do.
-// Fast for bf16 where `in` and all widths are multiples of 8 and x, out, a and b_t are aligned to 16 bytes (which such
-// widths then demand); plain otherwise.
+// Fast for bf16 where `in` and all widths are multiples of 8, max_rank is at most 512 and x, out, a and b_t are aligned
+// to 16 bytes (which such widths then demand); plain otherwise.
 template <class T>
 void lora(CudaDevice&, const LoraOutputs<T>& outputs, const T* x, const CudaTile* tiles, int num_tiles, int first_part,
           int num_projections, int64_t rows, int64_t in, int max_rank, float* workspace, bool batch_invariant = false);

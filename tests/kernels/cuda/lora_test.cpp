@@ -150,6 +150,14 @@ private slots:
             {.in = 11008, .widths = {512}, .ranks = {256, 24, 300}, .tiles = {{1, 0}, {2, 1}, {1, -1}, {1, 2}}});
     }
 
+    // More ranks than a block holds at once, or than the fast expand takes.
+    void large_ranks() {
+        SKIP_WITHOUT_GPU();
+        const std::vector<TileSpec> tiles{{1, 0}, {12, 1}, {8, 2}, {40, 0}, {7, -1}, {3, 1}};
+        check<bf16>({.in = 136, .widths = {264, 72}, .ranks = {300, 512, 257}, .tiles = tiles});
+        check<bf16>({.in = 136, .widths = {264}, .ranks = {520, 16, 192}, .tiles = tiles});
+    }
+
     void tiles_of_many_rows() {
         SKIP_WITHOUT_GPU();
         const std::vector<int> ranks{64, 1, 100, 8, 16, 0};
