@@ -2,9 +2,10 @@
 # Tests and measures the CUDA backend, also on a machine that can only run it, and leaves one report.
 #
 #   bash tests/gpu.sh [OPTIONS] [REPORT_DIR]       where nvcc and a GPU are: builds, then runs (report: build/gpu-report)
-#   bash tests/gpu.sh pack [--build DIR] OUT.tar.xz
+#   bash tests/gpu.sh pack [--build DIR] [--window] OUT.tar.xz
 #       builds build/cuda (or what is configured in DIR already) and packs the programs, the shared libraries that a bare
-#       CUDA machine lacks, fixtures and workloads; CUDA's own libraries stay behind
+#       CUDA machine lacks, fixtures and workloads; CUDA's own libraries stay behind. --window: the window instead of the
+#       tests, so that neither is much to carry
 #   bash gpu.sh run [OPTIONS] REPORT_DIR           in the unpacked folder, on the GPU machine
 #
 # OPTIONS: --only PART,…      of tests, kernels, steps, paper (the default), phases (times of a step's phases),
@@ -12,7 +13,9 @@
 #                             between requests alone and together), strategies (the paper's own way, adapter by
 #                             adapter and merged, beside folded) and sanitize (the kernels' tests under NVIDIA's
 #                             compute-sanitizer: the program SPARTAN_SANITIZER, or the one in the PATH)
-#          --limit PART=S     seconds for a part (default 80, 40, 110, 120: under 6 minutes together)
+#                             Last, window: pictures of the window with 96 adapters at work, drawn without a screen, in
+#                             REPORT_DIR/window-*
+#          --limit PART=S     seconds for a part (default 80, 40, 110, 120: under 6 minutes together; window 200)
 #          --full             all parts, the paper's workload for every number of adapters, and its decode at batch 96;
 #                             half an hour
 #          --device D, --model MODEL   instead of cuda and synthetic:llama-2-7b
@@ -40,7 +43,7 @@ for test in json.load(sys.stdin)["tests"]:
     print(test["name"], program, " ".join(properties.get("ENVIRONMENT", [])), sep="\t")'
 }
 
-build_programs() { # BUILD_DIR
+build_programs() { # BUILD_DIR WHAT (tests, window or all)
   if [ ! -f "$1/CMakeCache.txt" ] || [ "$1" = build/cuda ]; then
     [ "$1" = build/cuda ] || fail "$1 is not configured"
     command -v nvcc >/dev/null || PATH=$PATH:/usr/local/cuda/bin
@@ -50,33 +53,59 @@ build_programs() { # BUILD_DIR
   local targets
   mapfile -t targets < <(gpu_tests "$1" | cut -f2)
   [ ${#targets[@]} -gt 0 ] || fail "no test is labelled gpu: was $1 configured with nvcc?"
+  if [ "$2" = window ]; then targets=(); fi
+  if [ "$2" != tests ]; then targets+=(spartan-workbench); fi
   cmake --build "$1" --target spartan spartan_cuda "${targets[@]}"
 }
 
-gather() { # BUILD_DIR FOLDER
+# Drawn without a screen: Qt's platform for that, icons, and the fonts that the window uses here.
+gather_window() { # BUILD_DIR FOLDER
   local build=$1 out=$2
+  cp "$build/app/spartan-workbench" "$out/bin/"
+  mkdir -p "$out"/{fonts,plugins/platforms,plugins/iconengines}
+  local plugins
+  plugins=$(qmake6 -query QT_INSTALL_PLUGINS 2>/dev/null || qtpaths6 --plugin-dir)
+  cp "$plugins/platforms/libqoffscreen.so" "$out/plugins/platforms/"
+  cp "$plugins/iconengines/libqsvgicon.so" "$out/plugins/iconengines/"
+  local style
+  for style in regular medium semibold bold; do cp "$(fc-match -f '%{file}' "Inter:$style")" "$out/fonts/"; done
+  cat >"$out/fonts/fonts.conf" <<'X'
+<?xml version="1.0"?>
+<!DOCTYPE fontconfig SYSTEM "fonts.dtd">
+<fontconfig><dir prefix="relative">.</dir><cachedir prefix="xdg">fontconfig</cachedir></fontconfig>
+X
+}
+
+gather() { # BUILD_DIR FOLDER WHAT
+  local build=$1 out=$2 what=$3
   rm -rf "$out"
-  mkdir -p "$out"/{bin,lib,tests,resources}
-  gpu_tests "$build" >"$out/tests.tsv"
+  mkdir -p "$out"/{bin,lib,plugins,tests,resources}
+  : >"$out/tests.tsv"
+  if [ "$what" != window ]; then gpu_tests "$build" >"$out/tests.tsv"; fi
   sed -n 's/^CMAKE_HOME_DIRECTORY:INTERNAL=//p' "$build/CMakeCache.txt" >"$out/compiled-for"
   git rev-parse --short=12 HEAD >"$out/commit" 2>/dev/null || echo unknown >"$out/commit"
-  cp "$build"/app/spartan "$build"/app/libspartan-cuda.so "$out/bin/"
+  cp "$build"/app/{spartan,libspartan-cuda.so} "$out/bin/"
   cut -f2 "$out/tests.tsv" | sort -u | while read -r program; do cp "$build/tests/$program" "$out/bin/"; done
+  if [ "$what" != tests ]; then gather_window "$build" "$out"; fi
   # All but the C library, the driver and CUDA: the other machine has its own.
-  for file in "$out"/bin/*; do ldd "$file"; done | awk '/=> \//{print $3}' | sort -u |
+  find "$out/bin" "$out/plugins" -type f | while read -r file; do ldd "$file"; done | awk '/=> \//{print $3}' | sort -u |
     { grep -vE '/(libc|libm|libpthread|libdl|librt|libresolv|libcuda|libcudart|libcublas|libcublasLt|libnv[a-zA-Z-]*)\.so' || true; } |
     while read -r library; do cp -L "$library" "$out/lib/"; done
-  strip --strip-unneeded "$out"/bin/* "$out"/lib/*
-  cp -r tests/golden tests/fixtures tests/fidelity "$out/tests/"
+  find "$out"/{bin,lib,plugins} -type f -exec strip --strip-unneeded {} +
+  if [ "$what" != window ]; then cp -r tests/golden tests/fixtures tests/fidelity "$out/tests/"; fi
   cp -r resources/workloads "$out/resources/"
   cp tests/gpu.sh tests/gpu_report.py "$out/"
 }
 
 pack() {
-  local build=build/cuda
+  local build=build/cuda what=tests
   if [ "${1:-}" = --build ]; then
     build=${2:?}
     shift 2
+  fi
+  if [ "${1:-}" = --window ]; then
+    what=window
+    shift
   fi
   [ $# -eq 1 ] || fail "pack takes one OUT.tar.xz"
   local out
@@ -84,8 +113,8 @@ pack() {
   folder=$(mktemp -d)
   trap 'rm -rf "$folder"' EXIT
   cd "$here/.."
-  build_programs "$build"
-  gather "$build" "$folder"
+  build_programs "$build" "$what"
+  gather "$build" "$folder" "$what"
   XZ_OPT="-T0 -6" tar -C "$folder" -cJf "$out.part" .
   mv "$out.part" "$out"
   echo "packed: $(du -h "$out" | cut -f1)"
@@ -93,11 +122,12 @@ pack() {
 
 # --- run ---
 
-parts=(tests kernels steps phases invariant strategies changed sanitize paper)
-declare -A limit=([tests]=80 [kernels]=40 [steps]=110 [phases]=60 [invariant]=60 [strategies]=180 [changed]=90 [sanitize]=150 [paper]=120)
-declare -A full_limit=([tests]=600 [kernels]=120 [steps]=300 [phases]=60 [invariant]=60 [strategies]=300 [changed]=90 [sanitize]=900 [paper]=1500)
+parts=(tests kernels steps phases invariant strategies changed sanitize paper window)
+declare -A limit=([tests]=80 [kernels]=40 [steps]=110 [phases]=60 [invariant]=60 [strategies]=180 [changed]=90 [sanitize]=150 [paper]=120 [window]=200)
+declare -A full_limit=([tests]=600 [kernels]=120 [steps]=300 [phases]=60 [invariant]=60 [strategies]=300 [changed]=90 [sanitize]=900 [paper]=1500 [window]=200)
 paper_runs=(base boft:8 boft:32 boft:96 mixed:96 lora64:32 lora64:96 lora32:96)
 paper_counts=(1 8 16 32 64 96)
+window_requests=20000
 root='' raw='' report='' linked='' part='' part_end=0 verdict=0 full=no device=cuda model_name=synthetic:llama-2-7b
 environment=(LC_ALL=C) # of what `one` starts; system programs must not get our libraries
 
@@ -230,6 +260,35 @@ run_paper() {
   done
 }
 
+# The window with the paper's workload, only longer, so that its 96 adapters are still at work when it is drawn.
+run_window() {
+  [ -e bin/spartan-workbench ] || return 0 # a pack of the tests
+  local home
+  home=$(mktemp -d)
+  environment+=(QT_QPA_PLATFORM=offscreen "QT_PLUGIN_PATH=$root/plugins" "FONTCONFIG_FILE=$root/fonts/fonts.conf"
+    "XDG_CONFIG_HOME=$home" "XDG_DATA_HOME=$home" "XDG_CACHE_HOME=$home" "XDG_RUNTIME_DIR=$home")
+  window dark --size 1600x1000
+  window light --size 3200x2000 --scale 2
+  rm -rf "$home"
+}
+
+window() { # THEME MORE…    the light one with the times of phases
+  local name=window-$1
+  python3 - "$raw/$name.json" "$model_name" "$1" "$window_requests" <<'X'
+import json, sys
+path, model, theme, requests = sys.argv[1:]
+work = json.load(open("resources/workloads/paper-7b-boft.json"))
+work.update(model=model, requests=int(requests), name="96 adapters at work")
+if model == "synthetic:tiny":  # to try the script
+    work["adapters"] = ["synthetic:boft:96:b=16,m=1"]
+if theme == "light":
+    work["engine"]["phase_times"] = True
+json.dump(work, open(path, "w"))
+X
+  one "$name" 110 bin/spartan-workbench --device "$device" --workload "$raw/$name.json" --run --after run+12 --view all \
+    --theme "$1" --screenshot "$report/$name" "${@:2}"
+}
+
 run() {
   local only="tests kernels steps paper" p n
   while [ $# -gt 0 ]; do
@@ -288,8 +347,8 @@ case ${1:-} in
     cd "$here/.."
     capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -1 | tr -d .) || fail "no GPU here (see --help)"
     : "${SPARTAN_CUDA_ARCHITECTURES:=${capability/90/90a}}"
-    build_programs build/cuda
-    gather build/cuda build/gpu-run
+    build_programs build/cuda all
+    gather build/cuda build/gpu-run all
     root=$PWD/build/gpu-run
     run build/gpu-report "$@"
     ;;

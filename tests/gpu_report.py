@@ -264,6 +264,11 @@ def main(raw_folder, report_folder):
         document = documents.get(run["name"])
         if run["part"] in ("tests", "paper", "changed", "sanitize"):
             continue
+        if run["part"] == "window":
+            pictures = sorted(path.name for path in (out / run["name"]).glob("*.png"))
+            text.append(f"## {run['name']}\n\n{', '.join(pictures) or 'no pictures'}"
+                        + (f"; {raw.why(run)}" if run["code"] != 0 else "") + "\n")
+            continue
         title = {"kernels": "## Kernels", "decode": "## Decode steps, context 256", "ablation": "## Ablation, context 160",
                  "prefill": "## Prefill", "phases": "## Phases of a step, context 256, eager",
                  "invariant": "## Batch-invariant steps, context 256",

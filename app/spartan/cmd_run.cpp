@@ -61,6 +61,7 @@ std::vector<std::string> failures_of(const RunOutcome& outcome) {
     const auto named = int64_t(all.size());
     if (outcome.num_failed > named)
         all.push_back(std::to_string(outcome.num_failed - named) + " further requests failed");
+    if (!outcome.trouble.empty()) all.insert(all.begin(), outcome.trouble);
     if (!outcome.write_error.empty()) all.insert(all.begin(), "the recording is not complete: " + outcome.write_error);
     return all;
 }

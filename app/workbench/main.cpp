@@ -33,7 +33,7 @@ namespace {
 struct Options {
     QString model, device, workload, recording, restore, screenshot_dir, view = QStringLiteral("all"), theme;
     QStringList adapters;
-    bool run = false, demo = false, after_done = true;
+    bool run = false, demo = false, after_done = true, after_run = false;
     double after_s = 0;
     QSize size{1600, 1000};
     int scale = 1;
@@ -73,7 +73,9 @@ std::optional<Options> parse(const QStringList& arguments, int& code) {
     add("scale", "Device pixels per pixel of the interface, 1 or 2.", "N");
     add("theme", "light or dark.", "NAME");
     add("after",
-        "When to draw: so many seconds after the start, or done (default): when all is loaded and the run has ended.",
+        "When to draw: so many seconds after the start; run+SECONDS: after the run has begun; or done (default): when "
+        "all "
+        "is loaded and the run has ended.",
         "WHEN");
     const QCommandLineOption help({QStringLiteral("h"), QStringLiteral("help")}, QStringLiteral("This text."));
     const QCommandLineOption version(QStringLiteral("version"), QStringLiteral("Version and commit."));
@@ -151,10 +153,15 @@ std::optional<Options> parse(const QStringList& arguments, int& code) {
     }
     if (set("after") && value("after") != QLatin1String("done")) {
         bool number = false;
-        o.after_s = value("after").toDouble(&number);
+        const QString run = QStringLiteral("run+");
+        o.after_run = value("after").startsWith(run);
+        o.after_s = value("after").mid(o.after_run ? run.size() : 0).toDouble(&number);
         o.after_done = false;
+        if (o.after_run && !o.run)
+            return fail(QStringLiteral("--after"), value("after"), QStringLiteral("--run with it"));
         if (!number || !(o.after_s >= 0) || o.after_s > 86'400)
-            return fail(QStringLiteral("--after"), value("after"), QStringLiteral("seconds from 0 to 86400, or done"));
+            return fail(QStringLiteral("--after"), value("after"),
+                        QStringLiteral("seconds from 0 to 86400, run+SECONDS, or done"));
     }
     return o;
 }
@@ -203,6 +210,8 @@ public:
     }
 
 private:
+    static double seconds(const QElapsedTimer& clock) { return clock.isValid() ? double(clock.elapsed()) / 1000 : -1; }
+
     bool loading() const {
         return workload_pending_ || session_.modelState() == Session::ModelState::opening ||
                session_.modelState() == Session::ModelState::loading || session_.openingProgress() >= 0 ||
@@ -233,7 +242,10 @@ private:
         }
         const bool settled = quiet_ >= 6 && clock_.elapsed() > 400 && !wants_run_;
         const bool run_over = !running_ || run_ended_ || (failed_ && session_.runState() == Session::RunState::idle);
-        const bool due = o_.after_done ? settled && run_over : double(clock_.elapsed()) >= o_.after_s * 1000;
+        if (!run_clock_.isValid() && session_.runState() == Session::RunState::running) run_clock_.start();
+        const bool due = o_.after_done  ? settled && run_over
+                         : o_.after_run ? seconds(run_clock_) >= o_.after_s || (!wants_run_ && run_over)
+                                        : seconds(clock_) >= o_.after_s;
         if (!due) return;
         // With a base loaded the playground is shown as it is used: with its answers.
         if (o_.after_done && !asked_ && session_.model() && o_.recording.isEmpty() &&
@@ -271,7 +283,7 @@ private:
     Session& session_;
     MainWindow& window_;
     QTimer timer_;
-    QElapsedTimer clock_, ask_clock_;
+    QElapsedTimer clock_, ask_clock_, run_clock_;
     bool wants_run_ = false, running_ = false, run_ended_ = false, workload_pending_ = false, failed_ = false,
          asked_ = false;
     int quiet_ = 0;

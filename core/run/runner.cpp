@@ -66,17 +66,21 @@ public:
     int64_t finished() const { return finished_; }
     // Once the recorder is flushed and nothing runs any more.
     const RunSummary& summary() const { return summary_; }
+    const std::string& trouble() const { return trouble_; }
 
 private:
     void hear(const std::vector<StepRecordPtr>& records) {
         for (const StepRecordPtr& record : records) {
             summary_.add(*record);
+            if (trouble_.empty() && !record->trouble.empty())
+                trouble_ = "step " + std::to_string(record->step) + ": " + record->trouble;
             for (const RequestRecord& r : record->finished) finished_ += r.origin.repeat >= 0;
         }
     }
 
     Recorder& recorder_;
     RunSummary summary_;
+    std::string trouble_;
     std::atomic<int64_t> finished_{0};
     int handle_ = 0;
 };
@@ -145,13 +149,18 @@ private:
         while (listening_.finished() < until) {
             const bool idle = s_.engine.wait_idle(kPollMs);
             tell();
-            const EngineStatus status = s_.engine.status();
-            if (status.state == EngineState::failed) outcome_.failure = status.failure;
+            notice_failure();
             if (progress_.cancelled()) cancel();
             if (idle || stopped()) break;
         }
         s_.recorder.flush();
         tell();
+        notice_failure();  // it may have ended every request before anybody looked
+    }
+
+    void notice_failure() {
+        const EngineStatus status = s_.engine.status();
+        if (status.state == EngineState::failed) outcome_.failure = status.failure;
     }
 
     void cancel() {
@@ -178,6 +187,7 @@ private:
         outcome_.document = summary.document(s_.header, names_by_id(s_.header));
         outcome_.completed = summary.num_completed();
         outcome_.failures = summary.failures();
+        outcome_.trouble = listening_.trouble();
         outcome_.num_failed = outcome_.document["failed"].get<int64_t>();
         if (!records) return;
         const auto ended = s_.recorder.end(outcome_.document, !stopped());

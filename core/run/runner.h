@@ -37,6 +37,7 @@ struct RunOutcome {
     std::string failure;                // why the engine failed; empty: it did not
     std::vector<std::string> failures;  // requests that failed, the first hundred
     int64_t num_failed = 0;
+    std::string trouble;      // the first that a step got over (StepRecord::trouble), with its number; empty: none
     std::string write_error;  // of the recording; empty: none
 };
 
