@@ -1,7 +1,8 @@
 // labels: gpu
 // Every adapter configuration of tests/fidelity/adapter_cases against transformers + PEFT at the bar of
-// tests/golden/README.md: alone, and with all others of its model in one batch.
+// tests/golden/README.md: alone, with all others of its model in one batch, and by every strategy.
 #include "core/adapter/adapter.h"
+#include "core/engine/adapter_strategy.h"
 #include "core/engine/engine.h"
 #include "core/model/model.h"
 #include "tests/core/adapter/adapter_cases.h"
@@ -29,19 +30,21 @@ struct Subject {
     std::vector<std::shared_ptr<const Adapter>> adapters{nullptr};
 };
 
-Subject load(const AdapterCases& cases, DType dtype) {
+Subject load(const AdapterCases& cases, DType dtype, AdapterForm form = AdapterForm::folded) {
     Subject s;
     Progress progress;
     s.model = expect(load_model(expect(open_model(cases.model_dir())), dtype, 1, progress));
     for (const std::string& name : cases.adapters()) {
         s.names.push_back(name);
-        s.adapters.push_back(expect(load_adapter(name, cases.adapter_dir(name), *s.model, progress)));
+        s.adapters.push_back(expect(load_adapter(name, cases.adapter_dir(name), *s.model, progress, form)));
     }
     return s;
 }
 
-Answers answer(const AdapterCases& cases, const Subject& s, bool together) {
+Answers answer(const AdapterCases& cases, const Subject& s, bool together,
+               AdapterStrategy strategy = AdapterStrategy::folded) {
     EngineOptions options = TestEngine::small_options();
+    options.adapter_strategy = name_of(strategy);
     options.threads = 2;
     options.max_batch_tokens = together ? 512 : 64;
     options.max_batch_rows = 256;
@@ -89,6 +92,8 @@ private slots:
     void f32();
     void bf16_data() { families(); }
     void bf16();
+    void strategies_data() { families(); }
+    void strategies();
     void there_are_enough();
 
 private:
@@ -142,6 +147,35 @@ void FidelityTest::bf16() {
     qInfo("%zu adapters, error over the reference's own in bf16: %.2f (bar 1.25)", s.names.size() - 1, ratio);
     QVERIFY2(failed.isEmpty(), qPrintable(failed.join("; ")));
     QVERIFY2(ratio <= 1.25, qPrintable(QString::number(ratio)));
+}
+
+// The paper's own way, adapter by adapter and merged: what a strategy takes, it answers as PEFT does.
+void FidelityTest::strategies() {
+    QFETCH(QString, family);
+    const AdapterCases cases(family.toStdString());
+    for (const auto strategy : {AdapterStrategy::common_block, AdapterStrategy::sequential, AdapterStrategy::merged}) {
+        Subject s = load(cases, DType::f32, form_of(strategy));
+        for (size_t a = s.names.size(); a-- > 1;) {
+            const Result<void> taken = check_strategy(*s.adapters[a], strategy);
+            if (taken) continue;
+            const auto rotates = [](const auto& table) { return table && table->part.rotation >= 0; };
+            QVERIFY2(strategy == AdapterStrategy::common_block &&
+                         (rotates(s.adapters[a]->embedding) || rotates(s.adapters[a]->head)),
+                     taken.error().message().c_str());
+            s.names.erase(s.names.begin() + int64_t(a));
+            s.adapters.erase(s.adapters.begin() + int64_t(a));
+        }
+        QVERIFY(2 * s.adapters.size() > cases.adapters().size());
+        const Answers mixed = answer(cases, s, true, strategy);
+        for (size_t a = 0; a < s.names.size(); ++a)
+            for (size_t i = 0; i < cases.prompts().size(); ++i) {
+                const double error = worst_error(mixed[a][i].logits, cases.logits(s.names[a], i));
+                QVERIFY2(
+                    error <= 1e-4 && mixed[a][i].greedy == cases.greedy(s.names[a], i),
+                    qPrintable(
+                        QString("%1, %2 prompt %3: %4").arg(name_of(strategy), s.names[a].c_str()).arg(i).arg(error)));
+            }
+    }
 }
 
 // So that a lost file does not pass for a success.
