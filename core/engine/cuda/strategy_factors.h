@@ -25,7 +25,7 @@ struct FactorShape {
         for (const Projection p : which) m = std::max(m, most[size_t(p)]);
         return m;
     }
-    auto operator<=>(const FactorShape&) const = default;
+    bool operator<(const FactorShape& other) const { return std::tie(cell, most) < std::tie(other.cell, other.most); }
 };
 
 template <class T>
