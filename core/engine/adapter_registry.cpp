@@ -1,7 +1,6 @@
 #include "core/engine/adapter_registry.h"
 
 #include "core/base/text.h"
-#include "core/engine/model_runner.h"
 #include "kernels/check.h"
 
 namespace spartan {
@@ -16,7 +15,8 @@ Error unknown(AdapterId id) {
 AdapterRegistry::AdapterRegistry(int64_t budget_bytes, int64_t page_bytes, int32_t total_pages)
     : budget_bytes_(budget_bytes), page_bytes_(page_bytes), total_pages_(total_pages) {}
 
-Result<AdapterId> AdapterRegistry::add(std::shared_ptr<const Adapter> adapter) {
+Result<AdapterId> AdapterRegistry::add(std::shared_ptr<const HostAdapter> host) {
+    const auto& adapter = host->adapter;
     const auto bytes = int64_t(adapter->blob.size());
     const auto pages_for = [&](int64_t n) { return (n + page_bytes_ - 1) / page_bytes_; };
     const int64_t pages = pages_for(bytes), batched = pages_for(adapter->factor_bytes);
@@ -33,7 +33,7 @@ Result<AdapterId> AdapterRegistry::add(std::shared_ptr<const Adapter> adapter) {
                      "at most " + format_bytes(budget_bytes_) + " in all (adapter_bytes)"};
     used_bytes_ += bytes;
     const auto id = AdapterId(next_id_++);
-    entries_[id] = {.adapter = std::move(adapter), .pages = {int32_t(pages), int32_t(batched)}};
+    entries_[id] = {.host = std::move(host), .pages = {int32_t(pages), int32_t(batched)}};
     return id;
 }
 
@@ -80,7 +80,7 @@ void AdapterRegistry::forget(AdapterId id) {
     std::lock_guard lock(mutex_);
     const auto it = entries_.find(id);
     CHECK(it != entries_.end() && it->second.leaving && it->second.unfinished == 0);
-    used_bytes_ -= int64_t(it->second.adapter->blob.size());
+    used_bytes_ -= int64_t(it->second.host->adapter->blob.size());
     entries_.erase(it);
 }
 
@@ -89,23 +89,23 @@ void AdapterRegistry::set_residency(AdapterId id, Residency residency) {
     entries_.at(id).residency = residency;
 }
 
-std::shared_ptr<const Adapter> AdapterRegistry::get(AdapterId id) const {
+std::shared_ptr<const HostAdapter> AdapterRegistry::get(AdapterId id) const {
     std::lock_guard lock(mutex_);
     const auto it = entries_.find(id);
-    return it == entries_.end() ? nullptr : it->second.adapter;
+    return it == entries_.end() ? nullptr : it->second.host;
 }
 
 std::string AdapterRegistry::name(AdapterId id) const {
     if (id == AdapterId::base) return "base";
-    const auto adapter = get(id);
-    return adapter ? adapter->name : "?";
+    const auto host = get(id);
+    return host ? host->adapter->name : "?";
 }
 
 std::vector<AdapterStatus> AdapterRegistry::status() const {
     std::lock_guard lock(mutex_);
     std::vector<AdapterStatus> out;
     for (const auto& [id, e] : entries_)
-        out.push_back({id, e.adapter, e.residency, e.pages.blob * page_bytes_, e.unfinished, e.leaving});
+        out.push_back({id, e.host->adapter, e.residency, e.pages.blob * page_bytes_, e.unfinished, e.leaving});
     return out;
 }
 

@@ -3,6 +3,7 @@
 
 #include "core/adapter/adapter.h"
 #include "core/engine/engine.h"
+#include "core/engine/model_runner.h"
 
 #include <map>
 #include <memory>
@@ -20,7 +21,7 @@ class AdapterRegistry {
 public:
     AdapterRegistry(int64_t budget_bytes, int64_t page_bytes, int32_t total_pages);
 
-    Result<AdapterId> add(std::shared_ptr<const Adapter> adapter);
+    Result<AdapterId> add(std::shared_ptr<const HostAdapter> host);
     // No new requests from now on. Unknown or already leaving: an error.
     Result<void> begin_removal(AdapterId id);
 
@@ -34,13 +35,13 @@ public:
     std::vector<AdapterId> removable() const;
     void forget(AdapterId id);
     void set_residency(AdapterId id, Residency residency);
-    std::shared_ptr<const Adapter> get(AdapterId id) const;  // null: gone
-    std::string name(AdapterId id) const;                    // "base", or the adapter's
+    std::shared_ptr<const HostAdapter> get(AdapterId id) const;  // null: gone
+    std::string name(AdapterId id) const;                        // "base", or the adapter's
     std::vector<AdapterStatus> status() const;
 
 private:
     struct Entry {
-        std::shared_ptr<const Adapter> adapter;
+        std::shared_ptr<const HostAdapter> host;
         AdapterPages pages;
         int64_t unfinished = 0;
         bool leaving = false;

@@ -68,7 +68,11 @@ Result<int64_t> gpu_memory_for_pool(const EngineOptions& o, const Model& model) 
 
 Result<EngineOptions> check_options(EngineOptions o, const Model& model) {
     TRY_ASSIGN(strategy, parse_adapter_strategy(o.adapter_strategy));
-    TRY_VOID(only("residency", o.residency, "resident"));
+    if (o.residency != "resident" && o.residency != "stream")
+        return refuse("residency", "\"" + o.residency + "\"", "\"resident\" or \"stream\"");
+    TRY_VOID(in_range("adapter_slots", o.adapter_slots, 0, 1 << 20));
+    if (o.adapter_slots > 0 && o.residency != "stream")
+        return refuse("adapter_slots", std::to_string(o.adapter_slots), "0, or residency \"stream\"");
     TRY_VOID(only("memory", o.memory, "unified"));
     TRY_VOID(only("scheduler", o.scheduler, "fcfs"));
     if (o.cuda_device < 0 && !o.batch_invariant.value_or(true))

@@ -128,7 +128,7 @@ Result<std::unique_ptr<BenchRunner>> BenchRunner::make(std::shared_ptr<const Mod
     TRY_ASSIGN(runner, make_runner(model, limits, cuda_device));
     auto bench = std::make_unique<BenchRunner>(std::move(model), std::move(runner), int32_t(pages));
     bench->add_sequences(room.sequences, blocks);
-    for (const auto& a : adapters) bench->add_adapter(a, page_bytes);
+    for (const auto& a : adapters) TRY_VOID(bench->add_adapter(a, page_bytes));
     return bench;
 }
 
@@ -182,15 +182,17 @@ void BenchRunner::add_sequences(int64_t sequences, int64_t blocks) {
     }
 }
 
-void BenchRunner::add_adapter(const std::shared_ptr<const Adapter>& adapter, int64_t page_bytes) {
+Result<void> BenchRunner::add_adapter(const std::shared_ptr<const Adapter>& adapter, int64_t page_bytes) {
     const auto id = AdapterId(++num_adapters_);
     const auto run = pool_.allocate_adapter(id, adapter_pages_of(*adapter, page_bytes));
     CHECK(run);
-    runner_->load_adapter(id, *run, adapter);
-    if (adapter->factor_bytes == 0) return;
+    TRY_ASSIGN(host, runner_->host_adapter(adapter));
+    runner_->load_adapter(id, *run, std::move(host));
+    if (adapter->factor_bytes == 0) return {};
     const auto batched = pool_.allocate_transient(id, batched_pages_of(*adapter, page_bytes));
     CHECK(batched);
     runner_->place_batched(id, *batched);
+    return {};
 }
 
 }  // namespace spartan

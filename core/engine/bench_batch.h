@@ -78,7 +78,7 @@ public:
 
 private:
     void add_sequences(int64_t sequences, int64_t blocks);
-    void add_adapter(const std::shared_ptr<const Adapter>& adapter, int64_t page_bytes);
+    Result<void> add_adapter(const std::shared_ptr<const Adapter>& adapter, int64_t page_bytes);
 
     std::shared_ptr<const Model> model_;
     std::unique_ptr<ModelRunner> runner_;

@@ -51,9 +51,14 @@ public:
         result.completed = true;
     }
 
-    void load_adapter(AdapterId id, PageRun run, std::shared_ptr<const Adapter> adapter) override {
+    Result<std::shared_ptr<const HostAdapter>> host_adapter(std::shared_ptr<const Adapter> adapter) const override {
+        return inner_->host_adapter(std::move(adapter));
+    }
+    bool loads_in_background() const override { return inner_->loads_in_background(); }
+    void load_adapter(AdapterId id, PageRun run, std::shared_ptr<const HostAdapter> adapter) override {
         inner_->load_adapter(id, run, std::move(adapter));
     }
+    std::vector<AdapterArrival> take_arrivals() override { return inner_->take_arrivals(); }
     void drop_adapter(AdapterId id) override { inner_->drop_adapter(id); }
     void fill_pages(PageRun run, std::byte value) override { inner_->fill_pages(run, value); }
     int64_t workspace_bytes() const override { return inner_->workspace_bytes(); }

@@ -15,6 +15,11 @@ public:
         std::lock_guard lock(mutex_);
         return microseconds((held_ ? held_at_ : std::chrono::steady_clock::now()) - start_) - held_us_;
     }
+    // What it showed at a wall time since which it was not held.
+    int64_t us_at(Time time) const {
+        std::lock_guard lock(mutex_);
+        return microseconds(time - start_) - held_us_;
+    }
     // Held before now, with the time of a hold in progress.
     int64_t held_us() const {
         std::lock_guard lock(mutex_);

@@ -7,6 +7,7 @@
 #include "kernels/memory.h"
 
 #include <algorithm>
+#include <chrono>
 #include <map>
 #include <new>
 #include <numeric>
@@ -76,14 +77,20 @@ public:
         count_bytes(batch, result.bytes);
     }
 
-    void load_adapter(AdapterId id, PageRun run, std::shared_ptr<const Adapter> adapter) override {
+    void load_adapter(AdapterId id, PageRun run, std::shared_ptr<const HostAdapter> host) override {
+        const auto begin = std::chrono::steady_clock::now();
+        std::shared_ptr<const Adapter> adapter = host->adapter;
         CHECK(int64_t(adapter->blob.size()) <= run.count * page_bytes_);
         std::byte* data = pool_.get() + run.first * page_bytes_;
         std::memcpy(data, adapter->blob.data(), adapter->blob.size());
         std::vector<int32_t> index = index_parts(*adapter, model_->config().num_layers);
         std::vector<const float*> norms = index_norms(*adapter, data, model_->config().num_layers);
         placed_[id] = {data, std::move(adapter), std::move(index), std::move(norms)};
+        const auto took = std::chrono::steady_clock::now() - begin;
+        arrivals_.push_back({id, begin, std::chrono::duration_cast<std::chrono::microseconds>(took).count()});
     }
+
+    std::vector<AdapterArrival> take_arrivals() override { return std::exchange(arrivals_, {}); }
 
     void drop_adapter(AdapterId id) override {
         placed_.erase(id);
@@ -179,6 +186,7 @@ private:
     int64_t page_bytes_;
     Transformer<CpuDevice, T> transformer_;
     std::map<AdapterId, PlacedAdapter> placed_;
+    std::vector<AdapterArrival> arrivals_;
     std::vector<const PlacedAdapter*> placed_of_segment_;
     std::unique_ptr<CpuMerger<T>> merger_;  // with `merged`
     AdapterId merged_ = AdapterId::base;

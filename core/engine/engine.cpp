@@ -52,7 +52,8 @@ const EngineOptions& Engine::options() const { return impl_->shared.options; }
 Result<AdapterId> Engine::add_adapter(std::shared_ptr<const Adapter> adapter) {
     TRY_VOID(check_adapter(*adapter, model()));
     TRY_VOID(check_strategy(*adapter, *parse_adapter_strategy(options().adapter_strategy)));
-    return impl_->shared.registry.add(std::move(adapter));
+    TRY_ASSIGN(host, impl_->loop->runner().host_adapter(std::move(adapter)));
+    return impl_->shared.registry.add(std::move(host));
 }
 
 Result<void> Engine::remove_adapter(AdapterId id, bool cancel_requests) {

@@ -32,10 +32,14 @@ struct EngineOptions {
     int32_t max_batch_rows = 256;
     int32_t block_tokens = 16;
     int32_t max_waiting = 1 << 20;  // requests queued before submit() refuses
+    // residency: `resident` serves requests in their order, and one whose adapter finds no room holds up those behind
+    // it; `stream` lets others pass for at most 2 s, which keeps the batch full where few of many adapters find room.
     std::string adapter_strategy = "folded", residency = "resident", memory = "unified", scheduler = "fcfs";
     // Replayed launches on a GPU; a CPU launches nothing, so both values are taken and EngineStatus says that it does
     // not apply.
     bool graphs = true;
+    // With residency `stream`: adapters in the pool at once, at most; 0: as many as find room beside the KV.
+    int32_t adapter_slots = 0;
     // On a GPU: times of each step's phases, which slows it and excludes graphs; else all of its time is "other". A CPU
     // always tells them apart.
     bool phase_times = false;

@@ -18,11 +18,19 @@ constexpr bool kCheckWhenIdle = false;
 
 constexpr int32_t kStepsBeforeMore = 64;  // that go well with fewer rows, before more are tried
 constexpr int64_t kAskDriverEvery_us = 1'000'000;
+// How soon the end of a copy is seen while nothing is computed.
+constexpr std::chrono::microseconds kArrivalPoll{50};
 
-SchedulerLimits limits_of(const EngineShared& shared) {
+SchedulerLimits limits_of(const EngineShared& shared, bool background_loads) {
     const EngineOptions& o = shared.options;
-    return {o.max_batch_tokens, o.max_batch_rows, o.block_tokens, int32_t(shared.pool_shape.num_layers),
-            strategy_of(o) == AdapterStrategy::merged};
+    return {.max_batch_tokens = o.max_batch_tokens,
+            .max_batch_rows = o.max_batch_rows,
+            .block_tokens = o.block_tokens,
+            .num_layers = int32_t(shared.pool_shape.num_layers),
+            .one_adapter = strategy_of(o) == AdapterStrategy::merged,
+            .adapter_slots = o.adapter_slots,
+            .pass_over = o.residency == "stream",
+            .background_loads = background_loads};
 }
 
 }  // namespace
@@ -31,7 +39,7 @@ EngineLoop::EngineLoop(EngineShared& shared, std::unique_ptr<ModelRunner> runner
     : shared_(shared),
       runner_(std::move(runner)),
       pool_(shared.pool_shape.total_pages),
-      scheduler_(limits_of(shared), pool_) {
+      scheduler_(limits_of(shared, runner_->loads_in_background()), pool_) {
     update_status(EngineState::idle);
 }
 
@@ -49,6 +57,7 @@ void EngineLoop::run() {
 
 void EngineLoop::turn() {
     turn_start_us_ = shared_.clock.now_us();
+    take_arrivals();
     drain();
     if (quit_ || hold_ || !failure_.empty()) return stay_held();
     const bool asked_all = poll_source();
@@ -62,14 +71,15 @@ void EngineLoop::turn() {
 
 // One step: decide, move adapters, compute, append, publish.
 void EngineLoop::step() {
-    Schedule plan = scheduler_.schedule(++schedule_number_);
-    CHECK(!plan.rows.empty());
+    const bool awaited = scheduler_.num_loading() > 0;
+    Schedule plan = scheduler_.schedule(++schedule_number_, shared_.clock.now_us());
+    CHECK(!plan.rows.empty() || awaited || scheduler_.num_loading() > 0);
     pending_.preempted = plan.preempted;
     collect_page_changes();
     int64_t transfer_us = 0;
     move_adapters(plan.moves, transfer_us);
     leave_out_homeless(plan);
-    if (plan.rows.empty()) return publish(turn_start_us_, shared_.clock.now_us());
+    if (plan.rows.empty()) return await_adapters(plan);
     for (const BatchedPages& b : plan.batched) runner_->place_batched(b.id, b.pages);
     build_batch(plan.rows, batch_);
     batch_sequences_.clear();
@@ -90,6 +100,7 @@ void EngineLoop::step() {
     of_this_step.preempted = std::exchange(pending_.preempted, {});
     of_this_step.adapter_events = std::exchange(pending_.adapter_events, {});
     of_this_step.bytes.transfer = std::exchange(pending_.bytes.transfer, 0);
+    of_this_step.times.transfer = std::exchange(pending_.times.transfer, 0);
 
     std::string shortage;
     try {
@@ -123,7 +134,7 @@ void EngineLoop::step() {
     collect_adapters();
     pending_.waiting_for = plan.waiting_for;
     pending_.times = result_.times;
-    pending_.times.transfer += transfer_us;
+    pending_.times.transfer += of_this_step.times.transfer;
     pending_.strategy = strategy_of(shared_.options);
     pending_.passes = result_.passes;
     pending_.common_block = result_.common_block;
@@ -139,38 +150,61 @@ void EngineLoop::step() {
 
 void EngineLoop::move_adapters(const std::vector<AdapterMove>& moves, int64_t& transfer_us) {
     for (const AdapterMove& move : moves) {
-        const auto adapter = shared_.registry.get(move.id);
-        const auto bytes = int64_t(adapter->blob.size());
+        const auto host = shared_.registry.get(move.id);
         const int64_t begin_us = shared_.clock.now_us();
         try {
             if (move.load)
-                runner_->load_adapter(move.id, move.pages, adapter);
+                runner_->load_adapter(move.id, move.pages, host);
             else
                 runner_->drop_adapter(move.id);
         } catch (const OutOfDeviceMemory& e) {
-            homeless_[move.id] = "adapter " + adapter->name + " finds no device memory: " + e.what();
+            homeless_[move.id] = "adapter " + host->adapter->name + " finds no device memory: " + e.what();
             continue;
         }
         const int64_t us = shared_.clock.now_us() - begin_us;
         transfer_us += us;
-        if (move.load) pending_.bytes.transfer += bytes;
-        shared_.registry.set_residency(move.id, move.load ? Residency::pool : Residency::host);
-        const auto kind = move.load ? AdapterEvent::Kind::load : AdapterEvent::Kind::evict;
-        pending_.adapter_events.push_back({move.id, kind, bytes, us});
+        shared_.registry.set_residency(move.id, move.load ? Residency::moving : Residency::host);
+        if (move.load) continue;
+        const auto bytes = int64_t(host->adapter->blob.size());
+        pending_.adapter_events.push_back({move.id, AdapterEvent::Kind::evict, bytes, us, begin_us});
+    }
+    take_arrivals();
+}
+
+void EngineLoop::take_arrivals() {
+    for (const AdapterArrival& arrival : runner_->take_arrivals()) {
+        scheduler_.adapter_arrived(arrival.id);
+        shared_.registry.set_residency(arrival.id, Residency::pool);
+        const auto bytes = int64_t(shared_.registry.get(arrival.id)->adapter->blob.size());
+        pending_.bytes.transfer += bytes;
+        pending_.times.transfer += arrival.us;
+        pending_.adapter_events.push_back(
+            {arrival.id, AdapterEvent::Kind::load, bytes, arrival.us, shared_.clock.us_at(arrival.begin)});
     }
 }
 
-// What a device needs for an adapter beside its pages was refused: the requests that were to run with it end.
+// All who could run wait for adapters that are on their way: there is nothing to compute beside them.
+void EngineLoop::await_adapters(const Schedule& plan) {
+    pending_.waiting_for = plan.waiting_for;
+    update_status(EngineState::running);
+    publish_news();
+    if (scheduler_.num_loading() > 0) shared_.mailbox.wait(std::chrono::steady_clock::now() + kArrivalPoll);
+}
+
+// What a device needs for an adapter beside its pages was refused: the requests that were to run with it, or waited for
+// it to arrive, end.
 void EngineLoop::leave_out_homeless(Schedule& plan) {
     for (const auto& [id, why] : std::exchange(homeless_, {})) {
         std::erase_if(plan.rows, [id = id](const ScheduledRow& row) { return row.sequence->adapter() == id; });
         std::erase_if(plan.batched, [id = id](const BatchedPages& b) { return b.id == id; });
         for (auto it = live_.begin(); it != live_.end();) {
             Sequence& s = *it++->second;
-            const bool running = s.num_blocks() > 0;
-            if (running && s.adapter() == id) finish(s, FinishReason::error, why);
+            const bool was_to_run = s.num_blocks() > 0 || scheduler_.loading(id);
+            if (was_to_run && s.adapter() == id && !s.over) finish(s, FinishReason::error, why);
         }
+        scheduler_.adapter_arrived(id);  // it is on its way no more
         scheduler_.drop_adapter(id);
+        shared_.registry.set_residency(id, Residency::host);
     }
 }
 
@@ -269,7 +303,9 @@ void EngineLoop::rest() {
     }
     update_status(source_ ? EngineState::running : EngineState::idle);
     std::optional<EngineClock::Time> deadline;
-    if (source_) {
+    if (scheduler_.num_loading() > 0) {
+        deadline = std::chrono::steady_clock::now() + kArrivalPoll;
+    } else if (source_) {
         if (const auto due_us = source_->next_due_us()) {
             // A source that is due but gave nothing would otherwise keep this thread spinning.
             const auto soon = std::chrono::steady_clock::now() + std::chrono::microseconds(100);
@@ -460,6 +496,7 @@ void EngineLoop::cancel_where(const std::function<bool(const Sequence&)>& which)
 
 void EngineLoop::collect_adapters() {
     for (const AdapterId id : shared_.registry.removable()) {
+        if (scheduler_.loading(id)) continue;  // once it has arrived
         if (const auto move = scheduler_.drop_adapter(id)) {
             int64_t us = 0;
             move_adapters({*move}, us);

@@ -50,10 +50,12 @@ class EngineLoop {
 public:
     EngineLoop(EngineShared& shared, std::unique_ptr<ModelRunner> runner);
     void run();  // until QuitCommand
+    const ModelRunner& runner() const { return *runner_; }
 
 private:
     void turn();
     void step();
+    void await_adapters(const Schedule& plan);
     void rest();
     void publish_news();
     void stay_held();
@@ -86,6 +88,7 @@ private:
 
     // Parts of a step.
     void move_adapters(const std::vector<AdapterMove>& moves, int64_t& transfer_us);
+    void take_arrivals();
     void leave_out_homeless(Schedule& plan);
     void do_with_less(const std::vector<RequestId>& batch, const std::string& why);
     void try_more();

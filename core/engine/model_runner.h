@@ -12,9 +12,11 @@
 #include "core/model/model.h"
 #include "kernels/check.h"
 
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace spartan {
@@ -53,18 +55,44 @@ struct RunnerSwitches {
     }
 };
 
+// An adapter as a runner copies it into the pool from; a GPU's lies in pinned memory.
+class HostAdapter {
+public:
+    explicit HostAdapter(std::shared_ptr<const Adapter> of) : adapter(std::move(of)) {}
+    virtual ~HostAdapter() = default;
+    HostAdapter(const HostAdapter&) = delete;
+    HostAdapter& operator=(const HostAdapter&) = delete;
+    const std::shared_ptr<const Adapter> adapter;
+};
+
+// A load that has ended: when its copy began and what it took, by the device's own clock where it has one.
+struct AdapterArrival {
+    AdapterId id{};
+    std::chrono::steady_clock::time_point begin;
+    int64_t us = 0;
+};
+
 class ModelRunner {
 public:
     virtual ~ModelRunner() = default;
 
-    // Every adapter of batch.segments must have been loaded. Throws DeviceError when the device is lost;
-    // OutOfDeviceMemory (kernels/device_memory_error.h) when a smaller batch may still go.
+    // load_adapter() must have been called for every adapter of batch.segments. A step with one that is still on its
+    // way waits for it. Throws DeviceError when the device is lost; OutOfDeviceMemory (kernels/device_memory_error.h)
+    // when a smaller batch may still go.
     virtual void forward(const Batch& batch, const KeepGoing& keep_going, const HeadLogits& logits,
                          ForwardResult& result) = 0;
 
-    // Copies the adapter's blob into the pages of `run`; from then on forward() reads it there. OutOfDeviceMemory: the
-    // adapter is not there.
-    virtual void load_adapter(AdapterId id, PageRun run, std::shared_ptr<const Adapter> adapter) = 0;
+    // Any thread. An error: the system does not grant the memory.
+    virtual Result<std::shared_ptr<const HostAdapter>> host_adapter(std::shared_ptr<const Adapter> adapter) const {
+        return std::make_shared<const HostAdapter>(std::move(adapter));
+    }
+    // Whether load_adapter() returns before the copy has ended.
+    virtual bool loads_in_background() const { return false; }
+    // Copies the adapter, one of this runner's host_adapter(), into the pages of `run`: after all work that was begun
+    // before, beside what is begun later. OutOfDeviceMemory: the adapter is not there.
+    virtual void load_adapter(AdapterId id, PageRun run, std::shared_ptr<const HostAdapter> adapter) = 0;
+    // The loads that have ended since the last call, in order.
+    virtual std::vector<AdapterArrival> take_arrivals() = 0;
     virtual void drop_adapter(AdapterId id) = 0;
     // `common_block`: where the factors of a loaded adapter are batched from the next step on, factor_bytes of it.
     virtual void place_batched(AdapterId, PageRun) { CHECK(false); }

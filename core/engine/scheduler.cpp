@@ -40,20 +40,20 @@ void Scheduler::remove(Sequence& sequence) {
 std::optional<AdapterMove> Scheduler::drop_adapter(AdapterId id) {
     const auto it = residents_.find(id);
     if (it == residents_.end()) return std::nullopt;
-    CHECK(it->second.users == 0);
+    CHECK(it->second.users == 0 && !it->second.loading);
     const AdapterMove move{id, false, it->second.pages};
     pool_.free_adapter(id, move.pages);
     residents_.erase(it);
     return move;
 }
 
-Schedule Scheduler::schedule(int64_t step) {
+Schedule Scheduler::schedule(int64_t step, int64_t now_us) {
     Schedule out;
     int32_t budget = limits_.max_batch_tokens;
     schedule_running(budget, step, out);
     // A page that was just taken from somebody is not handed to a newcomer.
     if (out.preempted.empty())
-        admit_waiting(budget, step, out);
+        admit_waiting({.budget = budget, .step = step, .now_us = now_us}, out);
     else
         out.waiting_for.push_back({WaitReason::no_pages, int32_t(waiting_.size()), limits_.num_layers});
     std::sort(out.rows.begin(), out.rows.end(), [](const ScheduledRow& a, const ScheduledRow& b) {
@@ -80,114 +80,12 @@ void Scheduler::schedule_running(int32_t& budget, int64_t step, Schedule& out) {
         if (budget > 0 && sequence->remaining_tokens() > 1) take(*sequence);
 }
 
-void Scheduler::admit_waiting(int32_t& budget, int64_t step, Schedule& out) {
-    while (!waiting_.empty()) {
-        Sequence* const next = next_waiting();
-        int32_t pages_short = 0;
-        WaitReason reason = WaitReason::none;
-        if (!next)
-            reason = WaitReason::other_adapter;
-        else if (num_running() >= row_limit_)
-            reason = WaitReason::row_budget;
-        else if (budget == 0)
-            reason = WaitReason::token_budget;
-        else
-            reason = try_admit(*next, pages_short, out);
-        if (reason != WaitReason::none) {
-            out.waiting_for.push_back({reason, int32_t(waiting_.size()), pages_short});
-            return;
-        }
-        Sequence& first = *next;
-        waiting_.erase(first.id());
-        running_.emplace(first.id(), &first);
-        if (first.adapter() != AdapterId::base) {
-            Resident& resident = residents_.at(first.adapter());
-            ++resident.users;
-            resident.last_used = step;
-        }
-        const int32_t n = std::min(first.remaining_tokens(), budget);
-        budget -= n;
-        out.rows.push_back({&first, n});
-    }
-}
-
-WaitReason Scheduler::try_admit(Sequence& sequence, int32_t& pages_short, Schedule& out) {
-    const int32_t adapter_pages = pages_to_place(sequence);
-    const int64_t reserve = num_running() * limits_.num_layers;
-    const int64_t kv = kv_pages_for(sequence.num_tokens());
-    const int64_t needed = kv + reserve + adapter_pages;
-    std::vector<PageRun> evictable;
-    int64_t could_be_free = pool_.free_pages();
-    for (const auto& [id, r] : residents_)
-        if (r.users == 0 && id != sequence.adapter()) {
-            evictable.push_back(r.pages);
-            could_be_free += r.pages.count;
-        }
-    if (could_be_free < needed) {
-        pages_short = int32_t(needed - could_be_free);
-        return WaitReason::no_pages;
-    }
-    if (adapter_pages > 0) {
-        if (!pool_.run_fits(adapter_pages, evictable)) return WaitReason::adapter_no_room;
-        if (!make_run(adapter_pages, sequence.adapter(), out)) return WaitReason::adapter_no_room;
-        place_adapter(sequence, out);
-    }
-    while (pool_.free_pages() < kv + reserve) CHECK(evict_least_recent(sequence.adapter(), out));
-    CHECK(grow(sequence, sequence.num_tokens()));
-    return WaitReason::none;
-}
-
-// What the sequence's adapter still lacks: its blob's pages, and those that its factors are batched into.
-int32_t Scheduler::pages_to_place(const Sequence& sequence) const {
-    if (sequence.adapter() == AdapterId::base) return 0;
-    const auto it = residents_.find(sequence.adapter());
-    if (it == residents_.end()) return sequence.adapter_pages + sequence.batched_pages;
-    return it->second.batched.count > 0 ? 0 : sequence.batched_pages;
-}
-
-bool Scheduler::make_run(int32_t pages, AdapterId keep, Schedule& out) {
-    while (!pool_.run_fits(pages, {}))
-        if (!evict_least_recent(keep, out)) return false;
-    return true;
-}
-
-// Whatever it lacks fits into one free run.
-void Scheduler::place_adapter(const Sequence& sequence, Schedule& out) {
-    const AdapterId id = sequence.adapter();
-    if (!residents_.contains(id)) {
-        const auto run = pool_.allocate_adapter(id, sequence.adapter_pages);
-        CHECK(run);
-        residents_[id] = {.pages = *run, .batched = {}, .last_used = 0, .users = 0};
-        out.moves.push_back({id, true, *run});
-    }
-    Resident& resident = residents_.at(id);
-    if (sequence.batched_pages == 0 || resident.batched.count > 0) return;
-    const auto run = pool_.allocate_transient(id, sequence.batched_pages);
-    CHECK(run);
-    resident.batched = *run;
-    out.batched.push_back({id, *run});
-}
-
-// Null: everybody who waits uses another adapter than those who run, or came after the present turn began.
-Sequence* Scheduler::next_waiting() {
-    Sequence* const first = waiting_.begin()->second;
-    if (!limits_.one_adapter) return first;
-    if (running_.empty()) {
-        turn_end_ = waiting_.rbegin()->first;
-        return first;
-    }
-    const AdapterId turn = running_.begin()->second->adapter();
-    if (first->adapter() == turn) return first;
-    for (auto it = waiting_.begin(); it != waiting_.end() && it->first <= turn_end_; ++it)
-        if (it->second->adapter() == turn) return it->second;
-    return nullptr;
-}
-
 bool Scheduler::evict_least_recent(AdapterId keep, Schedule& out) {
     const AdapterId none = AdapterId::base;
     AdapterId victim = none;
     for (const auto& [id, r] : residents_)
-        if (r.users == 0 && id != keep && (victim == none || r.last_used < residents_.at(victim).last_used))
+        if (r.users == 0 && !r.loading && id != keep &&
+            (victim == none || r.last_used < residents_.at(victim).last_used))
             victim = id;
     if (victim == none) return false;
     out.moves.push_back(*drop_adapter(victim));
@@ -248,6 +146,7 @@ void Scheduler::check_invariants() const {
         CHECK((pool_.owners()[size_t(page)] == PagePool::Owner{kind, id}));
     };
     std::map<AdapterId, int32_t> users;
+    int64_t on_their_way = 0;
     for (const auto& [id, sequence] : running_) {
         for (const auto& table : sequence->block_tables) {
             for (const int32_t page : table) owned(page, PageOwner::kv, uint64_t(id));
@@ -266,7 +165,11 @@ void Scheduler::check_invariants() const {
         transient += resident.batched.count;
         CHECK(resident.batched.count == 0 || resident.users > 0);
         CHECK(users[id] == resident.users);
+        CHECK(!resident.loading || resident.users == 0);
+        on_their_way += resident.loading;
     }
+    CHECK(on_their_way == num_loading_);
+    CHECK(limits_.adapter_slots == 0 || int64_t(residents_.size()) <= limits_.adapter_slots);
     for (const auto& [id, count] : users) CHECK(residents_.contains(id));
     CHECK(pool_.state().kv_pages == kv && pool_.state().adapter_pages == adapters);
     CHECK(pool_.state().transient_pages == transient);

@@ -23,6 +23,7 @@ struct Sequence {
     int32_t adapter_pages = 0;          // run that its adapter needs in the pool; 0 for the base
     int32_t batched_pages = 0;          // and that its factors are batched into (common_block)
     uint64_t source = 0;                // number of the source that delivered it; 0: submitted
+    int64_t passed_us = -1;             // when its adapter first found no room and others went past; -1: never
     bool in_batch = false;              // of the step in flight
     bool over = false;                  // its record is out; a step in flight may still hold its pages
 

@@ -25,8 +25,10 @@ struct StepRow {
 
 // Microseconds of wall time by what the step was doing; they sum to about end - start.
 struct StepTimes {
-    int64_t schedule = 0;          // mailbox, admission, pages, building the batch
-    int64_t transfer = 0;          // adapters into the pool, and what StepBytes::staging counts
+    int64_t schedule = 0;  // mailbox, admission, pages, building the batch
+    // Adapters into the pool, and what StepBytes::staging counts. A GPU's copies into the pool take theirs beside the
+    // steps.
+    int64_t transfer = 0;
     int64_t rotate = 0, lora = 0;  // adapter arithmetic (scale and bias counted with lora)
     int64_t products = 0;          // base matrix products of the layers
     int64_t attention = 0;         // RoPE, KV write, attention
@@ -76,7 +78,7 @@ enum class WaitReason : uint8_t {
 };
 const char* name_of(WaitReason);
 
-// Served first come, first served: everybody behind the first in line waits for the reason that holds the first up.
+// Served first come, first served: everybody behind somebody who cannot be passed waits for what holds that one up.
 struct WaitCount {
     WaitReason reason{};
     int32_t requests = 0;
@@ -85,10 +87,13 @@ struct WaitCount {
 
 enum class Residency : uint8_t { host, moving, pool };
 
+// A load is told in the step in which it was seen to have ended. A GPU's takes place beside the steps, and its times
+// are the GPU's own.
 struct AdapterEvent {
     AdapterId adapter{};
     enum class Kind : uint8_t { load, evict } kind{};
     int64_t bytes = 0, us = 0;
+    int64_t begin_us = -1;  // engine's clock; -1: not known (recordings of before)
 };
 
 struct Arrival {

@@ -23,9 +23,12 @@ const char* word(const std::array<const char*, N>& words, Enum e) {
 // The cells of one array of a record, in order; like Fields, it keeps the first thing that is wrong.
 class Cells {
 public:
-    Cells(const Json& array, size_t count, const char* name) : array_(array), name_(name) {
-        if (!array.is_array() || array.size() != count) wrong(describe(array), std::to_string(count) + " values");
+    // `optional` of the `count` may be absent at the end.
+    Cells(const Json& array, size_t count, const char* name, size_t optional = 0) : array_(array), name_(name) {
+        if (!array.is_array() || array.size() > count || array.size() + optional < count)
+            wrong(describe(array), std::to_string(count) + " values");
     }
+    bool at_end() const { return !found_.empty() || at_ == array_.size(); }
     template <class T>
     T integer() {
         const Json* v = next();
@@ -76,12 +79,12 @@ private:
 };
 
 template <class Item>
-void read_list(Fields& f, const char* key, size_t width, std::vector<Item>& out, auto read) {
+void read_list(Fields& f, const char* key, size_t width, std::vector<Item>& out, auto read, size_t optional = 0) {
     const Json* list = f.array(key);
     if (!list) return;
     out.reserve(list->size());
     for (const Json& item : *list) {
-        Cells cells(item, width, key);
+        Cells cells(item, width, key, optional);
         out.push_back(read(cells));
         cells.report(f);
     }
@@ -177,7 +180,7 @@ Json step_to_json(const StepRecord& s) {
         arrivals.push_back(
             {uint64_t(a.request), uint32_t(a.adapter), a.arrival_us, a.prompt_tokens, a.max_tokens, a.warmup});
     for (const AdapterEvent& e : s.adapter_events)
-        events.push_back({uint32_t(e.adapter), word(kEvent, e.kind), e.bytes, e.us});
+        events.push_back({uint32_t(e.adapter), word(kEvent, e.kind), e.bytes, e.us, e.begin_us});
     for (const RequestRecord& r : s.finished) finished.push_back(uint64_t(r.id));
     const PoolState& p = s.pool;
     Json j{{"step", s.step},
@@ -263,14 +266,17 @@ Result<StepRecord> step_from_json(const Json& json, const std::string& file) {
         return a;
     });
     read_ids(f, "preempted", s.preempted);
-    read_list(f, "adapter_events", 4, s.adapter_events, [](Cells& c) {
+    constexpr size_t kMayLack = 1;  // recordings of before do not say when a move began
+    const auto read_event = [](Cells& c) {
         AdapterEvent e;
         e.adapter = c.integer<AdapterId>();
         e.kind = c.one_of<AdapterEvent::Kind>(kEvent);
         e.bytes = c.integer<int64_t>();
         e.us = c.integer<int64_t>();
+        if (!c.at_end()) e.begin_us = c.integer<int64_t>();
         return e;
-    });
+    };
+    read_list(f, "adapter_events", 5, s.adapter_events, read_event, kMayLack);
     std::vector<RequestId> finished;
     read_ids(f, "finished", finished);
     const std::string strategy = f.string("strategy", name_of(s.strategy));

@@ -214,6 +214,7 @@ Result<EngineOptions> parse_engine_options(const Json& json, const std::string& 
     o.residency = f.one_of("residency", o.residency, {"resident", "stream"});
     o.memory = f.one_of("memory", o.memory, {"unified"});
     o.scheduler = f.one_of("scheduler", o.scheduler, {"fcfs"});
+    o.adapter_slots = int32_t(f.integer("adapter_slots", o.adapter_slots, 0, 1 << 20));
     o.graphs = f.boolean("graphs", o.graphs);
     o.phase_times = f.boolean("phase_times", o.phase_times);
     if (f.has("batch_invariant")) o.batch_invariant = f.boolean("batch_invariant");
@@ -235,6 +236,7 @@ Json engine_options_to_json(const EngineOptions& o) {
            {"max_batch_tokens", o.max_batch_tokens},
            {"max_batch_rows", o.max_batch_rows},
            {"block_tokens", o.block_tokens}};
+    if (o.adapter_slots != 0) j["adapter_slots"] = o.adapter_slots;
     if (o.phase_times) j["phase_times"] = true;
     if (o.batch_invariant) j["batch_invariant"] = *o.batch_invariant;
     if (o.pool_bytes != 0) j["pool_bytes"] = o.pool_bytes;

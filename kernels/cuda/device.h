@@ -1,5 +1,6 @@
 // One NVIDIA GPU as the kernels' execution policy: CudaDevice& is the first argument of every CUDA kernel's overload.
-// All work goes to its one stream, in order; nothing here waits for the GPU unless it says so.
+// All work goes to its one stream, in order; nothing here waits for the GPU unless it says so. Two of them for one GPU
+// are two streams.
 #pragma once
 
 #include "kernels/device.h"
@@ -37,6 +38,7 @@ public:
 
     // CUDA's current device belongs to a thread: call this where another thread than the constructor's goes on.
     void make_current() { CHECK_CUDA(cudaSetDevice(ordinal_)); }
+    int ordinal() const { return ordinal_; }
     cudaStream_t stream() const { return stream_; }
     int num_sms() const { return num_sms_; }
     int compute_capability() const { return compute_capability_; }  // 90 for an H100

@@ -191,14 +191,9 @@ __global__ void __launch_bounds__(kThreads)
     for (; row < tile.rows; ++row) rotate_column<1>(out + row * dim, x + row * dim + first, r, group, dim);
 }
 
-// A thread makes 8 values that lie together: two columns' four inputs.
+// 8 values that lie together: two columns' four inputs.
 template <class R>
-__global__ void __launch_bounds__(kThreads)
-    pack_rotation_kernel(bf16* packed, const R* r, int64_t dim, int group, int64_t count) {
-    pdl_trigger();
-    pdl_wait();
-    const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x;
-    if (i >= count) return;
+__device__ __forceinline__ void pack_unit(bf16* packed, const R* r, int64_t dim, int group, int64_t i) {
     const PackedPlace place = packed_rotation_place(group, i * 8);
     const int64_t g = place.column / group, v = place.column % group;
     float d[2][4] = {};
@@ -210,6 +205,26 @@ __global__ void __launch_bounds__(kThreads)
             }
     reinterpret_cast<uint4*>(packed)[i] = make_uint4(pack_bf16(d[0][0], d[0][1]), pack_bf16(d[1][0], d[1][1]),
                                                      pack_bf16(d[0][2], d[0][3]), pack_bf16(d[1][2], d[1][3]));
+}
+
+constexpr int64_t kUnits = kPackedItem / 8;  // of an item
+
+template <class R>
+__global__ void __launch_bounds__(kThreads)
+    pack_rotation_kernel(bf16* packed, const R* r, int64_t dim, int group, int64_t count) {
+    pdl_trigger();
+    pdl_wait();
+    const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x;
+    if (i < count) pack_unit(packed, r, dim, group, i);
+}
+
+__global__ void __launch_bounds__(kThreads) pack_rotations_kernel(const PackJob* jobs) {
+    pdl_trigger();
+    pdl_wait();
+    const PackJob job = jobs[blockIdx.y];
+    const int64_t count = packed_rotation_items(job.dim, job.group) * kUnits;
+    const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x;
+    if (i < count) pack_unit(job.packed, job.r, job.dim, job.group, i);
 }
 
 }  // namespace
@@ -243,9 +258,15 @@ template <class R>
 void pack_rotation(CudaDevice& device, bf16* packed, const R* r, int64_t dim, int64_t group) {
     CHECK(packs(dim, group, DType::bf16) && aligned_to_16(packed));
     CHECK(static_cast<const void*>(packed) != static_cast<const void*>(r));
-    const int64_t count = packed_rotation_items(dim, group) * kPackedItem / 8;
+    const int64_t count = packed_rotation_items(dim, group) * kUnits;
     launch(device, pack_rotation_kernel<R>, dim3(unsigned(divide_up(count, kThreads))), kThreads, 0, packed, r, dim,
            int(group), count);
+}
+
+void pack_rotations(CudaDevice& device, const PackJob* jobs, int count, int64_t most_items) {
+    CHECK(count >= 0 && count <= 65535 && most_items >= 0);
+    const dim3 grid(unsigned(divide_up(most_items * kUnits, kThreads)), unsigned(count));
+    launch(device, pack_rotations_kernel, grid, kThreads, 0, jobs);
 }
 
 template void rotate<float>(CudaDevice&, float*, const float*, const CudaTile*, int, int, int, int64_t, int64_t, int,

@@ -69,6 +69,15 @@ HOST_DEVICE constexpr PackedPlace packed_rotation_place(int64_t group, int64_t o
 template <class R>
 void pack_rotation(CudaDevice&, bf16* packed, const R* r, int64_t dim, int64_t group);
 
+// The same for `count` rotations in bf16 at once; `jobs` lie in device memory, none with more than `most_items` of
+// packed_rotation_items().
+struct PackJob {
+    const bf16* r = nullptr;
+    bf16* packed = nullptr;
+    int32_t dim = 0, group = 0;
+};
+void pack_rotations(CudaDevice&, const PackJob* jobs, int count, int64_t most_items);
+
 extern template void rotate<float>(CudaDevice&, float*, const float*, const CudaTile*, int, int, int, int64_t, int64_t,
                                    int, bool, const Ahead&);
 extern template void rotate<bf16>(CudaDevice&, bf16*, const bf16*, const CudaTile*, int, int, int, int64_t, int64_t,

@@ -105,13 +105,24 @@ public:
         result.trouble = std::exchange(trouble_, {});
     }
 
-    void load_adapter(AdapterId id, PageRun run, std::shared_ptr<const Adapter> adapter) override {
-        CHECK(int64_t(adapter->blob.size()) <= run.count * page_bytes_);
+    Result<std::shared_ptr<const HostAdapter>> host_adapter(std::shared_ptr<const Adapter> adapter) const override {
+        try {
+            CHECK_CUDA(cudaSetDevice(ordinal_));
+            return std::shared_ptr<const HostAdapter>(PinnedAdapter::make(adapter, model_->config()));
+        } catch (const DeviceError& e) {
+            return Error{adapter->path, "adapter " + adapter->name, e.what(),
+                         format_bytes(int64_t(adapter->blob.size())) + " of pinned host memory"};
+        }
+    }
+    bool loads_in_background() const override { return true; }
+    void load_adapter(AdapterId id, PageRun run, std::shared_ptr<const HostAdapter> adapter) override {
+        CHECK(int64_t(adapter->adapter->blob.size()) <= run.count * page_bytes_);
         device_.make_current();
         std::byte* data = pool_.data() + run.first * page_bytes_;
-        const CudaFactors* factors = factors_.add(id, adapter, data);
+        const CudaFactors* factors = factors_.add(id, adapter->adapter, data);
         adapters_.load(id, data, std::move(adapter), factors);
     }
+    std::vector<AdapterArrival> take_arrivals() override { return adapters_.take_arrivals(); }
     void drop_adapter(AdapterId id) override {
         if (merger_ && id == merged_) merge(AdapterId::base, [] { return true; });
         factors_.drop(id);
@@ -125,7 +136,7 @@ public:
         if (id == merged_) return 0;
         device_.make_current();
         merged_ = AdapterId::base;
-        const DeviceAdapter* adapter = id == AdapterId::base ? nullptr : &adapters_.at(id);
+        const DeviceAdapter* adapter = id == AdapterId::base ? nullptr : &adapters_.use(id);
         const int64_t written = adapter ? merger_->merge(adapter->adapter.get(), adapter->data, keep_going)
                                         : merger_->merge(nullptr, nullptr, keep_going);
         if (written >= 0) merged_ = id;
@@ -185,7 +196,7 @@ private:
         adapter_of_segment_.clear();
         needs_ = {};
         for (const AdapterSegment& s : batch.segments) {
-            const DeviceAdapter* adapter = s.adapter == AdapterId::base ? nullptr : &adapters_.at(s.adapter);
+            const DeviceAdapter* adapter = s.adapter == AdapterId::base ? nullptr : &adapters_.use(s.adapter);
             adapter_of_segment_.push_back(adapter);
             if (adapter) needs_.merge(adapter->needs);
         }
@@ -229,7 +240,7 @@ private:
         shape.heads = int64_t(batch.heads.size());
         own_parts_of(shape);
         shape.attention = {shape.rows, int64_t(plan.attention.decode.size()), int64_t(plan.attention.prefill.size())};
-        if (!tables_.send(batch, shape)) graphs_.clear();
+        if (!tables_.send(batch, shape, adapters_.copying())) graphs_.clear();
         const StepView view = tables_.view(shape);
         if (phase_times_) timer_.begin();
         forward_.layers(shape, view, needs_, pool());
@@ -248,7 +259,7 @@ private:
         own_parts_of(shape);
         const int64_t items = shape.rows * ((shape.max_blocks * block_tokens_ + kSplitKeys - 1) / kSplitKeys);
         shape.attention = {shape.rows, std::min(items, forward_.largest_attention().decode_items), 0};
-        if (!tables_.send(batch, shape)) graphs_.clear();
+        if (!tables_.send(batch, shape, adapters_.copying())) graphs_.clear();
         const GraphKey key{shape.rows,        shape.max_blocks, shape.heads,  switches_.ahead_bytes,
                            switches_.overlap, needs_,           factor_shape_};
         auto found = graphs_.find(key);

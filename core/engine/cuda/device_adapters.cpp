@@ -1,11 +1,11 @@
 #include "core/engine/cuda/device_adapters.h"
 
-#include "core/adapter/own_table.h"
 #include "kernels/check.h"
 #include "kernels/cuda/block_sparse.h"
-#include "kernels/cuda/rotate.h"
 
 #include <algorithm>
+#include <cmath>
+#include <cstring>
 #include <iterator>
 
 namespace spartan {
@@ -39,33 +39,72 @@ CudaPart part_at(const AdapterPart& part, const std::byte* data) {
     return placed;
 }
 
+CudaTable table_at(const TablePart& table, const std::byte* data) {
+    CudaTable placed;
+    placed.part = part_at(table.part, data);
+    if (table.copy >= 0) placed.copy = data + table.copy;
+    if (table.token_rows >= 0) {
+        placed.num_tokens = int32_t(table.tokens.size());
+        placed.token_rows = data + table.token_rows;
+    }
+    return placed;
+}
+
+constexpr int64_t padded(int64_t bytes, int64_t to) { return (bytes + to - 1) / to * to; }
+
 }  // namespace
 
 template <class T>
 DeviceAdapters<T>::DeviceAdapters(CudaDevice& device, const ModelConfig& config, AdapterStrategy strategy)
-    : device_(device), config_(config), strategy_(strategy), uploader_(device) {}
+    : device_(device),
+      copies_(device.ordinal()),
+      config_(config),
+      strategy_(strategy),
+      parts_bytes_(padded(config.num_layers * kNumProjections * int64_t(sizeof(CudaPart)), 64)),
+      slot_bytes_(padded(parts_bytes_ + config.num_layers * kNumProjections * int64_t(sizeof(PackJob)), 64)) {
+    copies_.set_overlap_launches(false);
+    CHECK_CUDA(cudaEventCreateWithFlags(&given_, cudaEventDisableTiming));
+    CHECK_CUDA(cudaEventCreate(&anchor_));
+    if (std::is_same_v<T, bf16>) staging_ = DeviceMemory(kStagingBytes);
+    add_slab();
+}
 
 template <class T>
-CudaPart* DeviceAdapters<T>::table(size_t slot) const {
-    const size_t parts = size_t(config_.num_layers) * kNumProjections;
-    return slabs_[slot / kSlotsOfSlab].template as<CudaPart>() + slot % kSlotsOfSlab * parts;
+DeviceAdapters<T>::~DeviceAdapters() {
+    cudaStreamSynchronize(copies_.stream());
+    for (const Slot& slot : slots_)
+        for (const cudaEvent_t event : {slot.begin, slot.end})
+            if (event) cudaEventDestroy(event);
+    if (given_) cudaEventDestroy(given_);
+    if (anchor_) cudaEventDestroy(anchor_);
+}
+
+template <class T>
+void DeviceAdapters<T>::add_slab() {
+    DeviceMemory on_device(int64_t(kSlotsOfSlab) * slot_bytes_);
+    PinnedMemory from(int64_t(kSlotsOfSlab) * slot_bytes_);
+    slabs_.push_back(std::move(on_device));
+    slabs_from_.push_back(std::move(from));
+    for (size_t i = 0; i < kSlotsOfSlab; ++i) {
+        const auto at = int64_t(i) * slot_bytes_;
+        Slot& slot = slots_.emplace_back(Slot{slabs_from_.back().data() + at, slabs_.back().data() + at});
+        CHECK_CUDA(cudaEventCreate(&slot.begin));
+        CHECK_CUDA(cudaEventCreate(&slot.end));
+    }
+    for (size_t i = kSlotsOfSlab; i-- > 0;) free_slots_.push_back(slots_.size() - kSlotsOfSlab + i);
 }
 
 template <class T>
 size_t DeviceAdapters<T>::take_slot() {
-    if (free_slots_.empty()) {
-        const auto bytes = int64_t(kSlotsOfSlab * sizeof(CudaPart)) * config_.num_layers * kNumProjections;
-        slabs_.emplace_back(bytes);
-        for (size_t i = kSlotsOfSlab; i-- > 0;) free_slots_.push_back((slabs_.size() - 1) * kSlotsOfSlab + i);
-    }
+    if (free_slots_.empty()) add_slab();
     const size_t slot = free_slots_.back();
     free_slots_.pop_back();
     return slot;
 }
 
-// Turns a rotation that lies in the pool as in the blob into the kernels' order, where it has one.
 template <class T>
-CudaPart DeviceAdapters<T>::place_part(const AdapterPart& part, std::byte* data, AdapterNeeds& needs) {
+CudaPart DeviceAdapters<T>::place_part(const AdapterPart& part, std::byte* data, std::vector<PackJob>& jobs,
+                                       AdapterNeeds& needs) {
     const uint32_t bit = 1u << int(part.projection);
     CudaPart placed = part_at(part, data);
     if (strategy_ == AdapterStrategy::merged) {
@@ -81,106 +120,165 @@ CudaPart DeviceAdapters<T>::place_part(const AdapterPart& part, std::byte* data,
     if (part.gain >= 0 || part.bias >= 0) needs.gains |= bit;
     if (part.rotation < 0) return placed;
     needs.rotations |= bit;
-    const int64_t bytes = part.in * part.group * int64_t(sizeof(T));
     // Where the last item would be padded, the packed form would not fit into the blob's place.
-    if constexpr (std::is_same_v<T, bf16>) {
-        if (packs(part.in, part.group, DType::bf16) && packed_rotation_bytes(part.in, part.group) == bytes) {
-            if (staging_.bytes() < bytes) staging_ = DeviceMemory(bytes);
-            bf16* raw = staging_.as<bf16>();
-            CHECK_CUDA(
-                cudaMemcpyAsync(raw, placed.rotation, size_t(bytes), cudaMemcpyDeviceToDevice, device_.stream()));
-            pack_rotation<bf16>(device_, reinterpret_cast<bf16*>(data + part.rotation), raw, part.in, part.group);
-            placed.rotation_packed = 1;
-            needs.max_group = std::max(needs.max_group, int(part.group));
-            return placed;
-        }
-    }
-    needs.plain_rotations |= bit;
-    return placed;
-}
-
-// A table that lies packed for the CPU in the blob, row-major in its place.
-template <class T>
-void DeviceAdapters<T>::place_rows(std::byte* data, const Adapter& adapter, int64_t offset, int64_t rows) {
-    const int64_t cols = config_.hidden_size;
-    const OwnTable<T> table(adapter, offset, rows, cols);
-    uploader_.copy(data + offset, rows, cols * int64_t(sizeof(T)), [&](int64_t first, int64_t n, std::byte* buffer) {
-        unpack_rows(*table.get(), first, n, reinterpret_cast<T*>(buffer));
-    });
-}
-
-template <class T>
-CudaTable DeviceAdapters<T>::place_table(const TablePart& table, const Adapter& adapter, std::byte* data) {
-    CudaTable placed;
-    placed.part = part_at(table.part, data);
-    if (table.copy >= 0) {
-        place_rows(data, adapter, table.copy, config_.vocab_size);
-        placed.copy = data + table.copy;
-    }
-    if (table.token_rows >= 0) {
-        placed.num_tokens = int32_t(table.tokens.size());
-        place_rows(data, adapter, table.token_rows, placed.num_tokens);
-        placed.token_rows = data + table.token_rows;
+    const int64_t bytes = part.in * part.group * int64_t(sizeof(T));
+    const bool packed = packs(part.in, part.group, dtype_of<T>) && bytes <= kStagingBytes &&
+                        packed_rotation_bytes(part.in, part.group) == bytes;
+    if (packed) {
+        placed.rotation_packed = 1;
+        needs.max_group = std::max(needs.max_group, int(part.group));
+        jobs.push_back({nullptr, reinterpret_cast<bf16*>(data + part.rotation), int32_t(part.in), int32_t(part.group)});
+    } else {
+        needs.plain_rotations |= bit;
     }
     return placed;
 }
 
+// Room for the adapter's own embedding and head, and what is to be copied there.
 template <class T>
-void DeviceAdapters<T>::place_tables(DeviceAdapter& placed) {
+void DeviceAdapters<T>::plan_tables(DeviceAdapter& placed) {
     const Adapter& adapter = *placed.adapter;
     const std::optional<TablePart>* sources[] = {&adapter.embedding, &adapter.head};
     const CudaTable** places[] = {&placed.embedding, &placed.head};
     int64_t bytes = 0;
+    const auto ids_bytes = [](const TablePart& t) { return int64_t(t.tokens.size() * sizeof(int32_t)); };
     for (const auto* source : sources)
-        if (*source) bytes += int64_t(sizeof(CudaTable) + (*source)->tokens.size() * sizeof(int32_t) + 16);
+        if (*source) bytes += int64_t(sizeof(CudaTable)) + padded(ids_bytes(**source), 16);
     if (bytes == 0) return;
     placed.tables = DeviceMemory(bytes);
-    std::byte* at = placed.tables.data();
+    placed.tables_from = PinnedMemory(bytes);
+    int64_t at = 0;
     for (size_t i = 0; i < std::size(sources); ++i) {
         if (!*sources[i]) continue;
         const TablePart& source = **sources[i];
-        CudaTable table = place_table(source, adapter, placed.data);
-        const auto ids = int64_t(source.tokens.size() * sizeof(int32_t));
-        if (table.token_rows) table.tokens = reinterpret_cast<const int32_t*>(at + sizeof(CudaTable));
-        *places[i] = reinterpret_cast<const CudaTable*>(at);
-        uploader_.copy(at, &table, sizeof table);
-        uploader_.copy(at + sizeof table, source.tokens.data(), ids);
-        at += int64_t(sizeof table) + (ids + 15) / 16 * 16;
+        CudaTable table = table_at(source, placed.data);
+        const auto ids = at + int64_t(sizeof table);
+        if (table.token_rows) {
+            table.tokens = reinterpret_cast<const int32_t*>(placed.tables.data() + ids);
+            std::memcpy(placed.tables_from.data() + ids, source.tokens.data(), size_t(ids_bytes(source)));
+        }
+        std::memcpy(placed.tables_from.data() + at, &table, sizeof table);
+        *places[i] = reinterpret_cast<const CudaTable*>(placed.tables.data() + at);
         if (i == 1) placed.head_copy = table.copy;
+        at = ids + padded(ids_bytes(source), 16);
+    }
+}
+
+// Cuts the rotations that are to be packed into runs that lie within kStagingBytes of the blob, where each will be
+// read.
+template <class T>
+std::vector<typename DeviceAdapters<T>::PackRun> DeviceAdapters<T>::plan_packing(std::vector<PackJob>& jobs) const {
+    std::sort(jobs.begin(), jobs.end(), [](const PackJob& a, const PackJob& b) { return a.packed < b.packed; });
+    std::vector<PackRun> runs;
+    for (PackJob& job : jobs) {
+        const int64_t values = int64_t(job.dim) * job.group;
+        const bool fits = !runs.empty() && (job.packed + values - runs.back().from) * 2 <= kStagingBytes;
+        if (!fits) runs.push_back({job.packed, 0, 0, 0});
+        PackRun& run = runs.back();
+        job.r = staging_.as<bf16>() + (job.packed - run.from);
+        run.bytes = (job.packed + values - run.from) * 2;
+        run.most_items = std::max(run.most_items, packed_rotation_items(job.dim, job.group));
+        ++run.jobs;
+    }
+    return runs;
+}
+
+// Turns rotations that lie in the pool as in the blob into the kernels' order.
+template <class T>
+void DeviceAdapters<T>::pack(const Slot& slot, const std::vector<PackRun>& runs) {
+    const auto* jobs = reinterpret_cast<const PackJob*>(slot.device + parts_bytes_);
+    for (const PackRun& run : runs) {
+        CHECK_CUDA(
+            cudaMemcpyAsync(staging_.data(), run.from, size_t(run.bytes), cudaMemcpyDeviceToDevice, copies_.stream()));
+        pack_rotations(copies_, jobs, run.jobs, run.most_items);
+        jobs += run.jobs;
     }
 }
 
 template <class T>
-void DeviceAdapters<T>::load(AdapterId id, std::byte* data, std::shared_ptr<const Adapter> adapter,
+void DeviceAdapters<T>::load(AdapterId id, std::byte* data, std::shared_ptr<const HostAdapter> host,
                              const CudaFactors* factors) {
     CHECK(!placed_.contains(id));
-    uploader_.copy(data, adapter->blob.data(), int64_t(adapter->blob.size()));
+    const auto* pinned = dynamic_cast<const PinnedAdapter*>(host.get());
+    CHECK(pinned);
     DeviceAdapter placed;
-    placed.adapter = adapter;
+    placed.adapter = host->adapter;
+    placed.host = std::move(host);
     placed.data = data;
+    const Adapter& adapter = *placed.adapter;
+    plan_tables(placed);
     placed.slot = take_slot();
-    std::vector<CudaPart> parts(size_t(config_.num_layers) * kNumProjections);
-    for (const AdapterPart& part : adapter->parts) {
+    const Slot& slot = slots_[placed.slot];
+    std::vector<PackJob> jobs;
+    auto* parts = reinterpret_cast<CudaPart*>(slot.host);
+    std::fill_n(parts, config_.num_layers * kNumProjections, CudaPart{});
+    for (const AdapterPart& part : adapter.parts) {
         CHECK(part.layer >= 0 && part.layer < config_.num_layers);
-        const size_t index = size_t(part.layer) * kNumProjections + size_t(part.projection);
-        parts[index] = place_part(part, data, placed.needs);
+        const int64_t index = part.layer * kNumProjections + int(part.projection);
+        parts[index] = place_part(part, data, jobs, placed.needs);
         if (part.factors >= 0) parts[index].factors = factors + index;
     }
-    placed.needs.own_norms = !adapter->norms.empty();
-    placed.needs.own_embedding = adapter->embedding.has_value();
-    placed.needs.own_head = adapter->head.has_value();
-    place_tables(placed);
-    CudaPart* to = table(placed.slot);
-    uploader_.copy(reinterpret_cast<std::byte*>(to), parts.data(), int64_t(parts.size() * sizeof(CudaPart)));
-    uploader_.finish();
-    placed.parts = to;
+    const std::vector<PackRun> runs = plan_packing(jobs);
+    if (!jobs.empty()) std::memcpy(slot.host + parts_bytes_, jobs.data(), jobs.size() * sizeof(PackJob));
+    placed.needs.own_norms = !adapter.norms.empty();
+    placed.needs.own_embedding = adapter.embedding.has_value();
+    placed.needs.own_head = adapter.head.has_value();
+    placed.parts = reinterpret_cast<const CudaPart*>(slot.device);
+
+    const cudaStream_t stream = copies_.stream();
+    if (moving_.empty()) {
+        anchor_time_ = std::chrono::steady_clock::now();
+        CHECK_CUDA(cudaEventRecord(anchor_, stream));
+    }
+    CHECK_CUDA(cudaEventRecord(given_, device_.stream()));  // may still read what these pages held
+    CHECK_CUDA(cudaStreamWaitEvent(stream, given_));
+    CHECK_CUDA(cudaEventRecord(slot.begin, stream));
+    pinned->copy_to(data, stream);
+    CHECK_CUDA(cudaMemcpyAsync(slot.device, slot.host, size_t(slot_bytes_), cudaMemcpyHostToDevice, stream));
+    if (placed.tables.bytes() > 0)
+        CHECK_CUDA(cudaMemcpyAsync(placed.tables.data(), placed.tables_from.data(), size_t(placed.tables.bytes()),
+                                   cudaMemcpyHostToDevice, stream));
+    pack(slot, runs);
+    CHECK_CUDA(cudaEventRecord(slot.end, stream));
     placed_.emplace(id, std::move(placed));
+    moving_.push_back(id);
+}
+
+template <class T>
+std::vector<AdapterArrival> DeviceAdapters<T>::take_arrivals() {
+    std::vector<AdapterArrival> arrivals;
+    while (!moving_.empty()) {
+        const Slot& slot = slots_[placed_.at(moving_.front()).slot];
+        const cudaError_t status = cudaEventQuery(slot.end);
+        if (status == cudaErrorNotReady) break;
+        check_cuda(status, "cudaEventQuery");
+        float before_ms = 0, ms = 0;
+        CHECK_CUDA(cudaEventElapsedTime(&before_ms, anchor_, slot.begin));
+        CHECK_CUDA(cudaEventElapsedTime(&ms, slot.begin, slot.end));
+        const std::chrono::microseconds before(std::llround(double(before_ms) * 1e3));
+        arrivals.push_back({moving_.front(), anchor_time_ + before, std::llround(double(ms) * 1e3)});
+        moving_.pop_front();
+    }
+    return arrivals;
+}
+
+template <class T>
+const DeviceAdapter& DeviceAdapters<T>::use(AdapterId id) {
+    DeviceAdapter& placed = placed_.at(id);
+    if (!placed.awaited) CHECK_CUDA(cudaStreamWaitEvent(device_.stream(), slots_[placed.slot].end));
+    placed.awaited = true;
+    return placed;
 }
 
 template <class T>
 void DeviceAdapters<T>::drop(AdapterId id) {
     const auto it = placed_.find(id);
     if (it == placed_.end()) return;
+    const auto moving = std::find(moving_.begin(), moving_.end(), id);
+    if (moving != moving_.end()) {
+        CHECK_CUDA(cudaEventSynchronize(slots_[it->second.slot].end));
+        moving_.erase(moving);
+    }
     free_slots_.push_back(it->second.slot);
     placed_.erase(it);
 }

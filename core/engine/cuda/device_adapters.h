@@ -1,14 +1,18 @@
 // Adapters as they lie in the GPU's pool: each one's blob in its pages, rotations in the kernels' own order, and one
-// table of CudaPart an adapter that the kernels find them by.
+// table of CudaPart an adapter that the kernels find them by. They come in on a stream of their own, beside the steps.
 #pragma once
 
 #include "core/adapter/adapter.h"
 #include "core/engine/adapter_strategy.h"
-#include "core/engine/cuda/upload.h"
+#include "core/engine/cuda/pinned_adapter.h"
+#include "core/engine/model_runner.h"
 #include "kernels/cuda/device.h"
+#include "kernels/cuda/rotate.h"
 #include "kernels/cuda/tables.h"
 
+#include <chrono>
 #include <cstdint>
+#include <deque>
 #include <map>
 #include <memory>
 #include <vector>
@@ -26,45 +30,78 @@ struct AdapterNeeds {
 };
 
 struct DeviceAdapter {
+    std::shared_ptr<const HostAdapter> host;
     std::shared_ptr<const Adapter> adapter;
     std::byte* data = nullptr;                              // the blob
     const CudaPart* parts = nullptr;                        // [layer * kNumProjections + projection], in device memory
     const CudaTable *embedding = nullptr, *head = nullptr;  // in device memory; null: the base's
     const void* head_copy = nullptr;                        // T [vocab, hidden]; null: none
-    DeviceMemory tables;                                    // those two and their token ids
+    DeviceMemory tables;                                    // those two and their token ids …
+    PinnedMemory tables_from;                               // … and what they were copied from
     AdapterNeeds needs;
     size_t slot = 0;
+    bool awaited = false;  // the computation's stream has been told to wait for it
 };
 
 template <class T>
 class DeviceAdapters {
 public:
-    // With `merged`, parts keep their biases only: the weights hold the rest.
+    // Copies begin after what `device` was given before. Both must outlive this. With `merged`, parts keep their biases
+    // only: the weights hold the rest.
     DeviceAdapters(CudaDevice& device, const ModelConfig& config, AdapterStrategy strategy);
+    ~DeviceAdapters();
+    DeviceAdapters(const DeviceAdapters&) = delete;
+    DeviceAdapters& operator=(const DeviceAdapters&) = delete;
 
-    // Copies the blob to `data` (64-byte aligned, in the pool) and waits until it is there.
+    // Begins to copy the blob to `data` (64-byte aligned, in the pool). `host` is a PinnedAdapter. When it throws,
+    // nothing has begun.
     // factors: [layer * kNumProjections + projection] of a factored adapter; null: it is folded.
-    void load(AdapterId id, std::byte* data, std::shared_ptr<const Adapter> adapter, const CudaFactors* factors);
+    void load(AdapterId id, std::byte* data, std::shared_ptr<const HostAdapter> host, const CudaFactors* factors);
+    std::vector<AdapterArrival> take_arrivals();
+    bool copying() const { return !moving_.empty(); }
+    // Waits for the copy if it has not ended.
     void drop(AdapterId id);
-    const DeviceAdapter& at(AdapterId id) const { return placed_.at(id); }
+    // For work that is given to the device's stream from now on.
+    const DeviceAdapter& use(AdapterId id);
 
 private:
-    CudaPart place_part(const AdapterPart& part, std::byte* data, AdapterNeeds& needs);
-    void place_tables(DeviceAdapter& placed);
-    CudaTable place_table(const TablePart& table, const Adapter& adapter, std::byte* data);
-    void place_rows(std::byte* data, const Adapter& adapter, int64_t offset, int64_t rows);
-    CudaPart* table(size_t slot) const;
+    // What one adapter's kernels read, in pinned memory to be filled and in the device's, and when its copy ran.
+    struct Slot {
+        std::byte *host = nullptr, *device = nullptr;
+        cudaEvent_t begin = nullptr, end = nullptr;
+    };
+
+    // Rotations that are packed at once: `jobs` of them.
+    struct PackRun {
+        const bf16* from = nullptr;  // in the pool
+        int64_t bytes = 0, most_items = 0;
+        int jobs = 0;
+    };
+
+    CudaPart place_part(const AdapterPart& part, std::byte* data, std::vector<PackJob>& jobs, AdapterNeeds& needs);
+    void plan_tables(DeviceAdapter& placed);
+    std::vector<PackRun> plan_packing(std::vector<PackJob>& jobs) const;
+    void pack(const Slot& slot, const std::vector<PackRun>& runs);
     size_t take_slot();
+    void add_slab();
 
     static constexpr size_t kSlotsOfSlab = 64;
+    static constexpr int64_t kStagingBytes = 16 << 20;
     CudaDevice& device_;
+    CudaDevice copies_;
     const ModelConfig& config_;
     AdapterStrategy strategy_;
-    Uploader uploader_;
-    DeviceMemory staging_;             // one rotation as it is in the blob
-    std::vector<DeviceMemory> slabs_;  // of kSlotsOfSlab tables each
+    int64_t parts_bytes_, slot_bytes_;  // of one adapter's parts; with what is to be packed
+    DeviceMemory staging_;              // rotations as they are in the blob
+    std::vector<DeviceMemory> slabs_;   // of kSlotsOfSlab each
+    std::vector<PinnedMemory> slabs_from_;
+    std::vector<Slot> slots_;
     std::vector<size_t> free_slots_;
     std::map<AdapterId, DeviceAdapter> placed_;
+    std::deque<AdapterId> moving_;  // their copies run one after another
+    cudaEvent_t given_ = nullptr;   // to the device's stream before a copy
+    cudaEvent_t anchor_ = nullptr;  // recorded when nothing was on its way, at anchor_time_
+    std::chrono::steady_clock::time_point anchor_time_;
 };
 
 extern template class DeviceAdapters<float>;

@@ -1,6 +1,7 @@
 #include "core/engine/cuda/step_tables.h"
 
 #include "kernels/check.h"
+#include "kernels/cuda/fetch.h"
 #include "kernels/device_memory_error.h"
 
 #include <algorithm>
@@ -84,7 +85,7 @@ StepView StepTables::view(const StepShape& shape) const {
     return v;
 }
 
-bool StepTables::send(const Batch& batch, const StepShape& shape) {
+bool StepTables::send(const Batch& batch, const StepShape& shape, bool beside_copies) {
     int64_t bytes = 0;
     StepView sizes;
     visit(sizes, shape, num_layers_, [&](auto* table, int64_t count) { bytes += bytes_of(table, count); });
@@ -92,7 +93,11 @@ bool StepTables::send(const Batch& batch, const StepShape& shape) {
     if (!fits) grow(bytes);
     std::memset(host_.data(), 0, size_t(bytes));
     fill(batch, shape);
-    CHECK_CUDA(cudaMemcpyAsync(memory_.data(), host_.data(), size_t(bytes), cudaMemcpyHostToDevice, device_.stream()));
+    if (beside_copies && !device_.overlaps_launches())
+        fetch(device_, memory_.data(), host_.data(), bytes);
+    else
+        CHECK_CUDA(
+            cudaMemcpyAsync(memory_.data(), host_.data(), size_t(bytes), cudaMemcpyHostToDevice, device_.stream()));
     return fits;
 }
 

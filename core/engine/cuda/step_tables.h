@@ -56,7 +56,8 @@ public:
 
     // Sends what plan() made, padded to `shape`. False: the memory had to grow, so that views of it, and graphs with
     // them, are void.
-    bool send(const Batch& batch, const StepShape& shape);
+    // beside_copies: a copy engine may be busy with an adapter, for milliseconds.
+    bool send(const Batch& batch, const StepShape& shape, bool beside_copies);
     StepView view(const StepShape& shape) const;
 
 private:

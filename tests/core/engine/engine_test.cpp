@@ -209,7 +209,8 @@ void EngineTest::refuses_options_that_are_not_built() {
         return engine ? std::string() : engine.error().message();
     };
     QVERIFY(error([](auto& o) { o.adapter_strategy = "paper"; }).find("adapter_strategy") != std::string::npos);
-    QVERIFY(error([](auto& o) { o.residency = "stream"; }).find("residency") != std::string::npos);
+    QVERIFY(error([](auto& o) { o.residency = "paged"; }).find("residency") != std::string::npos);
+    QVERIFY(error([](auto& o) { o.adapter_slots = 2; }).find("adapter_slots") != std::string::npos);  // but `stream`
     QVERIFY(error([](auto& o) { o.memory = "split"; }).find("memory") != std::string::npos);
     QVERIFY(error([](auto& o) { o.scheduler = "vtc"; }).find("scheduler") != std::string::npos);
     QVERIFY(error([](auto& o) { o.batch_invariant = false; }).find("batch_invariant") != std::string::npos);

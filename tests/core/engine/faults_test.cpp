@@ -66,6 +66,10 @@ std::string troubles_of(const Records& records) {
     return all;
 }
 
+std::shared_ptr<const HostAdapter> on_host(std::shared_ptr<const Adapter> adapter) {
+    return std::make_shared<const HostAdapter>(std::move(adapter));
+}
+
 // A CPU's runner that refuses one adapter.
 class RefusingRunner final : public ModelRunner {
 public:
@@ -75,10 +79,11 @@ public:
                  ForwardResult& result) override {
         runner_->forward(batch, keep_going, logits, result);
     }
-    void load_adapter(AdapterId id, PageRun run, std::shared_ptr<const Adapter> adapter) override {
-        if (adapter->name == refused_) throw OutOfDeviceMemory("its tables were refused");
-        runner_->load_adapter(id, run, std::move(adapter));
+    void load_adapter(AdapterId id, PageRun run, std::shared_ptr<const HostAdapter> host) override {
+        if (host->adapter->name == refused_) throw OutOfDeviceMemory("its tables were refused");
+        runner_->load_adapter(id, run, std::move(host));
     }
+    std::vector<AdapterArrival> take_arrivals() override { return runner_->take_arrivals(); }
     void drop_adapter(AdapterId id) override { runner_->drop_adapter(id); }
     void fill_pages(PageRun run, std::byte value) override { runner_->fill_pages(run, value); }
     int64_t workspace_bytes() const override { return runner_->workspace_bytes(); }
@@ -265,8 +270,8 @@ void FaultsTest::an_adapter_that_finds_no_memory_ends_its_requests() {
                         .board = {}};
     auto cpu = expect(make_runner(model, runner_limits(options, shape.total_pages), -1));
     EngineLoop loop(shared, std::make_unique<RefusingRunner>(std::move(cpu), "big"));
-    const AdapterId big = expect(shared.registry.add(make_adapter(*model, "big", {.rank = 4}, 1)));
-    const AdapterId small = expect(shared.registry.add(make_adapter(*model, "small", {.rank = 4}, 2)));
+    const AdapterId big = expect(shared.registry.add(on_host(make_adapter(*model, "big", {.rank = 4}, 1))));
+    const AdapterId small = expect(shared.registry.add(on_host(make_adapter(*model, "small", {.rank = 4}, 2))));
     uint64_t next = 1;
     for (const AdapterId adapter : {AdapterId::base, big, small, big}) {
         expect(shared.registry.acquire(adapter));

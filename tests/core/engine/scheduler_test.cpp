@@ -48,6 +48,13 @@ private slots:
     void an_adapter_without_room_waits_for_those_in_use();
     void limits_rows_for_a_while();
     void random_histories_end_and_conserve();
+    void an_adapter_on_its_way_holds_up_only_its_own();
+    void passes_over_whose_adapter_finds_no_place();
+    void an_overdue_request_gets_the_place_of_the_longest_there();
+    void nobody_is_passed_over_for_ever_data();
+    void nobody_is_passed_over_for_ever();
+    void random_streams_end_and_conserve();
+    void a_burst_over_96_adapters_in_16_places_keeps_the_batch_full();
 };
 
 void SchedulerTest::limits_rows_for_a_while() {
@@ -284,6 +291,245 @@ void SchedulerTest::random_histories_end_and_conserve() {
         scheduler.check_invariants();
         QCOMPARE(pool.state().kv_pages, 0);
     }
+}
+
+void SchedulerTest::an_adapter_on_its_way_holds_up_only_its_own() {
+    PagePool pool(40);
+    Scheduler scheduler({.max_batch_tokens = 64, .block_tokens = 4, .background_loads = true}, pool);
+    auto a = sequence(1, 2, AdapterId(1), 4), b = sequence(2, 3), c = sequence(3, 2, AdapterId(2), 4),
+         d = sequence(4, 2, AdapterId(1), 4);
+    for (auto* s : {&a, &b, &c, &d}) scheduler.add(**s);
+    Schedule plan = scheduler.schedule(1);
+    QCOMPARE(shares(plan), (Shares{{2, 3}}));
+    QCOMPARE(plan.moves.size(), size_t(2));
+    QCOMPARE(plan.waiting_for.size(), size_t(1));
+    QVERIFY(plan.waiting_for[0].reason == WaitReason::adapter_loading);
+    QCOMPARE(plan.waiting_for[0].requests, 3);
+    QCOMPARE(scheduler.num_loading(), int64_t(2));
+    scheduler.check_invariants();
+    compute(plan);
+    scheduler.adapter_arrived(AdapterId(2));
+    plan = scheduler.schedule(2);
+    QCOMPARE(shares(plan), (Shares{{2, 1}, {3, 2}}));
+    compute(plan);
+    scheduler.adapter_arrived(AdapterId(1));
+    QCOMPARE(shares(scheduler.schedule(3)), (Shares{{2, 1}, {1, 2}, {4, 2}, {3, 1}}));
+    scheduler.check_invariants();
+}
+
+void SchedulerTest::passes_over_whose_adapter_finds_no_place() {
+    PagePool pool(100);
+    Scheduler scheduler({.max_batch_tokens = 64, .block_tokens = 4, .adapter_slots = 2, .pass_over = true}, pool);
+    std::vector<std::unique_ptr<Sequence>> all;
+    for (uint64_t id = 1; id <= 8; ++id) {
+        all.push_back(sequence(id, 2, AdapterId(1 + (id - 1) % 4), 5));
+        scheduler.add(*all.back());
+    }
+    Schedule plan = scheduler.schedule(1, 0);
+    QCOMPARE(shares(plan), (Shares{{1, 2}, {5, 2}, {2, 2}, {6, 2}}));
+    QCOMPARE(plan.waiting_for.size(), size_t(1));
+    QVERIFY(plan.waiting_for[0].reason == WaitReason::adapter_no_room);
+    QCOMPARE(plan.waiting_for[0].requests, 4);
+    compute(plan);
+    // Nobody runs 1 any more, but somebody waits for it: 3 does not drive it out, and 9 goes first.
+    auto next = sequence(9, 2, AdapterId(1), 5);
+    scheduler.add(*next);
+    scheduler.remove(*all[0]);
+    scheduler.remove(*all[4]);
+    plan = scheduler.schedule(2, 1'999'999);
+    QCOMPARE(shares(plan), (Shares{{9, 2}, {2, 1}, {6, 1}}));
+    QVERIFY(plan.moves.empty());
+    compute(plan);
+    scheduler.remove(*next);
+    plan = scheduler.schedule(3, 2'000'000);
+    QCOMPARE(shares(plan), (Shares{{2, 1}, {6, 1}, {3, 2}, {7, 2}}));
+    QCOMPARE(plan.moves.size(), size_t(2));
+    scheduler.check_invariants();
+}
+
+void SchedulerTest::an_overdue_request_gets_the_place_of_the_longest_there() {
+    PagePool pool(100);
+    Scheduler scheduler({.max_batch_tokens = 64, .block_tokens = 4, .adapter_slots = 2, .pass_over = true}, pool);
+    auto a = sequence(1, 2, AdapterId(1), 5), b = sequence(2, 2, AdapterId(2), 5), c = sequence(3, 2, AdapterId(3), 5);
+    for (auto* s : {&a, &b, &c}) scheduler.add(**s);
+    compute(scheduler.schedule(1, 0));
+    auto late1 = sequence(4, 2, AdapterId(1), 5), late2 = sequence(5, 2, AdapterId(2), 5), base = sequence(6, 2);
+    for (auto* s : {&late1, &late2, &base}) scheduler.add(**s);
+    // Adapter 1 has been there longest: it takes nobody new. 2 and the base go on.
+    Schedule plan = scheduler.schedule(2, 2'000'000);
+    QCOMPARE(shares(plan), (Shares{{6, 2}, {1, 1}, {2, 1}, {5, 2}}));
+    compute(plan);
+    scheduler.remove(*a);
+    plan = scheduler.schedule(3, 2'100'000);
+    QCOMPARE(shares(plan), (Shares{{6, 1}, {2, 1}, {5, 1}, {3, 2}}));
+    QVERIFY(!plan.moves[0].load && plan.moves[0].id == AdapterId(1));
+    QVERIFY(plan.moves[1].load && plan.moves[1].id == AdapterId(3));
+    scheduler.check_invariants();
+}
+
+void SchedulerTest::nobody_is_passed_over_for_ever_data() {
+    QTest::addColumn<int>("places");
+    QTest::addColumn<int>("pages");
+    QTest::addRow("places are missing") << 2 << 200;
+    QTest::addRow("pages are missing") << 0 << 26;
+}
+
+// Whoever comes to adapters that are there already, in an endless row, does not keep out one who came before.
+void SchedulerTest::nobody_is_passed_over_for_ever() {
+    QFETCH(int, places);
+    QFETCH(int, pages);
+    PagePool pool(pages);
+    Scheduler scheduler(
+        {.max_batch_tokens = 64, .max_batch_rows = 6, .block_tokens = 4, .adapter_slots = places, .pass_over = true},
+        pool);
+    std::map<uint64_t, std::unique_ptr<Sequence>> live;
+    uint64_t next = 1;
+    int64_t admitted_us = -1;
+    const uint64_t victim = 20;
+    for (int step = 1; step < 600 && admitted_us < 0; ++step) {
+        const int64_t now_us = step * 50'000;
+        while (next <= victim || live.size() < 12) {
+            const bool is_victim = next == victim;
+            live[next] = sequence(next, 4, AdapterId(is_victim ? 3 : 1 + next % 2), 8);
+            scheduler.add(*live[next++]);
+        }
+        const Schedule plan = scheduler.schedule(step, now_us);
+        scheduler.check_invariants();
+        for (const auto& [s, n] : plan.rows)
+            if (s->id() == RequestId(victim)) admitted_us = now_us;
+        compute(plan);
+        for (auto it = live.begin(); it != live.end();) {
+            const bool done = it->second->num_tokens() >= 12;
+            if (done) scheduler.remove(*it->second);
+            it = done ? live.erase(it) : std::next(it);
+        }
+    }
+    // It comes after 19 others, six at a time and eight steps each; then two seconds, and the rest of who runs.
+    QVERIFY2(admitted_us > 0 && admitted_us < 6'000'000, qPrintable(QString::number(admitted_us)));
+}
+
+void SchedulerTest::random_streams_end_and_conserve() {
+    int64_t loads = 0;
+    for (uint64_t seed = 0; seed < 60; ++seed) {
+        std::mt19937_64 random(seed);
+        const auto pick = [&](int low, int high) { return low + int(random() % uint64_t(high - low + 1)); };
+        PagePool pool(pick(40, 80));
+        const SchedulerLimits limits{.max_batch_tokens = pick(1, 40),
+                                     .max_batch_rows = pick(1, 12),
+                                     .block_tokens = pick(1, 5),
+                                     .num_layers = pick(1, 3),
+                                     .adapter_slots = pick(0, 3),
+                                     .pass_over = seed % 3 != 0,
+                                     .background_loads = seed % 2 != 0,
+                                     .pass_over_us = pick(0, 40)};
+        Scheduler scheduler(limits, pool);
+        std::map<uint64_t, std::pair<std::unique_ptr<Sequence>, int>> live;
+        std::vector<AdapterId> moving;
+        uint64_t next = 1;
+        for (int step = 1; step < 8000 && (next <= 80 || !live.empty()); ++step) {
+            while (next <= 80 && random() % 3 != 0) {
+                const auto adapter = AdapterId(random() % 6);
+                const int pages = adapter == AdapterId::base ? 0 : 2 + int(adapter) * 2;
+                const int length = pick(1, 10);
+                const int most = (pool.total_pages() - pages) / limits.num_layers * limits.block_tokens;
+                live[next] = {sequence(next, length, adapter, pages), std::min(length + pick(0, 20), most)};
+                scheduler.add(*live[next++].first);
+            }
+            const bool was_moving = scheduler.num_loading() > 0;
+            const Schedule plan = scheduler.schedule(step, step);
+            scheduler.check_invariants();
+            int32_t tokens = 0;
+            for (const auto& row : plan.rows) {
+                tokens += row.num_tokens;
+                QVERIFY(!scheduler.loading(row.sequence->adapter()));
+            }
+            QVERIFY(tokens <= limits.max_batch_tokens && int32_t(plan.rows.size()) <= limits.max_batch_rows);
+            QVERIFY(!plan.rows.empty() || scheduler.idle() || was_moving || scheduler.num_loading() > 0);
+            for (const AdapterMove& move : plan.moves) {
+                loads += move.load;
+                if (move.load && limits.background_loads) moving.push_back(move.id);
+            }
+            QCOMPARE(int64_t(moving.size()), scheduler.num_loading());
+            compute(plan);
+            for (auto it = live.begin(); it != live.end();) {
+                auto& [s, length] = it->second;
+                const bool done = s->num_tokens() > length || random() % 200 == 0;
+                if (done) scheduler.remove(*s);
+                it = done ? live.erase(it) : std::next(it);
+            }
+            while (!moving.empty() && random() % 3 == 0) {
+                scheduler.adapter_arrived(moving.front());
+                moving.erase(moving.begin());
+            }
+        }
+        QVERIFY2(live.empty(), qPrintable(QString("seed %1").arg(seed)));
+        QCOMPARE(pool.state().kv_pages, 0);
+    }
+    QVERIFY(loads > 300);
+}
+
+// The paper's burst where 16 of 96 adapters find room: what a GPU does in steps of 4.5 ms, 35 µs a row, 26 µs a prompt
+// token, with 2 ms a load. Every adapter comes once, and the places are never empty for long.
+void SchedulerTest::a_burst_over_96_adapters_in_16_places_keeps_the_batch_full() {
+    constexpr int kPages = 200'000, kAdapterPages = 256;
+    PagePool pool(kPages);
+    Scheduler scheduler({.max_batch_tokens = 2048,
+                         .max_batch_rows = 256,
+                         .block_tokens = 16,
+                         .num_layers = 32,
+                         .adapter_slots = 16,
+                         .pass_over = true,
+                         .background_loads = true},
+                        pool);
+    std::mt19937 random(42);
+    std::map<RequestId, std::unique_ptr<Sequence>> live;
+    for (uint64_t id = 1; id <= 512; ++id) {
+        auto s = sequence(id, int32_t(32 + random() % 225), AdapterId(1 + (id - 1) % 96), kAdapterPages);
+        scheduler.add(*s);
+        live[s->id()] = std::move(s);
+    }
+    std::map<AdapterId, int> loads;
+    std::map<int64_t, AdapterId> arrivals;  // by time
+    int64_t now_us = 0, copied_until_us = 0, step = 0, rows = 0, steps = 0;
+    while (!live.empty()) {
+        const Schedule plan = scheduler.schedule(++step, now_us);
+        for (const AdapterMove& move : plan.moves)
+            if (move.load) {
+                ++loads[move.id];
+                copied_until_us = std::max(copied_until_us, now_us) + 2'000;
+                arrivals[copied_until_us] = move.id;
+            }
+        int64_t prefill = 0;
+        for (const auto& [s, n] : plan.rows)
+            if (n > 1) prefill += n;
+        if (plan.rows.empty()) {
+            QVERIFY(!arrivals.empty());
+            now_us = arrivals.begin()->first;
+        } else {
+            now_us += 4'500 + 35 * int64_t(plan.rows.size()) + 26 * prefill;
+            rows += int64_t(plan.rows.size());
+            ++steps;
+        }
+        for (const auto& [s, n] : plan.rows) {
+            s->num_computed_tokens += n;
+            if (s->remaining_tokens() > 0) continue;
+            s->tokens.push_back(2);
+            if (s->num_tokens() < s->prompt_tokens() + 100) continue;
+            scheduler.remove(*s);
+            live.erase(s->id());
+        }
+        while (!arrivals.empty() && arrivals.begin()->first <= now_us) {
+            scheduler.adapter_arrived(arrivals.begin()->second);
+            arrivals.erase(arrivals.begin());
+        }
+    }
+    QCOMPARE(loads.size(), size_t(96));
+    for (const auto& [id, times] : loads) QCOMPARE(times, 1);
+    // 16 places, 5.33 requests an adapter: 85 rows, less while the last adapters finish.
+    const double mean_rows = double(rows) / double(steps);
+    const QString figures = QString("%1 rows a step, %2 req/s").arg(mean_rows).arg(512e6 / double(now_us));
+    qInfo("%s", qPrintable(figures));
+    QVERIFY2(mean_rows > 70, qPrintable(figures));
 }
 
 QTEST_GUILESS_MAIN(SchedulerTest)

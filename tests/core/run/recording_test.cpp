@@ -94,7 +94,7 @@ StepRecord random_step(std::mt19937_64& random) {
         s.arrivals.push_back({RequestId(random()), AdapterId(uint32_t(n(9))), n(99), int32_t(n(99)), int32_t(n(99))});
     for (int64_t i = n(3); i-- > 0;) s.preempted.push_back(RequestId(random()));
     for (int64_t i = n(3); i-- > 0;)
-        s.adapter_events.push_back({AdapterId(uint32_t(n(9))), AdapterEvent::Kind(n(2)), n(99), n(99)});
+        s.adapter_events.push_back({AdapterId(uint32_t(n(9))), AdapterEvent::Kind(n(2)), n(99), n(99), n(99)});
     if (n(2) == 0) s.device = {1 + n(1000), n(1000)};
     if (n(2) == 0) s.trouble = "out of \"memory\"\n" + std::to_string(n(9));
     return s;

@@ -193,6 +193,28 @@ private slots:
         }
     }
 
+    void packs_many_at_once_as_one_by_one() {
+        SKIP_WITHOUT_GPU();
+        CudaDevice device;
+        const std::vector<std::pair<int64_t, int64_t>> sizes{{576, 32}, {4096, 64}, {1536, 256}, {48, 16}, {4096, 16}};
+        std::vector<DeviceArray<bf16>> r, one, many;
+        std::vector<PackJob> jobs;
+        int64_t most_items = 0;
+        for (const auto& [dim, group] : sizes) {
+            const auto count = size_t(packed_rotation_bytes(dim, group) / 2);
+            r.emplace_back(random_values<bf16>(size_t(dim * group), uint32_t(jobs.size())));
+            one.emplace_back(count);
+            many.emplace_back(count);
+            pack_rotation(device, one.back().data(), r.back().data(), dim, group);
+            jobs.push_back({r.back().data(), many.back().data(), int32_t(dim), int32_t(group)});
+            most_items = std::max(most_items, packed_rotation_items(dim, group));
+        }
+        const DeviceArray<PackJob> device_jobs(jobs);
+        pack_rotations(device, device_jobs.data(), int(jobs.size()), most_items);
+        device.synchronize();
+        for (size_t i = 0; i < jobs.size(); ++i) QVERIFY(same_bits(many[i].read(), one[i].read()));
+    }
+
     void packed_groups_in_one_launch() {
         SKIP_WITHOUT_GPU();
         const std::vector<int64_t> groups{64, 16, 0, 256, 32, 128};

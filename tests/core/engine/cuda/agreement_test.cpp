@@ -104,6 +104,45 @@ private slots:
         }
     }
 
+    // Adapters that are pinned where they lie, whose rotations are put into the kernels' order in more than one run,
+    // and that come in one after another while others compute.
+    void large_adapters_come_in_beside_the_steps() {
+        const TinyShape shape{.vocab = 128,
+                              .hidden = 1024,
+                              .intermediate = 2048,
+                              .layers = 7,
+                              .heads = 8,
+                              .kv_heads = 8,
+                              .head_dim = 128,
+                              .max_position = 256};
+        Subject s;
+        s.model = make_model(DType::bf16, shape, 3);
+        Random random(4);
+        for (uint64_t i = 0; i < 4; ++i) {
+            const AdapterShape adapter{.group = i % 2 ? 0 : 256, .rank = i % 2 ? 64 : 0, .gain = i == 2};
+            s.adapters.push_back(make_adapter(*s.model, "a" + std::to_string(i), adapter, i));
+            QVERIFY(s.adapters.back()->blob.size() > size_t(2) << 20);
+        }
+        QVERIFY(s.adapters[0]->blob.size() > size_t(16) << 20);  // two runs
+        for (int i = 0; i < 5; ++i) s.prompts.push_back(random_prompt(random, 12, shape.vocab));
+        EngineOptions on_cpu = options_on(-1), on_gpu = options_on(0);
+        for (EngineOptions* o : {&on_cpu, &on_gpu}) {
+            o->pool_bytes = 256 << 20;
+            o->adapter_bytes = 256 << 20;
+        }
+        EngineOptions streaming = on_gpu;
+        streaming.residency = "stream";
+        streaming.adapter_slots = 2;
+        const Outcome cpu = run(s, on_cpu, true);
+        for (const EngineOptions& options : {on_gpu, streaming}) {
+            const Outcome gpu = run(s, options, true);
+            for (size_t i = 0; i < cpu.logits.size(); ++i) {
+                const double error = relative_error(gpu.logits[i], cpu.logits[i]);
+                QVERIFY2(error < 6e-2, qPrintable(QString("prompt %1: %2").arg(i).arg(error)));
+            }
+        }
+    }
+
     // Replayed launches compute what the same launches compute one by one.
     void graphs_change_nothing() {
         for (const DType dtype : {DType::f32, DType::bf16}) {
