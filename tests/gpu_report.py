@@ -306,7 +306,8 @@ def main(raw_folder, report_folder):
         (out / (name + ".part")).write_text(content)
         os.replace(out / (name + ".part"), out / name)
     nothing_ran = not any(run["code"] == 0 for run in ran)
-    faults = any(run["code"] == 9 for run in raw.of("sanitize")) or any(c["batch_invariant"] and c["changed_requests"] for c in changes)
+    faults = any(run["code"] != 0 for part in ("sanitize", "changed") for run in raw.of(part))
+    faults |= any(c["batch_invariant"] and c["changed_requests"] for c in changes)
     return 1 if nothing_ran or faults or any(t["state"] != "passed" for t in tests) else 0
 
 

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <chrono>
 #include <limits>
+#include <thread>
 
 namespace spartan {
 namespace {
@@ -188,6 +189,8 @@ Result<void> BenchRunner::add_adapter(const std::shared_ptr<const Adapter>& adap
     CHECK(run);
     TRY_ASSIGN(host, runner_->host_adapter(adapter));
     runner_->load_adapter(id, *run, std::move(host));
+    while (runner_->loads_in_background() && runner_->take_arrivals().empty())
+        std::this_thread::sleep_for(std::chrono::microseconds(100));
     if (adapter->factor_bytes == 0) return {};
     const auto batched = pool_.allocate_transient(id, batched_pages_of(*adapter, page_bytes));
     CHECK(batched);

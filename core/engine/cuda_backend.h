@@ -14,6 +14,8 @@
 
 namespace spartan {
 
+constexpr int kMostCudaRank = 512;  // of an adapter's low-rank pairs: what workspaces are sized for
+
 struct CudaDeviceInfo {
     std::string name;            // "NVIDIA H100 80GB HBM3"
     int compute_capability = 0;  // 90: 9.0

@@ -137,7 +137,8 @@ int64_t attention_workspace_bytes(const KvLayout& l, const AttentionBucket& buck
 
 template <class T>
 void attention(CudaDevice& device, View<T, 2> out, View<const T, 2> q, const T* pool, const KvLayout& l, float scale,
-               int64_t window, const CudaBatchTables& tables, const AttentionBucket& bucket, void* workspace) {
+               int64_t window, const CudaBatchTables& tables, const AttentionBucket& bucket,
+               const AttentionWorkspace& workspace) {
     CHECK(l.kv_heads > 0 && l.num_heads % l.kv_heads == 0 && l.block_tokens > 0);
     CHECK(l.head_dim > 0 && l.head_dim % 2 == 0 && l.head_dim <= 256);
     CHECK(out.shape == q.shape && q.shape[1] == l.num_heads * l.head_dim);
@@ -145,8 +146,9 @@ void attention(CudaDevice& device, View<T, 2> out, View<const T, 2> q, const T* 
     const int heads = int(l.num_heads), kv_heads = int(l.kv_heads), block_tokens = int(l.block_tokens);
     if constexpr (std::is_same_v<T, bf16>) {
         if (attention_is_fast<T>(l)) {
-            const Workspace w(l, bucket);
-            auto* memory = static_cast<std::byte*>(workspace);
+            CHECK(bucket.decode_items <= workspace.room.decode_items);
+            const Workspace w(l, workspace.room);
+            auto* memory = static_cast<std::byte*>(workspace.memory);
             std::byte* arrived = memory + w.turns_bytes;
             return launch_fast(device, l.head_dim,
                                {.out = out.data,
@@ -177,8 +179,8 @@ template bool attention_is_fast<bf16>(const KvLayout&);
 template int64_t attention_workspace_bytes<float>(const KvLayout&, const AttentionBucket&);
 template int64_t attention_workspace_bytes<bf16>(const KvLayout&, const AttentionBucket&);
 template void attention<float>(CudaDevice&, View<float, 2>, View<const float, 2>, const float*, const KvLayout&, float,
-                               int64_t, const CudaBatchTables&, const AttentionBucket&, void*);
+                               int64_t, const CudaBatchTables&, const AttentionBucket&, const AttentionWorkspace&);
 template void attention<bf16>(CudaDevice&, View<bf16, 2>, View<const bf16, 2>, const bf16*, const KvLayout&, float,
-                              int64_t, const CudaBatchTables&, const AttentionBucket&, void*);
+                              int64_t, const CudaBatchTables&, const AttentionBucket&, const AttentionWorkspace&);
 
 }  // namespace spartan

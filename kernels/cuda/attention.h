@@ -97,11 +97,17 @@ template <class T>
 void store_qkv(CudaDevice&, T* pool, const KvLayout&, View<T, 2> q, View<const T, 2> k, View<const T, 2> v,
                const QkvSteps&, const CudaBatchTables&);
 
+// attention_workspace_bytes(layout, room) bytes, 16-byte aligned, zero before the first call that uses them: every call
+// leaves the zeros that the next one needs, and where they are depends on `room`, not on the call.
+struct AttentionWorkspace {
+    void* memory = nullptr;
+    AttentionBucket room;
+};
+
 // Keys and values of the tokens before a sequence's first_position must be complete before the step: they are read
 // ahead.
 //
-// out, q  [rows, num_heads * head_dim]  T, must not alias. `workspace`: attention_workspace_bytes() bytes, 16-byte
-// aligned, zero before the first call that uses it (every call leaves the zeros that the next one needs).
+// out, q  [rows, num_heads * head_dim]  T, must not alias. `workspace` has room for `bucket`.
 //
 // T = bf16 with head_dim 32, 64, 96, 128 or 256 and block_tokens a power of two from 16 on takes the fast paths (tensor
 // cores, weights p rounded to bf16, sums in fp32); anything else one warp for each row and head, in fp32. Which path
@@ -110,7 +116,7 @@ void store_qkv(CudaDevice&, T* pool, const KvLayout&, View<T, 2> q, View<const T
 // decoded or prefilled, not on how a prompt was cut into chunks of two rows or more.
 template <class T>
 void attention(CudaDevice&, View<T, 2> out, View<const T, 2> q, const T* pool, const KvLayout&, float scale,
-               int64_t window, const CudaBatchTables&, const AttentionBucket&, void* workspace);
+               int64_t window, const CudaBatchTables&, const AttentionBucket&, const AttentionWorkspace& workspace);
 
 template <class T>
 bool attention_is_fast(const KvLayout&);

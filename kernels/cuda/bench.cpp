@@ -51,7 +51,7 @@ template <class Out>
 void KernelBench::prepare_products(std::span<const MatmulProduct<Out, bf16>> products, int64_t m, int64_t k) {
     if (m <= 8) return;
     for (auto rest = products; !rest.empty();) {
-        const MatmulRun<Out> run = leading_run(rest);
+        const MatmulRun<Out> run = leading_run(rest, m);
         rest = rest.subspan(size_t(run.count));
         const int64_t bytes = 2 * run.first.n * k * run.count;
         std::vector<MatmulRun<Out>> runs;

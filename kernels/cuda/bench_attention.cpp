@@ -54,7 +54,7 @@ void bench_shape(KernelBench& bench, const std::string& name, const AttentionSha
         CHECK_CUDA(cudaMemsetAsync(workspace.data(), 0, size_t(workspace.bytes()), bench.device.stream()));
     const auto enqueue = [&](int64_t round) {
         attention<bf16>(bench.device, {out.data(), {rows, width}}, {q.data(), {rows, width}}, bench.cold.data(), l,
-                        kScale, 0, batch.tables(round), batch.bucket(), workspace.data());
+                        kScale, 0, batch.tables(round), batch.bucket(), {workspace.data(), batch.bucket()});
     };
     enqueue(0);
     const int samples = int(std::clamp<int64_t>((1 << 16) / s.context, 4, 32));

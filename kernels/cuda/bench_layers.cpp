@@ -143,7 +143,7 @@ private:
         store_qkv<bf16>(bench_.device, pool_.data(), kLayout, q, {k_, {rows_, kHidden}}, {v_, {rows_, kHidden}}, steps,
                         sequences_.tables());
         attention<bf16>(bench_.device, out, q, pool_.data(), kLayout, 0.08838835f, 0, sequences_.tables(),
-                        sequences_.bucket(), workspace_.data());
+                        sequences_.bucket(), {workspace_.data(), sequences_.bucket()});
     }
 
     KernelBench& bench_;

@@ -76,6 +76,14 @@ std::vector<cublasLtMatmulAlgo_t> Blas::algorithms(const BlasShape& shape, const
     return algorithms;
 }
 
+bool Blas::accepts(const BlasShape& shape, const BlasOperands& operands, const cublasLtMatmulAlgo_t& algorithm) {
+    Description d(shape, operands);
+    cublasLtMatmulHeuristicResult_t result = {};
+    const cublasStatus_t status =
+        cublasLtMatmulAlgoCheck(handle_, &d.operation, &d.w, &d.x, &d.out, &d.out, &algorithm, &result);
+    return status == CUBLAS_STATUS_SUCCESS && result.workspaceSize <= kWorkspaceBytes;
+}
+
 bool Blas::multiply(CudaDevice& device, const BlasShape& shape, const BlasOperands& o,
                     const cublasLtMatmulAlgo_t& algorithm) {
     Description d(shape, o);

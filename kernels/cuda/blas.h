@@ -39,6 +39,9 @@ public:
     // to the storage type. Pointers and steps are to be multiples of 16 bytes.
     std::vector<cublasLtMatmulAlgo_t> algorithms(const BlasShape& shape, const BlasOperands& operands, int most);
 
+    // Whether the library takes an algorithm that was kept for this shape.
+    bool accepts(const BlasShape& shape, const BlasOperands& operands, const cublasLtMatmulAlgo_t& algorithm);
+
     // Launches one. False, and nothing launched, when the algorithm does not take this shape (it was found for
     // another).
     bool multiply(CudaDevice& device, const BlasShape& shape, const BlasOperands& operands,

@@ -73,7 +73,7 @@ void bf16_matmul(CudaDevice& device, MatmulPlans& plans, std::span<const MatmulP
     std::array<MatmulProduct<Out, bf16>, kMostProducts> others;
     size_t num_others = 0;
     for (auto rest = products; !rest.empty();) {
-        const MatmulRun<Out> run = leading_run(rest);
+        const MatmulRun<Out> run = leading_run(rest, m);
         const auto of_run = rest.first(size_t(run.count));
         rest = rest.subspan(size_t(run.count));
         if (run.first.n == 0) continue;
@@ -86,7 +86,7 @@ void bf16_matmul(CudaDevice& device, MatmulPlans& plans, std::span<const MatmulP
 }  // namespace
 
 template <class Out>
-MatmulRun<Out> leading_run(std::span<const MatmulProduct<Out, bf16>> products) {
+MatmulRun<Out> leading_run(std::span<const MatmulProduct<Out, bf16>> products, int64_t m) {
     CHECK(!products.empty());
     MatmulRun<Out> run{.first = products[0]};
     // Of memory that was allocated as one or not: addresses, not pointers, are subtracted.
@@ -98,15 +98,17 @@ MatmulRun<Out> leading_run(std::span<const MatmulProduct<Out, bf16>> products) {
         const int64_t out = step(before.out, p.out), x = step(before.x, p.x), w = step(before.w, p.w);
         const bool first = run.count == 1;
         // Whole pieces of 16 bytes, and outputs that do not overlap.
-        if (p.n != run.first.n || out <= 0 || x < 0 || w <= 0 || out % 8 != 0 || x % 8 != 0 || w % 8 != 0) break;
+        if (p.n != run.first.n || out < m * p.n || out == 0 || x < 0 || w <= 0 || out % 8 != 0 || x % 8 != 0 ||
+            w % 8 != 0)
+            break;
         if (!first && (out != run.out_step || x != run.x_step || w != run.w_step)) break;
         run.out_step = out, run.x_step = x, run.w_step = w;
         ++run.count;
     }
     return run;
 }
-template MatmulRun<float> leading_run(std::span<const MatmulProduct<float, bf16>>);
-template MatmulRun<bf16> leading_run(std::span<const MatmulProduct<bf16, bf16>>);
+template MatmulRun<float> leading_run(std::span<const MatmulProduct<float, bf16>>, int64_t);
+template MatmulRun<bf16> leading_run(std::span<const MatmulProduct<bf16, bf16>>, int64_t);
 
 template <class Out, class T>
 void matmul(CudaDevice& device, MatmulPlans& plans, std::span<const MatmulProduct<Out, T>> products, int64_t m,

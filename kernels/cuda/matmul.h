@@ -92,9 +92,9 @@ private:
     std::unique_ptr<State> state_;
 };
 
-// The products that `products` begins with and that cuBLASLt can take as one; at least the first.
+// The products of m rows that `products` begins with and that cuBLASLt can take as one; at least the first.
 template <class Out>
-MatmulRun<Out> leading_run(std::span<const MatmulProduct<Out, bf16>> products);
+MatmulRun<Out> leading_run(std::span<const MatmulProduct<Out, bf16>> products, int64_t m);
 
 // Out = T or float. One to three products of the same m and k: q, k and v with an input each, or gate and up.
 template <class Out, class T>

@@ -13,6 +13,8 @@
 #include <optional>
 #include <sstream>
 
+#include <unistd.h>
+
 namespace spartan {
 
 namespace {
@@ -48,7 +50,7 @@ void skinny_run(CudaDevice& device, const MatmulRun<Out>& run, int64_t m, int64_
     skinny_matmul<Out>(device, std::span(products).first(size_t(run.count)), m, k, false);
 }
 
-// What plans depend on besides their shape.
+// What plans depend on besides their shape; the number at the start is skinny.cu's: raise it when its speed changes.
 std::string machine() {
     int ordinal = 0, driver = 0;
     cudaDeviceProp properties{};
@@ -161,8 +163,11 @@ MatmulPlans::Choice MatmulPlans::prepare(CudaDevice& device, std::span<const Mat
     CHECK(!is_capturing(device));
     BlasShape shape = shape_of(runs[0], m, k), bucket = shape;
     bucket.m = bucket_of(m);
-    if (const auto known = state_->plans.find(bucket); known != state_->plans.end())
-        return {.skinny = !known->second, .candidates = 0, .us = 0};
+    if (const auto known = state_->plans.find(bucket); known != state_->plans.end()) {
+        const Plan& plan = known->second;  // maybe from the file
+        if (!plan || state_->blas->accepts(shape, operands_of(runs[0]), *plan))
+            return {.skinny = !plan, .candidates = 0, .us = 0};
+    }
 
     std::vector<Plan> candidates;
     const int most = m <= 256 ? kAlgorithms : kFewAlgorithms;
@@ -194,7 +199,7 @@ MatmulPlans::Choice MatmulPlans::prepare(CudaDevice& device, std::span<const Mat
 void MatmulPlans::save() {
     if (!state_->changed || state_->file.empty()) return;
     state_->changed = false;
-    const std::string written = state_->file + ".new";
+    const std::string written = state_->file + "." + std::to_string(getpid());  // others may write theirs
     std::ofstream out(written);
     out << state_->machine << '\n';
     for (const auto& [shape, plan] : state_->plans)

@@ -5,6 +5,7 @@
 #include "core/engine/cuda/step_tables.h"
 #include "core/engine/cuda/strategy_factors.h"
 #include "core/engine/cuda/strategy_merge.h"
+#include "core/engine/cuda_backend.h"
 #include "core/engine/device_fit.h"
 #include "kernels/check.h"
 #include "kernels/cuda/graph.h"
@@ -39,6 +40,14 @@ ForwardLimits limits_of(const ModelConfig& c, const RunnerLimits& l) {
             l.batch_invariant, l.plan_file,    l.strategy == AdapterStrategy::common_block};
 }
 
+int64_t most_rank(const Adapter& adapter) {
+    int64_t rank = 0;
+    for (const AdapterPart& part : adapter.parts) rank = std::max(rank, part.rank);
+    for (const auto* table : {&adapter.embedding, &adapter.head})
+        if (*table) rank = std::max(rank, (*table)->part.rank);
+    return rank;
+}
+
 template <class T>
 class CudaRunner final : public ModelRunner {
 public:
@@ -53,6 +62,7 @@ public:
                       : nullptr),
           page_bytes_(page_bytes_of(*model_, limits.block_tokens)),
           block_tokens_(limits.block_tokens),
+          most_rows_(limits.max_tokens),
           pool_(page_bytes_ * limits.total_pages),
           forward_(device_, model_->config(), weights_, limits_of(model_->config(), limits)),
           adapters_(device_, model_->config(), limits.strategy),
@@ -89,12 +99,19 @@ public:
         result.common_block = factor_shape_.cell;
         forward_.set_factors(factor_shape_);
         CHECK(!merger_ || (batch.segments.size() == 1 && batch.segments[0].adapter == merged_));
-        if (switches_.graphs && !phase_times_ && plan.decode_only && !wants_logits && !needs_.own_head &&
-            bucket_of(batch.num_rows()) > 0 && int64_t(batch.heads.size()) <= forward_.head_block())
-            replay(batch, plan);
-        else
-            launch_all(batch, plan, logits);
-        hand_out_tokens(batch, result);
+        const bool replays = switches_.graphs && !phase_times_ && plan.decode_only && !wants_logits &&
+                             !needs_.own_head && bucket_of(batch.num_rows()) > 0 &&
+                             rows_of_graph(batch.num_rows()) <= forward_.head_block();
+        try {
+            if (replays)
+                replay(batch, plan);
+            else
+                launch_all(batch, plan, logits);
+            hand_out_tokens(batch, result);
+        } catch (...) {  // what was launched still reads the tables, which the next step writes
+            cudaStreamSynchronize(device_.stream());
+            throw;
+        }
         if (switches_.timed) result.device_ms = stopwatch_.ms();
         if (phase_times_)
             timer_.read(result.times);
@@ -106,6 +123,9 @@ public:
     }
 
     Result<std::shared_ptr<const HostAdapter>> host_adapter(std::shared_ptr<const Adapter> adapter) const override {
+        if (const int64_t rank = most_rank(*adapter); rank > kMostCudaRank)
+            return Error{adapter->path, "rank", std::to_string(rank),
+                         "at most " + std::to_string(kMostCudaRank) + " on a GPU"};
         try {
             CHECK_CUDA(cudaSetDevice(ordinal_));
             return std::shared_ptr<const HostAdapter>(PinnedAdapter::make(adapter, model_->config()));
@@ -120,7 +140,12 @@ public:
         device_.make_current();
         std::byte* data = pool_.data() + run.first * page_bytes_;
         const CudaFactors* factors = factors_.add(id, adapter->adapter, data);
-        adapters_.load(id, data, std::move(adapter), factors);
+        try {
+            adapters_.load(id, data, std::move(adapter), factors);
+        } catch (...) {
+            factors_.drop(id);
+            throw;
+        }
     }
     std::vector<AdapterArrival> take_arrivals() override { return adapters_.take_arrivals(); }
     void drop_adapter(AdapterId id) override {
@@ -240,7 +265,8 @@ private:
         shape.heads = int64_t(batch.heads.size());
         own_parts_of(shape);
         shape.attention = {shape.rows, int64_t(plan.attention.decode.size()), int64_t(plan.attention.prefill.size())};
-        if (!tables_.send(batch, shape, adapters_.copying())) graphs_.clear();
+        // Kernels whose launches overlap may read tables before those are fetched.
+        if (!tables_.send(batch, shape, adapters_.copying() && !device_.overlaps_launches())) graphs_.clear();
         const StepView view = tables_.view(shape);
         if (phase_times_) timer_.begin();
         forward_.layers(shape, view, needs_, pool());
@@ -253,13 +279,13 @@ private:
 
     void replay(const Batch& batch, const StepTables::Plan& plan) {
         StepShape shape;
-        shape.rows = bucket_of(batch.num_rows());
+        shape.rows = rows_of_graph(batch.num_rows());
         shape.tiles = shape.sequences = shape.heads = shape.rows;
         shape.max_blocks = int64_t(std::bit_ceil(uint64_t(plan.max_blocks)));
         own_parts_of(shape);
         const int64_t items = shape.rows * ((shape.max_blocks * block_tokens_ + kSplitKeys - 1) / kSplitKeys);
         shape.attention = {shape.rows, std::min(items, forward_.largest_attention().decode_items), 0};
-        if (!tables_.send(batch, shape, adapters_.copying())) graphs_.clear();
+        if (!tables_.send(batch, shape, adapters_.copying() && captures_)) graphs_.clear();
         const GraphKey key{shape.rows,        shape.max_blocks, shape.heads,  switches_.ahead_bytes,
                            switches_.overlap, needs_,           factor_shape_};
         auto found = graphs_.find(key);
@@ -271,10 +297,19 @@ private:
                 forward_.heads(shape, view, 0, shape.heads);
             };
             found = capture(key, launches);
-            if (found == graphs_.end()) return launches();
+            if (found == graphs_.end()) {
+                device_.synchronize();  // see launch_all()
+                return launches();
+            }
         }
-        found->second.launch(device_);
+        try {
+            found->second.launch(device_);
+        } catch (...) {
+            graphs_.erase(found);
+            throw;
+        }
     }
+    int64_t rows_of_graph(int64_t rows) const { return std::min(bucket_of(rows), most_rows_); }
 
     // The end when there is no memory for it; then no others are tried either, and steps of new shapes are launched one
     // kernel at a time, which takes a little longer.
@@ -348,7 +383,7 @@ private:
     DeviceWeights<T> weights_;
     std::unique_ptr<DeviceMerger<T>> merger_;  // with `merged`; weights_ is its copy then
     AdapterId merged_ = AdapterId::base;
-    int64_t page_bytes_, block_tokens_;
+    int64_t page_bytes_, block_tokens_, most_rows_;
     bool phase_times_ = false, captures_ = true;
     std::optional<Fault> fault_;
     std::string trouble_;  // of this step, got over

@@ -1,5 +1,6 @@
 #include "core/engine/cuda/forward.h"
 
+#include "core/engine/cuda_backend.h"
 #include "kernels/check.h"
 #include "kernels/cuda/embed_own.h"
 #include "kernels/cuda/head.h"
@@ -14,7 +15,6 @@ namespace {
 
 constexpr int64_t kAlignment = 256;
 constexpr int64_t kLogitsBytes = 256 << 20;
-constexpr int kMostRank = 512;  // of low-rank pairs; the workspace is sized for it
 
 int64_t head_block_of(const ModelConfig& c, int64_t rows) {
     return std::clamp<int64_t>(kLogitsBytes / (c.vocab_size * 4), 16, std::max<int64_t>(rows, 16));
@@ -33,9 +33,9 @@ AttentionBucket largest_attention_of(const ModelConfig& c, const ForwardLimits& 
 }
 
 int64_t low_rank_bytes(const ModelConfig& c, int64_t rows) {
-    return std::max({lora_workspace_bytes(3, rows, c.hidden_size, kMostRank),
-                     lora_workspace_bytes(1, rows, c.q_size(), kMostRank),
-                     lora_workspace_bytes(1, rows, c.intermediate_size, kMostRank)});
+    return std::max({lora_workspace_bytes(3, rows, c.hidden_size, kMostCudaRank),
+                     lora_workspace_bytes(1, rows, c.q_size(), kMostCudaRank),
+                     lora_workspace_bytes(1, rows, c.intermediate_size, kMostCudaRank)});
 }
 
 // Calls place(pointer, count) for every buffer.
@@ -220,7 +220,7 @@ void Forward<T>::attend(int64_t layer, const StepShape& shape, const StepView& v
     store_qkv<T>(device_, pool, layout_, {q_, {rows, q_size}}, {k_, {rows, kv_size}}, {v_, {rows, kv_size}}, steps,
                  tables);
     attention<T>(device_, {attended_, {rows, q_size}}, {q_, {rows, q_size}}, pool, layout_, config_.score_scale(),
-                 config_.window_of(layer), tables, shape.attention, attention_);
+                 config_.window_of(layer), tables, shape.attention, {attention_, largest_attention_});
     end_of(&StepTimes::attention);
 }
 
@@ -322,7 +322,7 @@ void Forward<T>::prepare_products(int64_t rows) {
                         const Projection p = use.which[i];
                         products.push_back({use.out[i], use.in, layer.projection[size_t(p)], out_features(config_, p)});
                     }
-                    runs.push_back(leading_run(std::span<const MatmulProduct<T, T>>(products)));
+                    runs.push_back(leading_run(std::span<const MatmulProduct<T, T>>(products), m));
                 }
                 prepare(runs, m, width);
                 first += size_t(runs[0].count);

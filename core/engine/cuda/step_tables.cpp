@@ -93,7 +93,7 @@ bool StepTables::send(const Batch& batch, const StepShape& shape, bool beside_co
     if (!fits) grow(bytes);
     std::memset(host_.data(), 0, size_t(bytes));
     fill(batch, shape);
-    if (beside_copies && !device_.overlaps_launches())
+    if (beside_copies)
         fetch(device_, memory_.data(), host_.data(), bytes);
     else
         CHECK_CUDA(

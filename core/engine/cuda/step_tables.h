@@ -56,7 +56,8 @@ public:
 
     // Sends what plan() made, padded to `shape`. False: the memory had to grow, so that views of it, and graphs with
     // them, are void.
-    // beside_copies: a copy engine may be busy with an adapter, for milliseconds.
+    // beside_copies: a copy engine may be busy with an adapter, for milliseconds, so a kernel fetches the tables; what
+    // is launched next must not overlap it (a graph does not).
     bool send(const Batch& batch, const StepShape& shape, bool beside_copies);
     StepView view(const StepShape& shape) const;
 

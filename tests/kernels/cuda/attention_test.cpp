@@ -149,6 +149,7 @@ template <class T>
 struct OnDevice {
     const Batch<T>& batch;
     AttentionBucket bucket;
+    const OnDevice* shared;
     AttentionPlan plan;
     DeviceArray<T> q, k, v, pool, out;
     DeviceArray<CudaRow> rows;
@@ -158,9 +159,11 @@ struct OnDevice {
     DeviceArray<int32_t> counts;
     DeviceArray<std::byte> workspace;
 
-    explicit OnDevice(const Batch<T>& b, bool row_by_row = false)
+    // `shared`: another's workspace, of a bucket that is at least as large.
+    explicit OnDevice(const Batch<T>& b, bool row_by_row = false, const OnDevice* shared_workspace = nullptr)
         : batch(b),
           bucket(b.bucket(row_by_row)),
+          shared(shared_workspace),
           plan(make_plan(b, row_by_row)),
           q(b.q),
           k(b.k),
@@ -198,6 +201,9 @@ struct OnDevice {
                 .item_counts = counts.data()};
     }
     int64_t num_rows() const { return int64_t(batch.rows.size()); }
+    AttentionWorkspace workspace_of_all() const {
+        return shared ? shared->workspace_of_all() : AttentionWorkspace{workspace.data(), bucket};
+    }
 
     void store(CudaDevice& device, const QkvSteps& steps = {}, const CudaTile* tiles = nullptr) const {
         const KvLayout& l = batch.shape.layout;
@@ -211,7 +217,7 @@ struct OnDevice {
         const KvLayout& l = batch.shape.layout;
         const std::array<int64_t, 2> dims{num_rows(), l.num_heads * l.head_dim};
         attention<T>(device, {out.data(), dims}, {q.data(), dims}, pool.data(), l, batch.shape.scale(),
-                     batch.shape.window, tables(), bucket, workspace.data());
+                     batch.shape.window, tables(), bucket, workspace_of_all());
         return out.read();
     }
 };
@@ -305,6 +311,26 @@ private slots:
         for (int32_t i = 0; i < 48; ++i) chunks.push_back({i * 61 % 1500, 1});
         for (const KvLayout& l : {KvLayout{4, 4, 128, 16}, KvLayout{16, 8, 64, 16}, KvLayout{4, 4, 256, 16}})
             compare_with_oracle<bf16>({l}, chunks);
+    }
+
+    // Steps of few pieces and of many take turns with one workspace.
+    void oneWorkspace() {
+        SKIP_WITHOUT_GPU();
+        CudaDevice device;
+        const Shape shape{{4, 4, 128, 16}};
+        std::vector<Chunk> chunks;
+        for (int32_t i = 0; i < 24; ++i) chunks.push_back({500 + i * 97, 1});
+        const Batch<bf16> many(shape, chunks), few(shape, {{900, 1}});
+        const OnDevice<bf16> large(many), alone(few);
+        const OnDevice<bf16> small(few, false, &large);
+        large.store(device);
+        small.store(device);
+        alone.store(device);
+        const std::vector<bf16> one = alone.attend(device), all = large.attend(device);
+        for (int turn = 0; turn < 3; ++turn) {
+            QVERIFY(same_bits(one, small.attend(device)));
+            QVERIFY(same_bits(all, large.attend(device)));
+        }
     }
 
     void mixed_data() { layouts(); }

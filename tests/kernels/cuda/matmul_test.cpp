@@ -337,16 +337,17 @@ private slots:
         std::vector<bf16> memory(1024);
         bf16* const p = memory.data();
         using Product = MatmulProduct<bf16, bf16>;
-        const auto count_of = [](std::vector<Product> products) { return leading_run<bf16>(products).count; };
+        const auto count_of = [](std::vector<Product> products) { return leading_run<bf16>(products, 8).count; };
         QCOMPARE(count_of({{p, p, p, 8}}), 1);
         QCOMPARE(count_of({{p, p, p, 8}, {p + 64, p, p + 128, 8}, {p + 128, p, p + 256, 8}}), 3);
         QCOMPARE(count_of({{p, p, p, 8}, {p + 64, p, p + 128, 8}, {p + 128, p, p + 264, 8}}), 2);
         QCOMPARE(count_of({{p, p, p, 8}, {p + 64, p, p + 128, 4}, {p + 128, p, p + 256, 4}}), 1);
         QCOMPARE(count_of({{p, p, p, 8}, {p, p, p + 128, 8}}), 1);       // the same output
+        QCOMPARE(count_of({{p, p, p, 8}, {p + 56, p, p + 128, 8}}), 1);  // outputs overlap
         QCOMPARE(count_of({{p, p, p, 8}, {p + 4, p, p + 128, 8}}), 1);   // not whole pieces of 16 bytes
         QCOMPARE(count_of({{p + 64, p, p, 8}, {p, p, p + 128, 8}}), 1);  // backwards
         QCOMPARE(count_of({{}, {p, p, p, 8}}), 1);
-        const auto run = leading_run<bf16>(std::vector<Product>{{p, p, p, 8}, {p + 64, p + 32, p + 128, 8}});
+        const auto run = leading_run<bf16>(std::vector<Product>{{p, p, p, 8}, {p + 64, p + 32, p + 128, 8}}, 8);
         QCOMPARE(run.out_step, 64);
         QCOMPARE(run.x_step, 32);
         QCOMPARE(run.w_step, 128);
@@ -367,7 +368,7 @@ private slots:
                     for (size_t i = 0; i < kCount; ++i)
                         products.push_back({out.data() + i * m * n, all.device_x.data() + (shared ? 0 : i * kRows * k),
                                             all.device_w.data() + i * n * k, int64_t(n)});
-                    const auto run = leading_run<bf16>(products);
+                    const auto run = leading_run<bf16>(products, int64_t(m));
                     QCOMPARE(run.count, int64_t(kCount));
                     if (prepared) plans.prepare<bf16>(device, {&run, 1}, int64_t(m), int64_t(k));
                     matmul<bf16, bf16>(device, plans, products, int64_t(m), int64_t(k));

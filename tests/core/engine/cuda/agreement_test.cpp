@@ -104,6 +104,21 @@ private slots:
         }
     }
 
+    // Batches that may not have the rows which graphs are usually made for.
+    void few_rows_a_batch() {
+        const Subject s = random_subject(DType::f32, {}, 5);
+        const Outcome cpu = run(s, options_on(-1), false);
+        for (const int rows : {3, 5, 7}) QCOMPARE(run(s, options_on(0, rows), false).tokens, cpu.tokens);
+    }
+
+    void ranks_without_room_are_refused() {
+        const auto model = make_model(DType::f32, {}, 3);
+        TestEngine e(model, options_on(0));
+        QVERIFY(e->add_adapter(make_adapter(*model, "largest", {.rank = 512}, 1)));
+        const auto refused = e->add_adapter(make_adapter(*model, "larger", {.rank = 513}, 1));
+        QVERIFY(!refused && refused.error().message().find("at most 512 on a GPU") != std::string::npos);
+    }
+
     // Adapters that are pinned where they lie, whose rotations are put into the kernels' order in more than one run,
     // and that come in one after another while others compute.
     void large_adapters_come_in_beside_the_steps() {
