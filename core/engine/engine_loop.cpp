@@ -155,7 +155,7 @@ void EngineLoop::move_adapters(const std::vector<AdapterMove>& moves, int64_t& t
         try {
             if (move.load)
                 runner_->load_adapter(move.id, move.pages, host);
-            else
+            else if (failure_.empty())
                 runner_->drop_adapter(move.id);
         } catch (const OutOfDeviceMemory& e) {
             homeless_[move.id] = "adapter " + host->adapter->name + " finds no device memory: " + e.what();
@@ -172,6 +172,7 @@ void EngineLoop::move_adapters(const std::vector<AdapterMove>& moves, int64_t& t
 }
 
 void EngineLoop::take_arrivals() {
+    if (!failure_.empty()) return;  // a lost device would say so again, each time before any command is served
     for (const AdapterArrival& arrival : runner_->take_arrivals()) {
         scheduler_.adapter_arrived(arrival.id);
         shared_.registry.set_residency(arrival.id, Residency::pool);

@@ -7,6 +7,7 @@
 #include "kernels/device_memory_error.h"
 
 #include <QtTest>
+#include <atomic>
 #include <limits>
 #include <thread>
 
@@ -70,28 +71,99 @@ std::shared_ptr<const HostAdapter> on_host(std::shared_ptr<const Adapter> adapte
     return std::make_shared<const HostAdapter>(std::move(adapter));
 }
 
-// A CPU's runner that refuses one adapter.
+// A CPU's runner that refuses one adapter's memory and, once its device is lost, everything, as a GPU's does then.
 class RefusingRunner final : public ModelRunner {
 public:
     RefusingRunner(std::unique_ptr<ModelRunner> runner, std::string refused)
         : runner_(std::move(runner)), refused_(std::move(refused)) {}
     void forward(const Batch& batch, const KeepGoing& keep_going, const HeadLogits& logits,
                  ForwardResult& result) override {
+        check();
         runner_->forward(batch, keep_going, logits, result);
     }
     void load_adapter(AdapterId id, PageRun run, std::shared_ptr<const HostAdapter> host) override {
+        check();
         if (host->adapter->name == refused_) throw OutOfDeviceMemory("its tables were refused");
         runner_->load_adapter(id, run, std::move(host));
     }
-    std::vector<AdapterArrival> take_arrivals() override { return runner_->take_arrivals(); }
-    void drop_adapter(AdapterId id) override { runner_->drop_adapter(id); }
-    void fill_pages(PageRun run, std::byte value) override { runner_->fill_pages(run, value); }
+    std::vector<AdapterArrival> take_arrivals() override {
+        check();
+        return runner_->take_arrivals();
+    }
+    void drop_adapter(AdapterId id) override {
+        check();
+        runner_->drop_adapter(id);
+    }
+    void fill_pages(PageRun run, std::byte value) override {
+        check();
+        runner_->fill_pages(run, value);
+    }
     int64_t workspace_bytes() const override { return runner_->workspace_bytes(); }
-    void cause_fault(Fault fault) override { runner_->cause_fault(fault); }
+    void cause_fault(Fault) override { lost_ = true; }
 
 private:
+    void check() const {
+        if (lost_) throw DeviceError("the device is lost");
+    }
+
     std::unique_ptr<ModelRunner> runner_;
     std::string refused_;
+    bool lost_ = false;
+};
+
+// An engine's loop on that runner.
+struct RefusingLoop {
+    std::shared_ptr<const Model> model = make_model();
+    Records records;
+    EngineOptions options = expect(check_options(TestEngine::small_options(), *model));
+    PoolShape shape = pool_shape(options, *model);
+    EngineShared shared{.model = model,
+                        .options = options,
+                        .sink = records.sink(),
+                        .logits = {},
+                        .pool_shape = shape,
+                        .next_request = 1,
+                        .queued = 0,
+                        .next_source = 1,
+                        .source_number = 0,
+                        .clock = {},
+                        .mailbox = {},
+                        .registry = AdapterRegistry(options.adapter_bytes, shape.page_bytes, shape.total_pages),
+                        .board = {}};
+    EngineLoop loop{shared, std::make_unique<RefusingRunner>(
+                                expect(make_runner(model, runner_limits(options, shape.total_pages), -1)), "big")};
+    std::thread thread;
+    std::atomic<bool> ended{false};
+    uint64_t next = 1;
+
+    AdapterId add(const std::string& name) {
+        return expect(shared.registry.add(on_host(make_adapter(*model, name, {.rank = 4}, next))));
+    }
+    void submit(AdapterId adapter) {
+        expect(shared.registry.acquire(adapter));
+        Request r = make_request({1, 2, 3}, adapter, 4);
+        r.id = RequestId(next++);
+        r.arrival_us = 0;
+        ++shared.queued;
+        shared.mailbox.post(SubmitCommand{r});
+    }
+    void start() {
+        thread = std::thread([this] {
+            loop.run();
+            ended = true;
+        });
+    }
+    bool finishes(size_t requests) {
+        for (int i = 0; i < 2000 && records.finished().size() < requests; ++i)
+            std::this_thread::sleep_for(std::chrono::milliseconds(5));
+        return records.finished().size() == requests;
+    }
+    bool quits() {
+        shared.mailbox.post(QuitCommand{});
+        for (int i = 0; i < 2000 && !ended; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+        if (ended) thread.join();
+        return ended;
+    }
 };
 
 }  // namespace
@@ -107,6 +179,7 @@ private slots:
     void a_request_that_finds_no_memory_alone_ends();
     void no_memory_for_graphs_goes_on();
     void an_adapter_that_finds_no_memory_ends_its_requests();
+    void a_lost_device_is_left_alone();
     void a_gpu_tells_of_its_memory_and_phases();
     void a_lost_device_ends_the_engine_and_another_can_be_made();  // the last: a GPU's context ends with it
 };
@@ -251,50 +324,41 @@ void FaultsTest::no_memory_for_graphs_goes_on() {
 
 void FaultsTest::an_adapter_that_finds_no_memory_ends_its_requests() {
     if (test_device() >= 0) QSKIP("on the CPU alone, with a runner of its own");
-    const auto model = make_model();
-    Records records;
-    const EngineOptions options = expect(check_options(TestEngine::small_options(), *model));
-    const PoolShape shape = pool_shape(options, *model);
-    EngineShared shared{.model = model,
-                        .options = options,
-                        .sink = records.sink(),
-                        .logits = {},
-                        .pool_shape = shape,
-                        .next_request = 1,
-                        .queued = 0,
-                        .next_source = 1,
-                        .source_number = 0,
-                        .clock = {},
-                        .mailbox = {},
-                        .registry = AdapterRegistry(options.adapter_bytes, shape.page_bytes, shape.total_pages),
-                        .board = {}};
-    auto cpu = expect(make_runner(model, runner_limits(options, shape.total_pages), -1));
-    EngineLoop loop(shared, std::make_unique<RefusingRunner>(std::move(cpu), "big"));
-    const AdapterId big = expect(shared.registry.add(on_host(make_adapter(*model, "big", {.rank = 4}, 1))));
-    const AdapterId small = expect(shared.registry.add(on_host(make_adapter(*model, "small", {.rank = 4}, 2))));
-    uint64_t next = 1;
-    for (const AdapterId adapter : {AdapterId::base, big, small, big}) {
-        expect(shared.registry.acquire(adapter));
-        Request r = make_request({1, 2, 3}, adapter, 4);
-        r.id = RequestId(next++);
-        r.arrival_us = 0;
-        ++shared.queued;
-        shared.mailbox.post(SubmitCommand{r});
-    }
-    std::thread thread([&] { loop.run(); });
-    for (int i = 0; i < 2000 && records.finished().size() < 4; ++i)
-        std::this_thread::sleep_for(std::chrono::milliseconds(5));
-    shared.mailbox.post(QuitCommand{});
-    thread.join();
-    const auto done = records.finished();
-    QCOMPARE(done.size(), size_t(4));
-    for (const auto& [id, r] : done) {
+    RefusingLoop e;
+    const AdapterId big = e.add("big"), small = e.add("small");
+    for (const AdapterId adapter : {AdapterId::base, big, small, big}) e.submit(adapter);
+    e.start();
+    QVERIFY(e.finishes(4));
+    QVERIFY(e.quits());
+    for (const auto& [id, r] : e.records.finished()) {
         QCOMPARE(r.finish, r.adapter == big ? FinishReason::error : FinishReason::length);
         if (r.adapter == big)
             QCOMPARE(r.error, std::string("adapter big finds no device memory: its tables were refused"));
     }
-    QCOMPARE(shared.queued.load(), int64_t(0));
-    for (const AdapterStatus& a : shared.registry.status()) QCOMPARE(a.unfinished, int64_t(0));
+    QCOMPARE(e.shared.queued.load(), int64_t(0));
+    for (const AdapterStatus& a : e.shared.registry.status()) QCOMPARE(a.unfinished, int64_t(0));
+}
+
+// Whatever is still asked of it fails: commands are served nevertheless, and the engine's thread ends.
+void FaultsTest::a_lost_device_is_left_alone() {
+    if (test_device() >= 0) QSKIP("on the CPU alone, with a runner of its own");
+    RefusingLoop e;
+    const AdapterId small = e.add("small");
+    e.submit(small);
+    e.start();
+    QVERIFY(e.finishes(1));  // the adapter lies in the pool now
+    e.shared.mailbox.post(FaultCommand{Fault::device_lost});
+    e.submit(small);
+    QVERIFY(e.finishes(2));
+    e.submit(small);  // ends at once
+    QVERIFY(e.finishes(3));
+    expect(e.shared.registry.begin_removal(small));
+    e.shared.mailbox.post(CollectCommand{});
+    for (int i = 0; i < 2000 && !e.shared.registry.status().empty(); ++i)
+        std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    QVERIFY(e.shared.registry.status().empty());
+    QVERIFY(e.quits());
+    QCOMPARE(e.records.finished().at(RequestId(2)).error, std::string("the device is lost"));
 }
 
 void FaultsTest::a_gpu_tells_of_its_memory_and_phases() {
@@ -329,9 +393,13 @@ void FaultsTest::a_lost_device_ends_the_engine_and_another_can_be_made() {
     {
         TestEngine e(model, invariant_options());
         want = e.run_one(requests[0]).output;
+        const AdapterId adapter = expect(e->add_adapter(make_adapter(*model, "early", {.rank = 4}, 1)));
         e->hold();
         std::vector<RequestId> ids;
-        for (const Request& r : requests) ids.push_back(e.submit(r));
+        for (Request r : requests) {
+            if (ids.size() % 2 == 1) r.adapter = adapter;  // on its way when the device goes
+            ids.push_back(e.submit(r));
+        }
         e->cause_fault(Fault::device_lost);
         e->release();
         QVERIFY(e->wait_idle(20'000));
@@ -349,8 +417,9 @@ void FaultsTest::a_lost_device_ends_the_engine_and_another_can_be_made() {
         // What else is asked of it does not end the program.
         e->cause_fault(Fault::device_lost);
         e->time_phases(true);
-        const AdapterId id = expect(e->add_adapter(make_adapter(*model, "late", {.rank = 4}, 1)));
-        expect(e->remove_adapter(id, true));
+        expect(e->remove_adapter(adapter, true));
+        const auto late = e->add_adapter(make_adapter(*model, "late", {.rank = 4}, 1));
+        if (late) expect(e->remove_adapter(*late, true));  // a GPU has no pinned memory for it any more
         e->cancel_all();
     }
     const auto recovered = recover_device(test_device());
