@@ -253,6 +253,9 @@ paper() { # NAME WORKLOAD:N MORE…
 run_paper() {
   local run
   for run in "${paper_runs[@]}"; do paper "paper-${run/:/-}" "$run"; done
+  for run in stream-boft stream-lora64; do # room for 16 of 96 adapters
+    one "paper-$run" 60 bin/spartan run "resources/workloads/paper-7b-$run.json" --device "$device" --set "model=$model_name" --json
+  done
   if [ "$full" = no ]; then return; fi
   for run in base boft:96 lora64:96; do # the steps of 96 requests side by side, without prefill in between
     paper "decode96-${run/:/-}" "$run" --set requests=96 --set prompt_tokens.min=32 --set prompt_tokens.max=32 \

@@ -16,7 +16,7 @@ from pathlib import Path
 WANTED_SHARE = {("base", 1, 0): 90, ("base", 32, 0): 90, ("base", 96, 0): 88, ("boft", 96, 96): 85, ("lora", 96, 96): 80,
                 ("half", 96, 64): 82}
 WANTED_STEP_MS = {("base", 96, 0): 7.7, ("boft", 96, 96): 10.0, ("lora", 96, 96): 13.0}  # at context 160
-WANTED_REQUESTS = {"base": 97, "boft:96": 85, "lora64:96": 75}
+WANTED_REQUESTS = {"base": 97, "boft:96": 85, "lora64:96": 75, "stream:boft": 70, "stream:lora64": 55}
 WANTED_PREFILL = {"base": "65 %", "boft": "65 %, added at most 5 %"}
 
 
