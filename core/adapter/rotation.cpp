@@ -1,19 +1,11 @@
 #include "core/adapter/rotation.h"
 
 #include "kernels/check.h"
+#include "kernels/widest_vectors.h"
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
-
-// The loops along rows run in the widest vectors of the machine. Nothing is reordered or fused (-ffp-contract=off), so
-// the values are the same everywhere. Sanitizers start too late for functions that are chosen while a program loads.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__) && \
-    !defined(__SANITIZE_THREAD__)
-#define WIDEST_VECTORS __attribute__((target_clones("default", "avx2", "avx512f")))
-#else
-#define WIDEST_VECTORS
-#endif
 
 namespace spartan {
 namespace {

@@ -1,18 +1,10 @@
 #include "kernels/block_sparse.h"
 
 #include "kernels/check.h"
+#include "kernels/widest_vectors.h"
 
 #include <algorithm>
 #include <vector>
-
-// The loops along a cell's rows run in the widest vectors of the machine; nothing is reordered or fused
-// (-ffp-contract=off). Sanitizers start too late for functions that are chosen while a program loads.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__) && \
-    !defined(__SANITIZE_THREAD__)
-#define WIDEST_VECTORS __attribute__((target_clones("default", "avx2", "avx512f")))
-#else
-#define WIDEST_VECTORS
-#endif
 
 namespace spartan {
 namespace {
