@@ -21,21 +21,7 @@ Result<std::unique_ptr<Engine>> Engine::create(std::shared_ptr<const Model> mode
     const PoolShape shape = pool_shape(checked, *model);
     TRY_ASSIGN(runner, make_runner(model, runner_limits(checked, shape.total_pages), checked.cuda_device));
     std::unique_ptr<Impl> impl(
-        new Impl{.shared = {.model = model,
-                            .options = checked,
-                            .sink = std::move(sink),
-                            .logits = std::move(logits),
-                            .pool_shape = shape,
-                            .next_request = 1,
-                            .queued = 0,
-                            .next_source = 1,
-                            .source_number = 0,
-                            .clock = {},
-                            .mailbox = {},
-                            .registry = AdapterRegistry(checked.adapter_bytes, shape.page_bytes, shape.total_pages),
-                            .board = {}},
-                 .loop = nullptr,
-                 .thread = {}});
+        new Impl{.shared = {model, checked, std::move(sink), std::move(logits)}, .loop = nullptr, .thread = {}});
     impl->loop = std::make_unique<EngineLoop>(impl->shared, std::move(runner));
     impl->thread = std::thread([loop = impl->loop.get()] { loop->run(); });
     return std::unique_ptr<Engine>(new Engine(std::move(impl)));

@@ -31,6 +31,16 @@ struct StatusBoard {
 
 // Shared by the public functions (any thread) and the loop; each part guards itself.
 struct EngineShared {
+    // `checked`: by check_options().
+    EngineShared(std::shared_ptr<const Model> of, EngineOptions checked, Engine::RecordSink records,
+                 Engine::LogitsSink of_logits)
+        : model(std::move(of)),
+          options(std::move(checked)),
+          sink(std::move(records)),
+          logits(std::move(of_logits)),
+          pool_shape(spartan::pool_shape(options, *model)),
+          registry(options.adapter_bytes, pool_shape.page_bytes, pool_shape.total_pages) {}
+
     std::shared_ptr<const Model> model;
     EngineOptions options;
     Engine::RecordSink sink;

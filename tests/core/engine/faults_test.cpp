@@ -116,22 +116,10 @@ struct RefusingLoop {
     std::shared_ptr<const Model> model = make_model();
     Records records;
     EngineOptions options = expect(check_options(TestEngine::small_options(), *model));
-    PoolShape shape = pool_shape(options, *model);
-    EngineShared shared{.model = model,
-                        .options = options,
-                        .sink = records.sink(),
-                        .logits = {},
-                        .pool_shape = shape,
-                        .next_request = 1,
-                        .queued = 0,
-                        .next_source = 1,
-                        .source_number = 0,
-                        .clock = {},
-                        .mailbox = {},
-                        .registry = AdapterRegistry(options.adapter_bytes, shape.page_bytes, shape.total_pages),
-                        .board = {}};
-    EngineLoop loop{shared, std::make_unique<RefusingRunner>(
-                                expect(make_runner(model, runner_limits(options, shape.total_pages), -1)), "big")};
+    EngineShared shared{model, options, records.sink(), {}};
+    EngineLoop loop{shared,
+                    std::make_unique<RefusingRunner>(
+                        expect(make_runner(model, runner_limits(options, shared.pool_shape.total_pages), -1)), "big")};
     std::thread thread;
     std::atomic<bool> ended{false};
     uint64_t next = 1;

@@ -83,20 +83,7 @@ struct SlowEngine {
     uint64_t next = 1;
 
     SlowEngine(std::shared_ptr<const Model> model, const EngineOptions& wanted, int asks)
-        : shared{.model = model,
-                 .options = expect(check_options(wanted, *model)),
-                 .sink = records.sink(),
-                 .logits = {},
-                 .pool_shape = pool_shape(wanted, *model),
-                 .next_request = 1,
-                 .queued = 0,
-                 .next_source = 1,
-                 .source_number = 0,
-                 .clock = {},
-                 .mailbox = {},
-                 .registry = AdapterRegistry(wanted.adapter_bytes, pool_shape(wanted, *model).page_bytes,
-                                             pool_shape(wanted, *model).total_pages),
-                 .board = {}} {
+        : shared(model, expect(check_options(wanted, *model)), records.sink(), {}) {
         auto cpu = expect(make_runner(model, runner_limits(shared.options, shared.pool_shape.total_pages), -1));
         auto slow = std::make_unique<SlowRunner>(std::move(cpu), asks);
         runner = slow.get();
