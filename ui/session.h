@@ -75,6 +75,7 @@ public:
     const QString& device() const { return device_; }
     void setDevice(const QString& device) { device_ = device; }
     const std::vector<DeviceInfo>& devices() const { return devices_; }  // empty until a worker has looked
+    int cudaDevice() const { return cuda_device_; }                      // that the model was opened for; -1: the CPU
     const DeviceInfo& modelDevice() const { return model_device_; }      // that the model was opened for
 
     // --- Adapters

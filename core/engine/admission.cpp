@@ -66,17 +66,26 @@ Result<int64_t> gpu_memory_for_pool(const EngineOptions& o, const Model& model) 
 
 }  // namespace
 
-Result<EngineOptions> check_options(EngineOptions o, const Model& model) {
-    TRY_ASSIGN(strategy, parse_adapter_strategy(o.adapter_strategy));
+Result<void> check_choices(const EngineOptions& o) {
+    if (const auto strategy = parse_adapter_strategy(o.adapter_strategy); !strategy) return strategy.error();
     if (o.residency != "resident" && o.residency != "stream")
         return refuse("residency", "\"" + o.residency + "\"", "\"resident\" or \"stream\"");
     TRY_VOID(in_range("adapter_slots", o.adapter_slots, 0, 1 << 20));
     if (o.adapter_slots > 0 && o.residency != "stream")
         return refuse("adapter_slots", std::to_string(o.adapter_slots), "0, or residency \"stream\"");
     TRY_VOID(only("memory", o.memory, "unified"));
-    TRY_VOID(only("scheduler", o.scheduler, "fcfs"));
-    if (o.cuda_device < 0 && !o.batch_invariant.value_or(true))
-        return refuse("batch_invariant", "false", "true: every kernel on the CPU is batch-invariant");
+    return only("scheduler", o.scheduler, "fcfs");
+}
+
+Result<void> check_device_choices(const EngineOptions& o) {
+    if (o.cuda_device >= 0 || o.batch_invariant.value_or(true)) return {};
+    return refuse("batch_invariant", "false", "true: every kernel on the CPU is batch-invariant");
+}
+
+Result<EngineOptions> check_options(EngineOptions o, const Model& model) {
+    TRY_VOID(check_choices(o));
+    TRY_VOID(check_device_choices(o));
+    const AdapterStrategy strategy = strategy_of(o);
     o.batch_invariant = o.batch_invariant.value_or(o.cuda_device < 0);
     TRY_VOID(in_range("threads", o.threads, 0, 1024));
     TRY_VOID(in_range("max_batch_tokens", o.max_batch_tokens, 1, 1 << 16));

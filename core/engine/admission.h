@@ -8,6 +8,11 @@
 
 namespace spartan {
 
+// What options say together, whatever the model and the machine: Error::field is the option's name.
+Result<void> check_choices(const EngineOptions& options);
+// What the CPU cannot be asked for; options.cuda_device says whether it computes.
+Result<void> check_device_choices(const EngineOptions& options);
+
 // Options with defaults filled in. Refuses by name what is not built yet and what this model or machine cannot have.
 Result<EngineOptions> check_options(EngineOptions options, const Model& model);
 

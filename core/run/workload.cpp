@@ -2,6 +2,7 @@
 
 #include "core/base/file.h"
 #include "core/base/text.h"
+#include "core/engine/admission.h"
 #include "core/model/demo_model.h"
 
 #include <algorithm>
@@ -223,6 +224,11 @@ Result<EngineOptions> parse_engine_options(const Json& json, const std::string& 
     o.block_tokens = int32_t(f.integer("block_tokens", o.block_tokens, 1, 1024));
     o.pool_bytes = f.integer("pool_bytes", o.pool_bytes, 0, int64_t(1) << 46);
     o.adapter_bytes = f.integer("adapter_bytes", o.adapter_bytes, 0, int64_t(1) << 46);
+    TRY_VOID(f.finish());
+    if (const auto fit = check_choices(o); !fit) {
+        const Error& e = fit.error();
+        f.fail(e.field, e.found, e.expected);
+    }
     TRY_VOID(f.finish());
     return o;
 }

@@ -3,6 +3,7 @@
 
 #include "window_fixture.h"
 
+#include <QCheckBox>
 #include <QComboBox>
 #include <QLineEdit>
 #include <QPushButton>
@@ -97,6 +98,106 @@ private slots:
         QCOMPARE(*view.workload().slo.ttft_ms, 600.0);
         QCOMPARE(view.workload().prompt_tokens.kind, std::string("lognormal"));
         QCOMPARE(view.workload().engine.max_batch_tokens, 256);
+    }
+
+    // Every option of a workload file that can be chosen stands in the form, says what it does, survives a file and is
+    // undone.
+    void everyEngineOptionIsOffered() {
+        Window w;
+        WorkloadView& view = w.window.workloadView();
+        Workload changed = demoWorkload();
+        const EngineOptions before = changed.engine;
+        EngineOptions& e = changed.engine;
+        e.adapter_strategy = "common_block";
+        e.residency = "stream";
+        e.adapter_slots = 3;
+        e.graphs = false;
+        e.phase_times = true;
+        e.batch_invariant = true;
+        e.max_batch_tokens = 65'536;
+        e.max_batch_rows = 8'192;
+        e.block_tokens = 32;
+        e.pool_bytes = 64'000'000;
+        e.adapter_bytes = 32'000'000;
+        view.setWorkload(changed, QStringLiteral("test"));
+        QVERIFY2(view.valid(), qPrintable(view.error()));
+        const Json options = engine_options_to_json(e);
+        const Json others = engine_options_to_json(before);
+        for (const auto& [key, value] : options.items()) {
+            if (key == "memory" || key == "scheduler") continue;  // there is one of each
+            QVERIFY2(!others.contains(key) || others[key] != value, key.c_str());
+            QWidget* editor = view.editor(QStringLiteral("engine.") + QString::fromStdString(key));
+            QVERIFY2(editor, key.c_str());
+            QVERIFY(editor->isVisibleTo(&view));
+            QVERIFY2(editor->toolTip().size() > 20, key.c_str());
+        }
+        const auto figure = [&](const char* field) {
+            return qobject_cast<QSpinBox*>(view.editor(QLatin1String(field)))->value();
+        };
+        QCOMPARE(figure("engine.adapter_slots"), 3);
+        QCOMPARE(figure("engine.max_batch_tokens"), 65'536);
+        QCOMPARE(figure("engine.max_batch_rows"), 8'192);
+        QVERIFY(!qobject_cast<QCheckBox*>(view.editor(QStringLiteral("engine.graphs")))->isChecked());
+
+        w.session.openModel(QStringLiteral("synthetic:tiny"));
+        QTRY_COMPARE_WITH_TIMEOUT(w.session.modelState(), Session::ModelState::ready, 20'000);
+        const QString path = home_.path(QStringLiteral("engine.json"));
+        QSignalSpy saved(&view, &WorkloadView::saved), opened(&view, &WorkloadView::opened);
+        view.saveTo(path);
+        QTRY_COMPARE(saved.size(), 1);
+        w.session.undoStack().undo();
+        QCOMPARE(engine_options_to_json(view.workload().engine).dump(), others.dump());
+        view.open(path);
+        QTRY_COMPARE(opened.size(), 1);
+        QCOMPARE(engine_options_to_json(view.workload().engine).dump(), options.dump());
+    }
+
+    void engineOptionsAreChosenByHand() {
+        Window w;
+        WorkloadView& view = w.window.workloadView();
+        const auto choose = [&](const char* field, const char* id) {
+            auto* box = qobject_cast<QComboBox*>(view.editor(QLatin1String(field)));
+            box->setCurrentIndex(box->findData(QLatin1String(id)));
+        };
+        for (const std::string& strategy : adapter_strategy_names()) {
+            choose("engine.adapter_strategy", strategy.c_str());
+            QCOMPARE(view.workload().engine.adapter_strategy, strategy);
+        }
+        w.session.undoStack().undo();  // one field is one step
+        QCOMPARE(view.workload().engine.adapter_strategy, std::string("folded"));
+        for (const char* on : {"true", "automatic"}) {
+            choose("engine.batch_invariant", on);
+            QCOMPARE(view.workload().engine.batch_invariant.has_value(), std::string(on) == "true");
+        }
+        QWidget* slots_editor = view.editor(QStringLiteral("engine.adapter_slots"));
+        QVERIFY(!slots_editor->isVisibleTo(&view));
+        choose("engine.residency", "stream");
+        QVERIFY(slots_editor->isVisibleTo(&view));
+        qobject_cast<QSpinBox*>(slots_editor)->setValue(2);
+        QVERIFY(view.valid());
+        choose("engine.residency", "resident");  // which has no use for slots: said there, and nothing runs
+        QVERIFY(!view.valid());
+        QVERIFY(slots_editor->isVisibleTo(&view));
+        QVERIFY(slots_editor->property("invalid").toBool());
+        QVERIFY2(view.error().contains(QStringLiteral("engine.adapter_slots")), qPrintable(view.error()));
+        w.session.undoStack().undo();
+        QVERIFY(view.valid());
+        QVERIFY(!slots_editor->property("invalid").toBool());
+        choose("engine.batch_invariant", "false");  // nothing on a CPU can be had that way
+        QVERIFY(!view.valid());
+        QVERIFY(view.editor(QStringLiteral("engine.batch_invariant"))->property("invalid").toBool());
+    }
+
+    void whatCannotBeReadStaysAMistakeUntilItIsCorrected() {
+        Window w;
+        WorkloadView& view = w.window.workloadView();
+        qobject_cast<QLineEdit*>(view.editor(QStringLiteral("slo.ttft_ms")))->setText(QStringLiteral("soon"));
+        qobject_cast<QSpinBox*>(view.editor(QStringLiteral("requests")))->setValue(7);
+        QVERIFY(!view.valid());  // the other field is as it was
+        QVERIFY2(view.error().contains(QStringLiteral("soon")), qPrintable(view.error()));
+        qobject_cast<QLineEdit*>(view.editor(QStringLiteral("slo.ttft_ms")))->setText(QStringLiteral("600"));
+        QVERIFY(view.valid());
+        QCOMPARE(*view.workload().slo.ttft_ms, 600.0);
     }
 
     void mistakesShowAtTheirFieldAndStopRun() {

@@ -82,17 +82,33 @@ private:
         QLabel* error;
         std::function<void()> load;  // workload -> editor
         std::function<bool()> used;  // whether it has an effect now
+        QString mistyped;            // why what stands there could not be read; the workload has its old value
     };
 
+    // workload_form.cpp
     void buildForm(QVBoxLayout* form);
+    void buildPresets(QVBoxLayout* form);
+    void buildRequests(QVBoxLayout* form);
+    void buildArrivals(QVBoxLayout* form);
+    void buildAdapters(QVBoxLayout* form);
+    void buildLengths(QVBoxLayout* form);
+    void buildLimits(QVBoxLayout* form);
+    void buildAdapterServing();
+    void buildEngine();
     void section(QVBoxLayout* form, const QString& title);
     Field& row(const QString& path, const QString& name, const QString& unit, QWidget* editor, const QString& tip);
-    void integer(const QString& path, const QString& name, const QString& unit, int64_t min, int64_t max,
-                 std::function<int64_t&(Workload&)> value, const QString& tip, std::function<bool()> used = {});
+    template <class Value>  // of any integer member; words_for_min: said instead of the smallest value
+    void integer(const QString& path, const QString& name, const QString& unit, int64_t min, int64_t max, Value value,
+                 const QString& tip, std::function<bool()> used = {}, const QString& words_for_min = {});
+    void megabytes(const QString& path, const QString& name, std::function<int64_t&(Workload&)> bytes,
+                   const QString& tip);
     void number(const QString& path, const QString& name, const QString& unit, double min, double max, int decimals,
                 std::function<double&(Workload&)> value, const QString& tip, std::function<bool()> used = {});
     void choice(const QString& path, const QString& name, const std::vector<std::pair<QString, QString>>& options,
                 std::function<std::string&(Workload&)> value, const QString& tip);
+    void choice(const QString& path, const QString& name, const std::vector<std::pair<QString, QString>>& options,
+                std::function<QString(const Workload&)> get, std::function<void(Workload&, const QString&)> set,
+                const QString& tip);
     void flag(const QString& path, const QString& name, std::function<bool&(Workload&)> value, const QString& tip);
     void text(const QString& path, const QString& name, std::function<QString(const Workload&)> get,
               std::function<bool(Workload&, const QString&)> set, const QString& tip, const QString& placeholder);
@@ -104,6 +120,7 @@ private:
     void schedulePreview();
     void updateFacts();
     void showPreview(const WorkloadPreview& preview);
+    void setMistyped(const QString& path, const QString& why);
     void setFieldError(const QString& path, const QString& text);
 
     Session& session_;

@@ -116,6 +116,7 @@ private slots:
         row(R"("engine":{"adapter_strategy":"paper"})", "folded");
         row(R"("engine":{"threads":2})", "engine.threads");
         row(R"("engine":{"max_batch_tokens":0})", "engine.max_batch_tokens");
+        row(R"("engine":{"adapter_slots":4})", "engine.adapter_slots");  // but with residency stream
         row(R"("trace":"t.csv","requests":4)", "requests");
         row(R"("adapters":"a=b")", "adapters");
         row(R"("adapters":[3])", "adapters[0]");
