@@ -76,12 +76,14 @@ std::vector<AdapterId> AdapterRegistry::removable() const {
     return ids;
 }
 
-void AdapterRegistry::forget(AdapterId id) {
+std::shared_ptr<const HostAdapter> AdapterRegistry::forget(AdapterId id) {
     std::lock_guard lock(mutex_);
     const auto it = entries_.find(id);
     CHECK(it != entries_.end() && it->second.leaving && it->second.unfinished == 0);
-    used_bytes_ -= int64_t(it->second.host->adapter->blob.size());
+    std::shared_ptr<const HostAdapter> host = std::move(it->second.host);
+    used_bytes_ -= int64_t(host->adapter->blob.size());
     entries_.erase(it);
+    return host;
 }
 
 void AdapterRegistry::set_residency(AdapterId id, Residency residency) {

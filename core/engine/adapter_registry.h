@@ -31,9 +31,10 @@ public:
     // None for the base.
     AdapterPages pages_of(AdapterId id) const;
 
-    // Engine's thread: adapters that are leaving and have no request left; forget() ends them.
+    // Engine's thread: adapters that are leaving and have no request left; forget() ends them, and gives back what may
+    // be the last reference to what it takes long to let go of.
     std::vector<AdapterId> removable() const;
-    void forget(AdapterId id);
+    std::shared_ptr<const HostAdapter> forget(AdapterId id);
     void set_residency(AdapterId id, Residency residency);
     std::shared_ptr<const HostAdapter> get(AdapterId id) const;  // null: gone
     std::string name(AdapterId id) const;                        // "base", or the adapter's

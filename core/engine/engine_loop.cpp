@@ -205,6 +205,7 @@ void EngineLoop::leave_out_homeless(Schedule& plan) {
         }
         scheduler_.adapter_arrived(id);  // it is on its way no more
         scheduler_.drop_adapter(id);
+        runner_->drop_adapter(id);  // of which a part may be there
         shared_.registry.set_residency(id, Residency::host);
     }
 }
@@ -502,7 +503,7 @@ void EngineLoop::collect_adapters() {
             int64_t us = 0;
             move_adapters({*move}, us);
         }
-        shared_.registry.forget(id);
+        shared_.disposal.take(shared_.registry.forget(id));
     }
 }
 

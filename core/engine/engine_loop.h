@@ -5,6 +5,7 @@
 #include "core/engine/admission.h"
 #include "core/engine/batch.h"
 #include "core/engine/clock.h"
+#include "core/engine/disposal.h"
 #include "core/engine/engine.h"
 #include "core/engine/mailbox.h"
 #include "core/engine/model_runner.h"
@@ -52,6 +53,7 @@ struct EngineShared {
     std::atomic<uint64_t> source_number{0};  // the one that is active or about to be; 0: none
     EngineClock clock;
     Mailbox mailbox;
+    Disposal disposal;  // of adapters that have left
     AdapterRegistry registry;
     StatusBoard board;
 };

@@ -89,10 +89,12 @@ public:
     // Whether load_adapter() returns before the copy has ended.
     virtual bool loads_in_background() const { return false; }
     // Copies the adapter, one of this runner's host_adapter(), into the pages of `run`: after all work that was begun
-    // before, beside what is begun later. OutOfDeviceMemory: the adapter is not there.
+    // before, beside what is begun later. OutOfDeviceMemory: the adapter is not there, and
+    // drop_adapter() is called for it before anything else is asked of it.
     virtual void load_adapter(AdapterId id, PageRun run, std::shared_ptr<const HostAdapter> adapter) = 0;
     // The loads that have ended since the last call, in order.
     virtual std::vector<AdapterArrival> take_arrivals() = 0;
+    // Takes no notice of one that is not there.
     virtual void drop_adapter(AdapterId id) = 0;
     // `common_block`: where the factors of a loaded adapter are batched from the next step on, factor_bytes of it.
     virtual void place_batched(AdapterId, PageRun) { CHECK(false); }

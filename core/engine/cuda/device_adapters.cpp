@@ -145,8 +145,9 @@ void DeviceAdapters<T>::plan_tables(DeviceAdapter& placed) {
     for (const auto* source : sources)
         if (*source) bytes += int64_t(sizeof(CudaTable)) + padded(ids_bytes(**source), 16);
     if (bytes == 0) return;
-    placed.tables = DeviceMemory(bytes);
-    placed.tables_from = PinnedMemory(bytes);
+    placed.tables = spare_tables_.take(bytes);
+    placed.tables_from = spare_tables_from_.take(bytes);
+    placed.tables_bytes = bytes;
     int64_t at = 0;
     for (size_t i = 0; i < std::size(sources); ++i) {
         if (!*sources[i]) continue;
@@ -235,8 +236,8 @@ void DeviceAdapters<T>::load(AdapterId id, std::byte* data, std::shared_ptr<cons
     CHECK_CUDA(cudaEventRecord(slot.begin, stream));
     pinned->copy_to(data, stream);
     CHECK_CUDA(cudaMemcpyAsync(slot.device, slot.host, size_t(slot_bytes_), cudaMemcpyHostToDevice, stream));
-    if (placed.tables.bytes() > 0)
-        CHECK_CUDA(cudaMemcpyAsync(placed.tables.data(), placed.tables_from.data(), size_t(placed.tables.bytes()),
+    if (placed.tables_bytes > 0)
+        CHECK_CUDA(cudaMemcpyAsync(placed.tables.data(), placed.tables_from.data(), size_t(placed.tables_bytes),
                                    cudaMemcpyHostToDevice, stream));
     pack(slot, runs);
     CHECK_CUDA(cudaEventRecord(slot.end, stream));
@@ -280,6 +281,9 @@ void DeviceAdapters<T>::drop(AdapterId id) {
         moving_.erase(moving);
     }
     free_slots_.push_back(it->second.slot);
+    // A copy into them begins after what the device was given before, as into the pool's pages.
+    spare_tables_.give(std::move(it->second.tables));
+    spare_tables_from_.give(std::move(it->second.tables_from));
     placed_.erase(it);
 }
 

@@ -5,6 +5,7 @@
 #include "core/adapter/adapter.h"
 #include "core/engine/adapter_strategy.h"
 #include "core/engine/cuda/pinned_adapter.h"
+#include "core/engine/cuda/spares.h"
 #include "core/engine/model_runner.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/rotate.h"
@@ -38,6 +39,7 @@ struct DeviceAdapter {
     const void* head_copy = nullptr;                        // T [vocab, hidden]; null: none
     DeviceMemory tables;                                    // those two and their token ids …
     PinnedMemory tables_from;                               // … and what they were copied from
+    int64_t tables_bytes = 0;
     AdapterNeeds needs;
     size_t slot = 0;
     bool awaited = false;  // the computation's stream has been told to wait for it
@@ -97,6 +99,8 @@ private:
     std::vector<PinnedMemory> slabs_from_;
     std::vector<Slot> slots_;
     std::vector<size_t> free_slots_;
+    Spares<DeviceMemory> spare_tables_;
+    Spares<PinnedMemory> spare_tables_from_;
     std::map<AdapterId, DeviceAdapter> placed_;
     std::deque<AdapterId> moving_;  // their copies run one after another
     cudaEvent_t given_ = nullptr;   // to the device's stream before a copy

@@ -28,7 +28,9 @@ void unpack_table(const Adapter& adapter, int64_t offset, int64_t rows, int64_t 
 
 }  // namespace
 
-PinnedAdapter::PinnedAdapter(std::shared_ptr<const Adapter> of) : HostAdapter(std::move(of)) {}
+PinnedAdapter::PinnedAdapter(std::shared_ptr<const Adapter> of) : HostAdapter(std::move(of)) {
+    CHECK_CUDA(cudaGetDevice(&device_));
+}
 
 std::shared_ptr<const PinnedAdapter> PinnedAdapter::make(std::shared_ptr<const Adapter> adapter,
                                                          const ModelConfig& config) {
@@ -44,6 +46,7 @@ std::shared_ptr<const PinnedAdapter> PinnedAdapter::make(std::shared_ptr<const A
 }
 
 PinnedAdapter::~PinnedAdapter() {
+    cudaSetDevice(device_);  // a thread that has used none would begin with the first, which may not be in use at all
     if (registered_) cudaHostUnregister(registered_);
 }
 

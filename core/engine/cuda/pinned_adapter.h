@@ -33,6 +33,7 @@ private:
     std::vector<Piece> pieces_;
     PinnedMemory copied_;
     void* registered_ = nullptr;
+    int device_ = 0;  // that was current when it was made
 };
 
 }  // namespace spartan

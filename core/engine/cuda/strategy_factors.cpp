@@ -31,13 +31,22 @@ const CudaFactors* DeviceFactors<T>::add(AdapterId id, std::shared_ptr<const Ada
         ++placed.num_runs;
         placed.largest = std::max(placed.largest, count * block * block);
     });
-    placed.table = DeviceMemory(config_.num_layers * kNumProjections * int64_t(sizeof(CudaFactors)));
-    placed.runs = DeviceMemory(placed.num_runs * int64_t(sizeof(CudaFactorRun)));
+    placed.table = spares_.take(config_.num_layers * kNumProjections * int64_t(sizeof(CudaFactors)));
+    placed.runs = spares_.take(placed.num_runs * int64_t(sizeof(CudaFactorRun)));
     // Until place(): no factors.
     CHECK_CUDA(cudaMemsetAsync(placed.table.data(), 0, size_t(placed.table.bytes()), device_.stream()));
     placed.adapter = std::move(adapter);
     placed.blob = blob;
     return placed_.insert_or_assign(id, std::move(placed)).first->second.table.template as<CudaFactors>();
+}
+
+template <class T>
+void DeviceFactors<T>::drop(AdapterId id) {
+    const auto it = placed_.find(id);
+    if (it == placed_.end()) return;
+    spares_.give(std::move(it->second.table));
+    spares_.give(std::move(it->second.runs));
+    placed_.erase(it);
 }
 
 template <class T>

@@ -4,6 +4,7 @@
 
 #include "core/adapter/adapter.h"
 #include "core/engine/batch.h"
+#include "core/engine/cuda/spares.h"
 #include "kernels/cuda/block_sparse.h"
 
 #include <algorithm>
@@ -38,7 +39,7 @@ public:
     const CudaFactors* add(AdapterId id, std::shared_ptr<const Adapter> adapter, const std::byte* blob);
     // Its factors are batched at `batched` from the next batch() on.
     void place(AdapterId id, std::byte* batched);
-    void drop(AdapterId id) { placed_.erase(id); }
+    void drop(AdapterId id);
 
     // Cuts what the batch's adapters brought to the size that they have in common, as far as it does not lie there from
     // an earlier batch, behind the work given to the device before. Returns the bytes written.
@@ -59,6 +60,7 @@ private:
 
     CudaDevice& device_;
     const ModelConfig& config_;
+    Spares<DeviceMemory> spares_;
     std::map<AdapterId, Placed> placed_;
     std::map<std::tuple<int64_t, int64_t, int64_t>, DeviceMemory> maps_;
 };

@@ -8,7 +8,9 @@
 
 #include <QtTest>
 #include <atomic>
+#include <future>
 #include <limits>
+#include <set>
 #include <thread>
 
 using namespace spartan;
@@ -71,11 +73,12 @@ std::shared_ptr<const HostAdapter> on_host(std::shared_ptr<const Adapter> adapte
     return std::make_shared<const HostAdapter>(std::move(adapter));
 }
 
-// A CPU's runner that refuses one adapter's memory and, once its device is lost, everything, as a GPU's does then.
+// A CPU's runner that refuses one adapter's memory while it is told to, with a part of it already there, and, once its
+// device is lost, everything, as a GPU's does then.
 class RefusingRunner final : public ModelRunner {
 public:
-    RefusingRunner(std::unique_ptr<ModelRunner> runner, std::string refused)
-        : runner_(std::move(runner)), refused_(std::move(refused)) {}
+    RefusingRunner(std::unique_ptr<ModelRunner> runner, std::string refused, const std::atomic<bool>& refuses)
+        : runner_(std::move(runner)), refused_(std::move(refused)), refuses_(refuses) {}
     void forward(const Batch& batch, const KeepGoing& keep_going, const HeadLogits& logits,
                  ForwardResult& result) override {
         check();
@@ -83,7 +86,11 @@ public:
     }
     void load_adapter(AdapterId id, PageRun run, std::shared_ptr<const HostAdapter> host) override {
         check();
-        if (host->adapter->name == refused_) throw OutOfDeviceMemory("its tables were refused");
+        if (parts_.contains(id)) throw DeviceError("a part of the adapter is still there");
+        if (refuses_ && host->adapter->name == refused_) {
+            parts_.insert(id);
+            throw OutOfDeviceMemory("its tables were refused");
+        }
         runner_->load_adapter(id, run, std::move(host));
     }
     std::vector<AdapterArrival> take_arrivals() override {
@@ -92,6 +99,7 @@ public:
     }
     void drop_adapter(AdapterId id) override {
         check();
+        parts_.erase(id);
         runner_->drop_adapter(id);
     }
     void fill_pages(PageRun run, std::byte value) override {
@@ -108,6 +116,8 @@ private:
 
     std::unique_ptr<ModelRunner> runner_;
     std::string refused_;
+    const std::atomic<bool>& refuses_;
+    std::set<AdapterId> parts_;  // of adapters that were refused
     bool lost_ = false;
 };
 
@@ -117,9 +127,10 @@ struct RefusingLoop {
     Records records;
     EngineOptions options = expect(check_options(TestEngine::small_options(), *model));
     EngineShared shared{model, options, records.sink(), {}};
-    EngineLoop loop{shared,
-                    std::make_unique<RefusingRunner>(
-                        expect(make_runner(model, runner_limits(options, shared.pool_shape.total_pages), -1)), "big")};
+    std::atomic<bool> refuses{true};
+    EngineLoop loop{shared, std::make_unique<RefusingRunner>(
+                                expect(make_runner(model, runner_limits(options, shared.pool_shape.total_pages), -1)),
+                                "big", refuses)};
     std::thread thread;
     std::atomic<bool> ended{false};
     uint64_t next = 1;
@@ -167,6 +178,7 @@ private slots:
     void a_request_that_finds_no_memory_alone_ends();
     void no_memory_for_graphs_goes_on();
     void an_adapter_that_finds_no_memory_ends_its_requests();
+    void an_adapter_leaves_beside_the_steps();
     void a_lost_device_is_left_alone();
     void a_gpu_tells_of_its_memory_and_phases();
     void a_lost_device_ends_the_engine_and_another_can_be_made();  // the last: a GPU's context ends with it
@@ -317,14 +329,46 @@ void FaultsTest::an_adapter_that_finds_no_memory_ends_its_requests() {
     for (const AdapterId adapter : {AdapterId::base, big, small, big}) e.submit(adapter);
     e.start();
     QVERIFY(e.finishes(4));
-    QVERIFY(e.quits());
     for (const auto& [id, r] : e.records.finished()) {
         QCOMPARE(r.finish, r.adapter == big ? FinishReason::error : FinishReason::length);
         if (r.adapter == big)
             QCOMPARE(r.error, std::string("adapter big finds no device memory: its tables were refused"));
     }
+    e.refuses = false;  // memory has come free: the next one that asks for the adapter has it
+    e.submit(big);
+    QVERIFY(e.finishes(5));
+    QVERIFY(e.quits());
+    QCOMPARE(e.records.finished().at(RequestId(5)).finish, FinishReason::length);
     QCOMPARE(e.shared.queued.load(), int64_t(0));
     for (const AdapterStatus& a : e.shared.registry.status()) QCOMPARE(a.unfinished, int64_t(0));
+}
+
+// To unpin an adapter's memory takes as long as the device pleases: the steps go on meanwhile.
+void FaultsTest::an_adapter_leaves_beside_the_steps() {
+    if (test_device() >= 0) QSKIP("on the CPU alone, with adapters of its own");
+    struct SlowToLeave final : HostAdapter {
+        SlowToLeave(std::shared_ptr<const Adapter> of, std::shared_future<void> when)
+            : HostAdapter(std::move(of)), until(std::move(when)) {}
+        ~SlowToLeave() override { until.wait(); }
+        std::shared_future<void> until;
+    };
+    std::promise<void> leave;
+    RefusingLoop e;
+    const auto adapter = make_adapter(*e.model, "slow", {.rank = 4}, 1);
+    const AdapterId slow =
+        expect(e.shared.registry.add(std::make_shared<const SlowToLeave>(adapter, leave.get_future().share())));
+    e.submit(slow);
+    e.start();
+    QVERIFY(e.finishes(1));
+    expect(e.shared.registry.begin_removal(slow));
+    e.shared.mailbox.post(CollectCommand{});
+    for (int i = 0; i < 2000 && !e.shared.registry.status().empty(); ++i)
+        std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    e.submit(AdapterId::base);
+    const bool went_on = e.finishes(2);
+    leave.set_value();
+    QVERIFY(went_on);
+    QVERIFY(e.quits());
 }
 
 // Whatever is still asked of it fails: commands are served nevertheless, and the engine's thread ends.
