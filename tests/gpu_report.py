@@ -177,14 +177,16 @@ def paper_text(raw, runs):
         d = raw.json(run["name"])
         case = run["name"].removeprefix("paper-").replace("-", ":")
         if not d or run["code"] != 0:
-            rows.append([case, raw.why(run)] + [""] * 9)
+            rows.append([case, raw.why(run)] + [""] * 11)
             continue
         wanted = WANTED_REQUESTS.get(case)
+        gaps = d.get("gap_ms")
         rows.append([case, short(d["request_throughput"]), wanted or "", short(d["output_throughput"]), short(d["total_throughput"]),
                      short(d["duration_s"]), short(d["ttft_ms"]["p50"]), short(d["ttft_ms"]["p99"]), short(d["itl_ms"]["p50"]),
-                     short(d["itl_ms"]["p99"]), f"{run['seconds']:.0f}"])
+                     short(d["itl_ms"]["p99"]), *(short(gaps[p] * 1e3, 3) if gaps else "" for p in ("p50", "p99")),
+                     f"{run['seconds']:.0f}"])
     return table(["workload", "requests/s", "wanted", "output tokens/s", "all tokens/s", "s", "ttft p50 ms", "p99", "itl p50 ms", "p99",
-                  "whole s"], rows)
+                  "gap p50 us", "p99", "whole s"], rows)
 
 
 def tokens_of(recording):

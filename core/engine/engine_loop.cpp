@@ -1,7 +1,6 @@
 #include "core/engine/engine_loop.h"
 
 #include "kernels/check.h"
-#include "kernels/device_memory_error.h"
 
 #include <algorithm>
 #include <chrono>
@@ -16,7 +15,6 @@ constexpr bool kCheckWhenIdle = true;
 constexpr bool kCheckWhenIdle = false;
 #endif
 
-constexpr int32_t kStepsBeforeMore = 64;  // that go well with fewer rows, before more are tried
 constexpr int64_t kAskDriverEvery_us = 1'000'000;
 // How soon the end of a copy is seen while nothing is computed.
 constexpr std::chrono::microseconds kArrivalPoll{50};
@@ -59,234 +57,17 @@ void EngineLoop::turn() {
     turn_start_us_ = shared_.clock.now_us();
     take_arrivals();
     drain();
-    if (quit_ || hold_ || !failure_.empty()) return stay_held();
+    if (quit_ || hold_ || !failure_.empty()) {
+        if (flying_) land_flying();
+        return stay_held();
+    }
     const bool asked_all = poll_source();
-    if (!scheduler_.idle())
+    if (!scheduler_.idle() || flying_)
         step();
     else if (asked_all)
         rest();
     else
         publish_news();
-}
-
-// One step: decide, move adapters, compute, append, publish.
-void EngineLoop::step() {
-    const bool awaited = scheduler_.num_loading() > 0;
-    Schedule plan = scheduler_.schedule(++schedule_number_, shared_.clock.now_us());
-    CHECK(!plan.rows.empty() || awaited || scheduler_.num_loading() > 0);
-    pending_.preempted = plan.preempted;
-    collect_page_changes();
-    int64_t transfer_us = 0;
-    move_adapters(plan.moves, transfer_us);
-    leave_out_homeless(plan);
-    if (plan.rows.empty()) return await_adapters(plan);
-    for (const BatchedPages& b : plan.batched) runner_->place_batched(b.id, b.pages);
-    build_batch(plan.rows, batch_);
-    batch_sequences_.clear();
-    const int64_t scheduled_us = shared_.clock.now_us();
-    for (const ScheduledRow& row : plan.rows) {
-        batch_sequences_.push_back(row.sequence);
-        row.sequence->in_batch = true;
-        if (row.sequence->record.first_scheduled_us < 0) {
-            row.sequence->record.first_scheduled_us = scheduled_us;
-            --shared_.queued;
-        }
-    }
-    update_status(EngineState::running);
-
-    // What belongs to this step waits for its record; a cancellation meanwhile publishes its own, and with it the
-    // pages, whose changes and counts always go together.
-    StepRecord of_this_step;
-    of_this_step.preempted = std::exchange(pending_.preempted, {});
-    of_this_step.adapter_events = std::exchange(pending_.adapter_events, {});
-    of_this_step.bytes.transfer = std::exchange(pending_.bytes.transfer, 0);
-    of_this_step.times.transfer = std::exchange(pending_.times.transfer, 0);
-
-    std::string shortage;
-    try {
-        runner_->forward(
-            batch_, [this] { return keep_going(); },
-            [this](int32_t s, int64_t first, int64_t count, const float* logits) {
-                hand_out_logits(s, first, count, logits);
-            },
-            result_);
-    } catch (const OutOfDeviceMemory& e) {
-        result_ = {};
-        shortage = e.what();
-    }
-
-    const int64_t end_us = shared_.clock.now_us();
-    pending_.preempted = std::move(of_this_step.preempted);
-    pending_.adapter_events = std::move(of_this_step.adapter_events);
-    pending_.bytes.transfer = of_this_step.bytes.transfer;
-    pending_.trouble = std::move(result_.trouble);
-    if (result_.completed) take_results(plan, end_us);
-    std::vector<RequestId> batch;
-    for (Sequence* sequence : batch_sequences_) {
-        if (!shortage.empty()) batch.push_back(sequence->id());
-        sequence->in_batch = false;
-        if (sequence->over) retire(*sequence);
-    }
-    if (!shortage.empty())
-        do_with_less(batch, shortage);
-    else
-        try_more();
-    collect_adapters();
-    pending_.waiting_for = plan.waiting_for;
-    pending_.times = result_.times;
-    pending_.times.transfer += of_this_step.times.transfer;
-    pending_.strategy = strategy_of(shared_.options);
-    pending_.passes = result_.passes;
-    pending_.common_block = result_.common_block;
-    pending_.times.schedule = scheduled_us - turn_start_us_ - transfer_us;
-    if (result_.completed) {  // how much of it an abandoned step read is not known
-        pending_.bytes.weights = result_.bytes.weights;
-        pending_.bytes.adapters = result_.bytes.adapters;
-        pending_.bytes.kv = result_.bytes.kv;
-        pending_.bytes.staging = result_.bytes.staging;
-    }
-    publish(turn_start_us_, end_us);
-}
-
-void EngineLoop::move_adapters(const std::vector<AdapterMove>& moves, int64_t& transfer_us) {
-    for (const AdapterMove& move : moves) {
-        const auto host = shared_.registry.get(move.id);
-        const int64_t begin_us = shared_.clock.now_us();
-        try {
-            if (move.load)
-                runner_->load_adapter(move.id, move.pages, host);
-            else if (failure_.empty())
-                runner_->drop_adapter(move.id);
-        } catch (const OutOfDeviceMemory& e) {
-            homeless_[move.id] = "adapter " + host->adapter->name + " finds no device memory: " + e.what();
-            continue;
-        }
-        const int64_t us = shared_.clock.now_us() - begin_us;
-        transfer_us += us;
-        shared_.registry.set_residency(move.id, move.load ? Residency::moving : Residency::host);
-        if (move.load) continue;
-        const auto bytes = int64_t(host->adapter->blob.size());
-        pending_.adapter_events.push_back({move.id, AdapterEvent::Kind::evict, bytes, us, begin_us});
-    }
-    take_arrivals();
-}
-
-void EngineLoop::take_arrivals() {
-    if (!failure_.empty()) return;  // a lost device would say so again, each time before any command is served
-    for (const AdapterArrival& arrival : runner_->take_arrivals()) {
-        scheduler_.adapter_arrived(arrival.id);
-        shared_.registry.set_residency(arrival.id, Residency::pool);
-        const auto bytes = int64_t(shared_.registry.get(arrival.id)->adapter->blob.size());
-        pending_.bytes.transfer += bytes;
-        pending_.times.transfer += arrival.us;
-        pending_.adapter_events.push_back(
-            {arrival.id, AdapterEvent::Kind::load, bytes, arrival.us, shared_.clock.us_at(arrival.begin)});
-    }
-}
-
-// All who could run wait for adapters that are on their way: there is nothing to compute beside them.
-void EngineLoop::await_adapters(const Schedule& plan) {
-    pending_.waiting_for = plan.waiting_for;
-    update_status(EngineState::running);
-    publish_news();
-    if (scheduler_.num_loading() > 0) shared_.mailbox.wait(std::chrono::steady_clock::now() + kArrivalPoll);
-}
-
-// What a device needs for an adapter beside its pages was refused: the requests that were to run with it, or waited for
-// it to arrive, end.
-void EngineLoop::leave_out_homeless(Schedule& plan) {
-    for (const auto& [id, why] : std::exchange(homeless_, {})) {
-        std::erase_if(plan.rows, [id = id](const ScheduledRow& row) { return row.sequence->adapter() == id; });
-        std::erase_if(plan.batched, [id = id](const BatchedPages& b) { return b.id == id; });
-        for (auto it = live_.begin(); it != live_.end();) {
-            Sequence& s = *it++->second;
-            const bool was_to_run = s.num_blocks() > 0 || scheduler_.loading(id);
-            if (was_to_run && s.adapter() == id && !s.over) finish(s, FinishReason::error, why);
-        }
-        scheduler_.adapter_arrived(id);  // it is on its way no more
-        scheduler_.drop_adapter(id);
-        runner_->drop_adapter(id);  // of which a part may be there
-        shared_.registry.set_residency(id, Residency::host);
-    }
-}
-
-// The tables of fewer requests take less: the youngest of the batch wait. One that finds no memory alone cannot be
-// served.
-void EngineLoop::do_with_less(const std::vector<RequestId>& batch, const std::string& why) {
-    steps_at_limit_ = 0;
-    if (batch.size() > 1) {
-        row_limit_ = int32_t(batch.size() / 2);
-        const std::vector<RequestId> preempted = scheduler_.limit_rows(row_limit_);
-        pending_.preempted.insert(pending_.preempted.end(), preempted.begin(), preempted.end());
-        pending_.trouble = "out of device memory, so that at most " + std::to_string(row_limit_) +
-                           " requests run at once for now: " + why;
-        return;
-    }
-    const auto it = live_.find(batch.front());
-    if (it != live_.end() && !it->second->over)
-        finish(*it->second, FinishReason::error, "out of device memory: " + why);
-}
-
-void EngineLoop::try_more() {
-    if (row_limit_ == 0 || ++steps_at_limit_ < kStepsBeforeMore) return;
-    steps_at_limit_ = 0;
-    row_limit_ = row_limit_ < shared_.options.max_batch_rows / 2 ? row_limit_ * 2 : 0;
-    scheduler_.limit_rows(row_limit_);
-}
-
-// Asked between kernels. A cancelled request's record leaves at once; its rows go on to the step's end unless nobody in
-// the batch is wanted any more.
-bool EngineLoop::keep_going() {
-    if (!shared_.mailbox.urgent()) return true;
-    drain();
-    publish_news();
-    return std::any_of(batch_sequences_.begin(), batch_sequences_.end(), [](const Sequence* s) { return !s->over; });
-}
-
-void EngineLoop::hand_out_logits(int32_t sequence, int64_t first, int64_t count, const float* logits) {
-    Sequence& s = *batch_sequences_[size_t(sequence)];
-    CHECK(first == s.logits_done);
-    shared_.logits(s.id(), first, count, logits);
-    s.logits_done = int32_t(first + count);
-}
-
-void EngineLoop::take_results(const Schedule& plan, int64_t end_us) {
-    for (size_t i = 0; i < plan.rows.size(); ++i) {
-        Sequence& s = *plan.rows[i].sequence;
-        const int32_t n = plan.rows[i].num_tokens;
-        StepRow row{s.id(), s.adapter(), n, s.num_computed_tokens, s.in_prefill(), -1, FinishReason::none};
-        (row.prefill ? pending_.prefill_tokens : pending_.decode_tokens) += n;
-        s.num_computed_tokens += n;
-        if (!s.over) {
-            if (result_.not_finite[i])
-                finish(s, FinishReason::error,
-                       "adapter " + shared_.registry.name(s.adapter()) + ": logits are not finite in step " +
-                           std::to_string(next_step_));
-            else if (result_.tokens[i] >= 0)
-                append_token(s, row.token = result_.tokens[i], end_us);
-            else if (s.remaining_tokens() == 0)
-                finish(s, FinishReason::length);  // max_tokens 0: the prompt was all that was asked for
-        }
-        row.finish = s.record.finish;
-        pending_.rows.push_back(row);
-    }
-}
-
-void EngineLoop::append_token(Sequence& s, Token token, int64_t now_us) {
-    s.tokens.push_back(token);
-    RequestRecord& r = s.record;
-    r.output.push_back(token);
-    r.token_us.push_back(now_us);
-    if (r.first_token_us < 0) r.first_token_us = now_us;
-    r.last_token_us = now_us;
-    const SamplingParams& p = s.request.sampling;
-    const auto& eos = shared_.model->config().eos;
-    if (!p.ignore_eos && std::find(eos.begin(), eos.end(), token) != eos.end())
-        finish(s, FinishReason::eos);
-    else if (s.stop && s.stop->push(token))
-        finish(s, FinishReason::stop);
-    else if (int32_t(r.output.size()) >= p.max_tokens)
-        finish(s, FinishReason::length);
 }
 
 // Of what happened since the last record, at this moment.
@@ -479,13 +260,15 @@ void EngineLoop::finish(Sequence& s, FinishReason reason, std::string error) {
     r.output_tokens = int32_t(r.output.size());
     if (reason == FinishReason::stop) r.visible_bytes = s.stop->visible_bytes();
     pending_.finished.push_back(r);
+    if (s.source == source_number_ && s.source != 0) --source_unfinished_;
     if (!s.in_batch) retire(s);
 }
 
+// What it holds becomes free; it is gone once no step in flight is left that it is part of.
 void EngineLoop::retire(Sequence& s) {
     scheduler_.remove(s);
+    if (s.steps > 0) return;
     shared_.registry.release(s.adapter());
-    if (s.source == source_number_ && s.source != 0) --source_unfinished_;
     live_.erase(s.id());
 }
 
@@ -571,9 +354,11 @@ void EngineLoop::update_status(EngineState state) {
 void EngineLoop::fail(const std::string& why) {
     if (failure_.empty()) failure_ = why.empty() ? "unknown failure" : why;
     drop_source();
+    flying_ = nullptr;
     for (auto it = live_.begin(); it != live_.end();) {
         Sequence& s = *it++->second;
         s.in_batch = false;
+        s.steps = 0;
         if (s.over)
             retire(s);
         else

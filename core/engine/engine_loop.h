@@ -67,7 +67,7 @@ public:
 private:
     void turn();
     void step();
-    void await_adapters(const Schedule& plan);
+    void await_adapters();
     void rest();
     void publish_news();
     void stay_held();
@@ -98,15 +98,37 @@ private:
     void cancel_where(const std::function<bool(const Sequence&)>& which);
     void collect_adapters();
 
+    // A step from its schedule to its record.
+    struct Flight {
+        Schedule plan;
+        Batch batch;
+        std::vector<StepRow> rows;  // of the record, as far as they are known before
+        ForwardResult result;
+        bool ahead = false;    // launched, and not collected yet
+        std::string shortage;  // of device memory, for which the step did not take place
+        int64_t start_us = 0, scheduled_us = 0, schedule_us = 0;
+        // Of the record.
+        std::vector<RequestId> preempted;
+        std::vector<AdapterEvent> adapter_events;
+        int64_t transfer_bytes = 0, transfer_us = 0;
+
+        bool picks(size_t sequence) const { return batch.picking_head[sequence] >= 0; }
+    };
+    bool launch(Flight& f);
+    void take_off(Flight& f);
+    void compute(Flight& f);
+    void land(Flight& f);
+    void land_flying();
+
     // Parts of a step.
     void move_adapters(const std::vector<AdapterMove>& moves, int64_t& transfer_us);
     void take_arrivals();
     void leave_out_homeless(Schedule& plan);
     void do_with_less(const std::vector<RequestId>& batch, const std::string& why);
     void try_more();
-    bool keep_going();
-    void hand_out_logits(int32_t sequence, int64_t first, int64_t count, const float* logits);
-    void take_results(const Schedule& plan, int64_t end_us);
+    bool keep_going(const Flight& f);
+    void hand_out_logits(Sequence& sequence, int64_t first, int64_t count, const float* logits);
+    void take_results(Flight& f, int64_t end_us);
     void append_token(Sequence& sequence, Token token, int64_t now_us);
     void collect_page_changes();
 
@@ -128,10 +150,9 @@ private:
 
     StepRecord pending_;  // what the next record will tell
     int64_t next_step_ = 0, schedule_number_ = 0, publish_wait_us_ = 0;
-    int64_t turn_start_us_ = 0;
-    Batch batch_;
-    std::vector<Sequence*> batch_sequences_;
-    ForwardResult result_;
+    int64_t turn_start_us_ = 0, landed_us_ = 0;  // the end of the last step that has ended
+    Flight flights_[2];
+    Flight* flying_ = nullptr;      // the one in flight
     std::deque<Command> commands_;  // taken from the mailbox, not handled yet
     uint64_t taken_ = 0;            // commands ever taken
     bool hold_ = false, quit_ = false;

@@ -32,6 +32,7 @@ struct ForwardResult {
     std::vector<Token> tokens;        // [sequences]; -1: nothing was sampled
     std::vector<uint8_t> not_finite;  // [sequences]: sampling was asked for and a logit was NaN or +infinity
     StepTimes times;                  // of the phases that are the runner's
+    int64_t gap_us = -1;              // StepRecord::gap_us
     StepBytes bytes;
     std::string trouble;       // got over: StepRecord::trouble
     int32_t passes = 1;        // that the batch was computed in
@@ -76,11 +77,19 @@ class ModelRunner {
 public:
     virtual ~ModelRunner() = default;
 
-    // load_adapter() must have been called for every adapter of batch.segments. A step with one that is still on its
-    // way waits for it. Throws DeviceError when the device is lost; OutOfDeviceMemory (kernels/device_memory_error.h)
-    // when a smaller batch may still go.
+    // load_adapter() must have been called for every adapter of batch.segments, and every id is known. A step with one
+    // that is still on its way waits for it. Throws DeviceError when the device is lost; OutOfDeviceMemory
+    // (kernels/device_memory_error.h) when a smaller batch may still go.
     virtual void forward(const Batch& batch, const KeepGoing& keep_going, const HeadLogits& logits,
                          ForwardResult& result) = 0;
+
+    // Whether launch() and collect() may be called from now on. As forward() in two halves: launch() returns once the
+    // device has all it needs, with `completed` false where the step was abandoned before, and collect() waits for its
+    // end. One more step may be launched before the last is collected, which then runs after it; its ids may name
+    // tokens of that one. What is asked of the runner between the two (loads, fill_pages) comes after both.
+    virtual bool runs_ahead() const { return false; }
+    virtual void launch(const Batch&, const KeepGoing&, const HeadLogits&, ForwardResult&) { CHECK(false); }
+    virtual void collect(const Batch&, ForwardResult&) { CHECK(false); }
 
     // Any thread. An error: the system does not grant the memory.
     virtual Result<std::shared_ptr<const HostAdapter>> host_adapter(std::shared_ptr<const Adapter> adapter) const {

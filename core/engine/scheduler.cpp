@@ -33,8 +33,7 @@ void Scheduler::add(Sequence& sequence) {
 
 void Scheduler::remove(Sequence& sequence) {
     if (waiting_.erase(sequence.id()) == 1) return;
-    CHECK(running_.contains(sequence.id()));
-    leave_running(sequence);
+    if (running_.contains(sequence.id())) leave_running(sequence);
 }
 
 std::optional<AdapterMove> Scheduler::drop_adapter(AdapterId id) {
@@ -50,6 +49,7 @@ std::optional<AdapterMove> Scheduler::drop_adapter(AdapterId id) {
 Schedule Scheduler::schedule(int64_t step, int64_t now_us) {
     Schedule out;
     int32_t budget = limits_.max_batch_tokens;
+    let_ending_go();
     schedule_running(budget, step, out);
     // A page that was just taken from somebody is not handed to a newcomer.
     if (out.preempted.empty())
@@ -61,6 +61,14 @@ Schedule Scheduler::schedule(int64_t step, int64_t now_us) {
                std::make_tuple(b.sequence->adapter(), b.sequence->id());
     });
     return out;
+}
+
+// What this step computes comes after the steps in flight, so it may have their pages.
+void Scheduler::let_ending_go() {
+    for (auto it = running_.begin(); it != running_.end();) {
+        Sequence& sequence = *it++->second;
+        if (sequence.ends_in_flight()) leave_running(sequence);
+    }
 }
 
 void Scheduler::schedule_running(int32_t& budget, int64_t step, Schedule& out) {

@@ -17,6 +17,8 @@
 //   With one_adapter (adapters are merged into the weights) all running sequences use one adapter. The first in line
 //   chooses it when nobody runs; its turn takes along those with this adapter that wait at that moment, and lasts until
 //   they are done. Later ones join it only where nobody before them waits for another adapter.
+//   A step may be scheduled while the one before is in flight: every sequence of that one is taken to go on with the
+//   token that it picks, and those for whom it is the last in any case leave.
 //   Besides what a sequence needs, one block per running sequence must be free, so that an admission is not followed at
 //   once by a preemption.
 #pragma once
@@ -73,7 +75,7 @@ public:
 
     // Both keep the pointer until remove().
     void add(Sequence& sequence);
-    // Takes a sequence out, waiting or running, and frees its pages.
+    // Takes a sequence out, waiting or running, and frees its pages; one that has left already is none.
     void remove(Sequence& sequence);
     // Gives up an adapter's pages if it has any. No running sequence may use it, and it may not be on its way.
     std::optional<AdapterMove> drop_adapter(AdapterId id);
@@ -121,6 +123,7 @@ private:
         int32_t pages_short = 0;
     };
 
+    void let_ending_go();
     bool grow(Sequence& sequence, int32_t tokens);
     bool make_pages_for_decode(Sequence& sequence, Schedule& out);
     void schedule_running(int32_t& budget, int64_t step, Schedule& out);

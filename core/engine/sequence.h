@@ -24,15 +24,23 @@ struct Sequence {
     int32_t batched_pages = 0;          // and that its factors are batched into (common_block)
     uint64_t source = 0;                // number of the source that delivered it; 0: submitted
     int64_t passed_us = -1;             // when its adapter first found no room and others went past; -1: never
-    bool in_batch = false;              // of the step in flight
-    bool over = false;                  // its record is out; a step in flight may still hold its pages
+    int32_t coming = 0;                 // tokens that steps in flight pick for it
+    int32_t coming_from = -1;           // the last of these: by this head of its batch
+    int32_t steps = 0;                  // in flight that it is part of
+    bool in_batch = false;              // of the step that is being computed, or handed to a runner that runs ahead
+    bool over = false;                  // its record is out; steps in flight may still hold it
 
     RequestId id() const { return request.id; }
     AdapterId adapter() const { return request.adapter; }
-    int32_t num_tokens() const { return int32_t(tokens.size()); }
+    int32_t num_tokens() const { return int32_t(tokens.size()) + coming; }
+    int32_t output_tokens() const { return int32_t(record.output.size()) + coming; }
     int32_t prompt_tokens() const { return record.prompt_tokens; }
     int32_t remaining_tokens() const { return num_tokens() - num_computed_tokens; }
     int32_t num_blocks() const { return block_tables.empty() ? 0 : int32_t(block_tables[0].size()); }
+    // Whether the steps in flight are its last, whichever tokens they pick.
+    bool ends_in_flight() const {
+        return output_tokens() >= request.sampling.max_tokens && remaining_tokens() <= coming;
+    }
     bool in_prefill() const { return num_computed_tokens < std::max(prompt_tokens(), recompute_until); }
 };
 

@@ -25,7 +25,7 @@ struct StepRow {
 
 // Microseconds of wall time by what the step was doing; they sum to about end - start.
 struct StepTimes {
-    int64_t schedule = 0;  // mailbox, admission, pages, building the batch
+    int64_t schedule = 0;  // mailbox, admission, pages, building the batch; none of what ran beside the step before
     // Adapters into the pool, and what StepBytes::staging counts. A GPU's copies into the pool take theirs beside the
     // steps.
     int64_t transfer = 0;
@@ -109,12 +109,15 @@ struct Arrival {
 // was abandoned because nobody wanted its results any more: it has times, but no bytes.
 struct StepRecord {
     int64_t step = 0;
-    int64_t start_us = 0, end_us = 0;  // engine's clock
+    int64_t start_us = 0, end_us = 0;  // engine's clock; a step that was prepared beside another starts at its end
     int64_t held_us = 0;               // total time the run was held before this step (wall time left out of the clock)
     std::vector<StepRow> rows;         // in batch order: grouped by adapter
     int32_t prefill_tokens = 0, decode_tokens = 0, padding_tokens = 0;
     StepTimes times;
     StepBytes bytes;
+    // A GPU's idle time before the step's first kernel, since the last kernel of the step before; -1: not known, or
+    // that step had been waited for.
+    int64_t gap_us = -1;
     AdapterStrategy strategy = AdapterStrategy::folded;  // that the step ran by
     int32_t passes = 1;                                  // over the weights: one an adapter where it splits batches
     int64_t common_block = 0;                            // with common_block: what the batch's factors were cut to

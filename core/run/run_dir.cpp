@@ -204,6 +204,7 @@ Json step_to_json(const StepRecord& s) {
            {"finished", finished},
            {"strategy", name_of(s.strategy)}};
     if (s.device.total > 0) j["device"] = {s.device.total, s.device.used};
+    if (s.gap_us >= 0) j["gap_us"] = s.gap_us;
     if (s.passes != 1) j["passes"] = s.passes;
     if (s.common_block != 0) j["common_block"] = s.common_block;
     if (s.bytes.staging != 0) j["staging_bytes"] = s.bytes.staging;
@@ -284,6 +285,7 @@ Result<StepRecord> step_from_json(const Json& json, const std::string& file) {
         s.strategy = *parsed;
     else
         f.fail("strategy", parsed.error().found, parsed.error().expected);
+    s.gap_us = f.integer("gap_us", -1, 0, kMost);
     s.passes = int32_t(f.integer("passes", 1, 0, INT32_MAX));
     s.common_block = count(f, "common_block");
     s.bytes.staging = count(f, "staging_bytes");

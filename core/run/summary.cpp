@@ -105,6 +105,7 @@ void RunSummary::add(const StepRecord& step) {
     peak_pages_ = std::max(peak_pages_, step.pool.total_pages - step.pool.free_pages());
     if (first_held_us_ < 0) first_held_us_ = step.held_us;
     held_us_ = step.held_us;
+    if (step.gap_us >= 0) gaps_.add(step.gap_us);
     for (const AdapterEvent& e : step.adapter_events)
         events_.push_back({step.end_us, e.bytes, e.kind == AdapterEvent::Kind::load});
     for (const RequestRecord& r : step.finished) {
@@ -168,6 +169,7 @@ Json RunSummary::document(const Json& run, const std::vector<std::string>& adapt
     for (const auto& [repeat, totals] : repeats_) all.merge(totals);
     Json j = all.to_json(all.duration_s(), with_slo);
     j["held_s"] = first_held_us_ < 0 ? 0.0 : double(held_us_ - first_held_us_) / 1e6;
+    if (gaps_.n() > 0) j["gap_ms"] = stats_json(gaps_.stats_ms());
     j["adapters"] = adapters_json(run);
     const Json pool = part(run, "pool");
     j["pool"] = {{"pages", total_pages_},

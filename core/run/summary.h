@@ -76,6 +76,7 @@ private:
     std::map<int32_t, int64_t> finished_;
     std::vector<PoolEvent> events_;
     std::vector<std::string> failures_;
+    MicrosCounts gaps_;  // of a GPU, between steps
     int32_t total_pages_ = 0, peak_pages_ = 0;
     int64_t first_held_us_ = -1, held_us_ = 0;
 };

@@ -1,4 +1,4 @@
-// Launches that are captured once and replayed, and the time between two points of a stream.
+// Launches that are captured once and replayed, points of a stream, and the time between two.
 #pragma once
 
 #include "kernels/cuda/device.h"
@@ -7,6 +7,26 @@
 #include <utility>
 
 namespace spartan {
+
+// A point of the stream, and when the GPU came past it.
+class Milestone {
+public:
+    Milestone() { CHECK_CUDA(cudaEventCreate(&event_)); }
+    ~Milestone() { cudaEventDestroy(event_); }
+    Milestone(const Milestone&) = delete;
+    Milestone& operator=(const Milestone&) = delete;
+    void record(CudaDevice& device) { CHECK_CUDA(cudaEventRecord(event_, device.stream())); }
+    void wait() const { CHECK_CUDA(cudaEventSynchronize(event_)); }
+    // Once the GPU is past both.
+    double ms_since(const Milestone& earlier) const {
+        float value = 0;
+        CHECK_CUDA(cudaEventElapsedTime(&value, earlier.event_, event_));
+        return double(value);
+    }
+
+private:
+    cudaEvent_t event_ = nullptr;
+};
 
 // What the GPU takes from one point of the stream to a later one.
 class Stopwatch {

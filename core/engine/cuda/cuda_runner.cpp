@@ -8,6 +8,7 @@
 #include "core/engine/cuda_backend.h"
 #include "core/engine/device_fit.h"
 #include "kernels/check.h"
+#include "kernels/cuda/follow.h"
 #include "kernels/cuda/graph.h"
 #include "kernels/cuda/trap.h"
 #include "kernels/device_memory_error.h"
@@ -15,7 +16,9 @@
 #include <algorithm>
 #include <bit>
 #include <chrono>
+#include <cmath>
 #include <functional>
+#include <iterator>
 #include <map>
 #include <optional>
 #include <tuple>
@@ -27,6 +30,7 @@ namespace {
 // Decode batches are padded to one of these row counts, so that few graphs serve all of them.
 constexpr int64_t kRowBuckets[] = {1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256};
 constexpr int kMostGraphs = 128;
+constexpr int64_t kMostInFlight = 2;  // steps
 constexpr int64_t kMoreThanAnyGpu = int64_t(1) << 48;
 
 int64_t bucket_of(int64_t rows) {  // 0: more than any holds
@@ -68,8 +72,9 @@ public:
           adapters_(device_, model_->config(), limits.strategy),
           factors_(device_, model_->config()),
           timer_(device_),
-          tables_(device_, model_->config().num_layers, limits.batch_invariant),
-          tokens_(std::max<int64_t>(limits.max_tokens, forward_.head_block()) * int64_t(sizeof(int32_t))) {
+          tables_(device_, model_->config().num_layers, limits.batch_invariant) {
+        const int64_t most_heads = std::max<int64_t>(limits.max_tokens, forward_.head_block());
+        for (Lane& lane : lanes_) lane.tokens = PinnedMemory(most_heads * int64_t(sizeof(int32_t)));
         set_phase_times(limits.phase_times);
         set_switches({.graphs = limits.graphs});
         forward_.prepare_products(limits.max_tokens);
@@ -79,16 +84,30 @@ public:
 
     void forward(const Batch& batch, const KeepGoing& keep_going, const HeadLogits& logits,
                  ForwardResult& result) override {
+        launch(batch, keep_going, logits, result);
+        if (result.completed) collect(batch, result);
+    }
+
+    // Events between the launches belong to one step at a time, and so does a merged copy of the weights.
+    bool runs_ahead() const override { return !phase_times_ && !merger_ && !switches_.timed; }
+
+    void launch(const Batch& batch, const KeepGoing& keep_going, const HeadLogits& logits,
+                ForwardResult& result) override {
+        CHECK(launched_ - collected_ < kMostInFlight);
         device_.make_current();
         result.times = {};
         result.bytes = {};
         result.device_ms = 0;
+        result.gap_us = -1;
         result.tokens.assign(batch.sequences.size(), -1);
         result.not_finite.assign(batch.sequences.size(), 0);
         result.completed = keep_going();
         if (!result.completed) return;
         if (causes(Fault::out_of_memory)) DeviceMemory too_much(kMoreThanAnyGpu);
-        const auto begin = std::chrono::steady_clock::now();
+        Lane& lane = lanes_[launched_ % std::size(lanes_)];
+        lane.launched = std::chrono::steady_clock::now();
+        lane.at_once = launched_ > collected_;
+        lane.phases = phase_times_;
         collect_adapters(batch);
         const StepTables::Plan& plan = tables_.plan(batch, adapter_of_segment_);
         const bool wants_logits =
@@ -104,22 +123,37 @@ public:
                              rows_of_graph(batch.num_rows()) <= forward_.head_block();
         try {
             if (replays)
-                replay(batch, plan);
+                replay(batch, plan, lane);
             else
-                launch_all(batch, plan, logits);
-            hand_out_tokens(batch, result);
+                launch_all(batch, plan, logits, lane);
+            lane.computed.record(device_);
+            send_tokens(batch, lane);
         } catch (...) {  // what was launched still reads the tables, which the next step writes
             cudaStreamSynchronize(device_.stream());
             throw;
         }
+        count_bytes(batch, result.bytes);
+        result.trouble = std::exchange(trouble_, {});
+        ++launched_;
+    }
+
+    void collect(const Batch& batch, ForwardResult& result) override {
+        CHECK(collected_ < launched_);
+        device_.make_current();
+        const Lane& lane = lanes_[collected_ % std::size(lanes_)];
+        const Lane& before = lanes_[(collected_ + std::size(lanes_) - 1) % std::size(lanes_)];
+        ++collected_;
+        lane.sent.wait();
+        hand_out_tokens(batch, lane, result);
+        const auto now = std::chrono::steady_clock::now();
         if (switches_.timed) result.device_ms = stopwatch_.ms();
-        if (phase_times_)
+        if (lane.phases)
             timer_.read(result.times);
         else  // the GPU's whole step
             result.times.other =
-                std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now() - begin).count();
-        count_bytes(batch, result.bytes);
-        result.trouble = std::exchange(trouble_, {});
+                std::chrono::duration_cast<std::chrono::microseconds>(now - std::max(lane.launched, ended_)).count();
+        if (lane.at_once) result.gap_us = std::llround(lane.begun.ms_since(before.computed) * 1e3);
+        ended_ = now;
     }
 
     Result<std::shared_ptr<const HostAdapter>> host_adapter(std::shared_ptr<const Adapter> adapter) const override {
@@ -203,6 +237,15 @@ public:
     }
 
 private:
+    // What a step in flight is collected from.
+    struct Lane {
+        PinnedMemory tokens;
+        Milestone begun, computed, sent;  // before the first kernel, after the last, with the tokens on the host
+        std::chrono::steady_clock::time_point launched;
+        bool at_once = false;  // launched while the step before was in flight
+        bool phases = false;
+    };
+
     // All that launches depend on apart from the tables.
     struct GraphKey {
         int64_t rows, max_blocks, heads, ahead_bytes;
@@ -256,7 +299,18 @@ private:
         return own;
     }
 
-    void launch_all(const Batch& batch, const StepTables::Plan& plan, const HeadLogits& logits) {
+    // The batch's tables on the device, with the tokens of the step before in their places. Kernels that overlap what
+    // is launched before them, and read tables early, may come next.
+    StepView send_tables(const Batch& batch, const StepShape& shape) {
+        const bool beside_copies = adapters_.copying();
+        if (!tables_.send(batch, shape, beside_copies)) graphs_.clear();
+        const StepView view = tables_.view(shape);
+        if (batch.follows || beside_copies)
+            follow(device_, const_cast<Token*>(view.ids), batch.num_rows(), forward_.tokens());
+        return view;
+    }
+
+    void launch_all(const Batch& batch, const StepTables::Plan& plan, const HeadLogits& logits, Lane& lane) {
         StepShape shape;
         shape.rows = batch.num_rows();
         shape.tiles = int64_t(plan.tiles.size());
@@ -265,9 +319,8 @@ private:
         shape.heads = int64_t(batch.heads.size());
         own_parts_of(shape);
         shape.attention = {shape.rows, int64_t(plan.attention.decode.size()), int64_t(plan.attention.prefill.size())};
-        // Kernels whose launches overlap may read tables before those are fetched.
-        if (!tables_.send(batch, shape, adapters_.copying() && !device_.overlaps_launches())) graphs_.clear();
-        const StepView view = tables_.view(shape);
+        const StepView view = send_tables(batch, shape);
+        lane.begun.record(device_);
         if (phase_times_) timer_.begin();
         forward_.layers(shape, view, needs_, pool());
         for (int64_t first = 0; first < shape.heads; first += forward_.head_block()) {
@@ -277,7 +330,7 @@ private:
         }
     }
 
-    void replay(const Batch& batch, const StepTables::Plan& plan) {
+    void replay(const Batch& batch, const StepTables::Plan& plan, Lane& lane) {
         StepShape shape;
         shape.rows = rows_of_graph(batch.num_rows());
         shape.tiles = shape.sequences = shape.heads = shape.rows;
@@ -285,23 +338,26 @@ private:
         own_parts_of(shape);
         const int64_t items = shape.rows * ((shape.max_blocks * block_tokens_ + kSplitKeys - 1) / kSplitKeys);
         shape.attention = {shape.rows, std::min(items, forward_.largest_attention().decode_items), 0};
-        if (!tables_.send(batch, shape, adapters_.copying() && captures_)) graphs_.clear();
+        const StepView view = send_tables(batch, shape);
         const GraphKey key{shape.rows,        shape.max_blocks, shape.heads,  switches_.ahead_bytes,
                            switches_.overlap, needs_,           factor_shape_};
         auto found = graphs_.find(key);
         if (found == graphs_.end()) {
-            if (graphs_.size() >= kMostGraphs) graphs_.clear();
-            const StepView view = tables_.view(shape);
+            if (graphs_.size() >= kMostGraphs) {
+                device_.synchronize();  // one may be in flight
+                graphs_.clear();
+            }
             const auto launches = [&] {
                 forward_.layers(shape, view, needs_, pool());
                 forward_.heads(shape, view, 0, shape.heads);
             };
             found = capture(key, launches);
             if (found == graphs_.end()) {
-                device_.synchronize();  // see launch_all()
+                lane.begun.record(device_);
                 return launches();
             }
         }
+        lane.begun.record(device_);
         try {
             found->second.launch(device_);
         } catch (...) {
@@ -331,14 +387,17 @@ private:
         return true;
     }
 
-    void hand_out_tokens(const Batch& batch, ForwardResult& result) {
+    void send_tokens(const Batch& batch, Lane& lane) {
         const size_t bytes = batch.heads.size() * sizeof(int32_t);
         if (bytes > 0)
-            CHECK_CUDA(
-                cudaMemcpyAsync(tokens_.data(), forward_.tokens(), bytes, cudaMemcpyDeviceToHost, device_.stream()));
+            CHECK_CUDA(cudaMemcpyAsync(lane.tokens.data(), forward_.tokens(), bytes, cudaMemcpyDeviceToHost,
+                                       device_.stream()));
         if (switches_.timed) stopwatch_.stop(device_);
-        device_.synchronize();
-        const auto* tokens = reinterpret_cast<const int32_t*>(tokens_.data());
+        lane.sent.record(device_);
+    }
+
+    void hand_out_tokens(const Batch& batch, const Lane& lane, ForwardResult& result) {
+        const auto* tokens = reinterpret_cast<const int32_t*>(lane.tokens.data());
         for (size_t i = 0; i < batch.heads.size(); ++i) {
             const HeadRow& head = batch.heads[i];
             const auto s = size_t(head.sequence);
@@ -396,7 +455,9 @@ private:
     FactorShape factor_shape_;  // of the step in progress
     PhaseTimer timer_;
     StepTables tables_;
-    PinnedMemory tokens_;
+    Lane lanes_[kMostInFlight + 1];  // and the one before those in flight
+    int64_t launched_ = 0, collected_ = 0;
+    std::chrono::steady_clock::time_point ended_{};  // when the last step was collected
     std::vector<float> host_logits_;
     std::map<GraphKey, CudaGraph> graphs_;
 

@@ -29,7 +29,9 @@ T* writable(const T* p) {
 }  // namespace
 
 StepTables::StepTables(CudaDevice& device, int64_t num_layers, bool row_by_row)
-    : device_(device), num_layers_(num_layers), row_by_row_(row_by_row), host_(kLeastBytes), memory_(kLeastBytes) {}
+    : device_(device), num_layers_(num_layers), row_by_row_(row_by_row), memory_(kLeastBytes) {
+    for (PinnedMemory& host : hosts_) host = PinnedMemory(kLeastBytes);
+}
 
 template <class Visit>
 void StepTables::visit(StepView& v, const StepShape& s, int64_t num_layers, const Visit& table) {
@@ -91,34 +93,38 @@ bool StepTables::send(const Batch& batch, const StepShape& shape, bool beside_co
     visit(sizes, shape, num_layers_, [&](auto* table, int64_t count) { bytes += bytes_of(table, count); });
     const bool fits = bytes <= memory_.bytes();
     if (!fits) grow(bytes);
-    std::memset(host_.data(), 0, size_t(bytes));
+    filled_ = 1 - filled_;
+    std::byte* host = hosts_[filled_].data();
+    std::memset(host, 0, size_t(bytes));
     fill(batch, shape);
     if (beside_copies)
-        fetch(device_, memory_.data(), host_.data(), bytes);
+        fetch(device_, memory_.data(), host, bytes);
     else
-        CHECK_CUDA(
-            cudaMemcpyAsync(memory_.data(), host_.data(), size_t(bytes), cudaMemcpyHostToDevice, device_.stream()));
+        CHECK_CUDA(cudaMemcpyAsync(memory_.data(), host, size_t(bytes), cudaMemcpyHostToDevice, device_.stream()));
     return fits;
 }
 
 // Twice as much as is needed now, so that it seldom happens; where that is refused, just enough in the old one's place.
 void StepTables::grow(int64_t bytes) {
+    device_.synchronize();  // a step in flight reads them
     try {
-        PinnedMemory host(2 * bytes);
+        PinnedMemory host(2 * bytes), other(2 * bytes);
         memory_ = DeviceMemory(2 * bytes);
-        host_ = std::move(host);
+        hosts_[0] = std::move(host);
+        hosts_[1] = std::move(other);
     } catch (const OutOfDeviceMemory&) {
         memory_ = {};
-        host_ = PinnedMemory(bytes);
+        for (PinnedMemory& host : hosts_) host = PinnedMemory(bytes);
         memory_ = DeviceMemory(bytes);
     }
 }
 
 void StepTables::fill(const Batch& batch, const StepShape& shape) {
     const StepView on_device = view(shape);
+    const std::byte* const filled = hosts_[filled_].data();
     const auto host = [&]<class T>(const T* device) {
         return writable(
-            reinterpret_cast<const T*>(host_.data() + (reinterpret_cast<const std::byte*>(device) - memory_.data())));
+            reinterpret_cast<const T*>(filled + (reinterpret_cast<const std::byte*>(device) - memory_.data())));
     };
     const auto copy = [&]<class T>(const T* to, const std::vector<T>& from, int64_t room) {
         CHECK(int64_t(from.size()) <= room);

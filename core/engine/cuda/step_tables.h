@@ -54,10 +54,10 @@ public:
     // `adapters[i]` belongs to batch.segments[i]; null: the base.
     const Plan& plan(const Batch& batch, std::span<const DeviceAdapter* const> adapters);
 
-    // Sends what plan() made, padded to `shape`. False: the memory had to grow, so that views of it, and graphs with
-    // them, are void.
-    // beside_copies: a copy engine may be busy with an adapter, for milliseconds, so a kernel fetches the tables; what
-    // is launched next must not overlap it (a graph does not).
+    // Sends what plan() made, padded to `shape`; the last but one that was sent must have arrived. False: the memory
+    // had to grow, so that views of it, and graphs with them, are void. beside_copies: a copy engine may be busy with
+    // an adapter, for milliseconds, so a kernel fetches the tables; what is launched next must not overlap it (a graph
+    // does not).
     bool send(const Batch& batch, const StepShape& shape, bool beside_copies);
     StepView view(const StepShape& shape) const;
 
@@ -72,7 +72,8 @@ private:
     int64_t num_layers_;
     bool row_by_row_;
     Plan plan_;
-    PinnedMemory host_;
+    PinnedMemory hosts_[2];  // one is filled while the other travels
+    int filled_ = 0;         // the one that is, or was last
     DeviceMemory memory_;
 };
 

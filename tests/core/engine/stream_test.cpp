@@ -1,11 +1,9 @@
 // labels: gpu
 // Residency `stream`, and adapters that are on their way while others compute.
-#include "core/engine/engine_loop.h"
-#include "fixture.h"
+#include "loop_engine.h"
 
 #include <QtTest>
 #include <set>
-#include <thread>
 
 using namespace spartan;
 using namespace spartan::test;
@@ -25,104 +23,14 @@ std::vector<std::shared_ptr<Adapter>> some_adapters(const Model& model, int coun
     return adapters;
 }
 
-// Loads end only when the engine has asked so many times, and until then the pages hold NaN.
-class SlowRunner final : public ModelRunner {
-public:
-    SlowRunner(std::unique_ptr<ModelRunner> runner, int asks) : runner_(std::move(runner)), asks_(asks) {}
-
-    void forward(const Batch& batch, const KeepGoing& keep_going, const HeadLogits& logits,
-                 ForwardResult& result) override {
-        for (const AdapterSegment& s : batch.segments)
-            for (const Moving& m : moving_) used_too_early |= m.id == s.adapter;
-        runner_->forward(batch, keep_going, logits, result);
-    }
-    bool loads_in_background() const override { return true; }
-    void load_adapter(AdapterId id, PageRun run, std::shared_ptr<const HostAdapter> host) override {
-        runner_->fill_pages(run, std::byte{0xff});
-        moving_.push_back({id, run, std::move(host), asks_});
-    }
-    std::vector<AdapterArrival> take_arrivals() override {
-        std::vector<AdapterArrival> arrived;
-        while (!moving_.empty() && moving_.front().asks == 0) {
-            runner_->load_adapter(moving_.front().id, moving_.front().run, moving_.front().host);
-            for (const AdapterArrival& a : runner_->take_arrivals()) arrived.push_back({a.id, a.begin, 1234});
-            moving_.erase(moving_.begin());
-        }
-        for (Moving& m : moving_) m.asks = std::max(m.asks - 1, 0);
-        return arrived;
-    }
-    void drop_adapter(AdapterId id) override {
-        for (const Moving& m : moving_) dropped_too_early |= m.id == id;
-        runner_->drop_adapter(id);
-    }
-    void fill_pages(PageRun run, std::byte value) override { runner_->fill_pages(run, value); }
-    int64_t workspace_bytes() const override { return runner_->workspace_bytes(); }
-    void cause_fault(Fault fault) override { runner_->cause_fault(fault); }
-
-    bool used_too_early = false, dropped_too_early = false;
-
-private:
-    struct Moving {
-        AdapterId id{};
-        PageRun run;
-        std::shared_ptr<const HostAdapter> host;
-        int asks = 0;
-    };
-    std::unique_ptr<ModelRunner> runner_;
-    int asks_;
-    std::vector<Moving> moving_;
-};
-
-// An engine's loop with such a runner, on a thread.
-struct SlowEngine {
-    Records records;
-    EngineShared shared;
-    SlowRunner* runner = nullptr;
-    std::unique_ptr<EngineLoop> loop;
-    std::thread thread;
-    uint64_t next = 1;
-
+// An engine's loop with a slow runner.
+struct SlowEngine : LoopEngine {
     SlowEngine(std::shared_ptr<const Model> model, const EngineOptions& wanted, int asks)
-        : shared(model, expect(check_options(wanted, *model)), records.sink(), {}) {
-        auto cpu = expect(make_runner(model, runner_limits(shared.options, shared.pool_shape.total_pages), -1));
-        auto slow = std::make_unique<SlowRunner>(std::move(cpu), asks);
-        runner = slow.get();
-        loop = std::make_unique<EngineLoop>(shared, std::move(slow));
-        shared.mailbox.post(HoldCommand{true});
-        thread = std::thread([this] { loop->run(); });
-    }
-    ~SlowEngine() {
-        shared.mailbox.post(QuitCommand{});
-        thread.join();
-    }
-    AdapterId add(std::shared_ptr<const Adapter> adapter) {
-        return expect(shared.registry.add(std::make_shared<const HostAdapter>(std::move(adapter))));
-    }
-    RequestId submit(Request r) {
-        expect(shared.registry.acquire(r.adapter));
-        r.id = RequestId(next++);
-        r.arrival_us = 0;
-        ++shared.queued;
-        const RequestId id = r.id;
-        shared.mailbox.post(SubmitCommand{std::move(r)});
-        return id;
-    }
-    void go() { shared.mailbox.post(HoldCommand{false}); }
-    bool wait(const std::function<bool()>& until) const {
-        for (int i = 0; i < 20'000 && !until(); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(1));
-        return until();
-    }
-    bool wait_finished(size_t count) const {
-        return wait([&] { return records.finished().size() == count; });
-    }
+        : LoopEngine(std::move(model), wanted, [&](std::unique_ptr<ModelRunner> cpu) {
+              return std::make_unique<SlowRunner>(std::move(cpu), asks);
+          }) {}
+    const SlowRunner* runner = static_cast<const SlowRunner*>(&loop->runner());
 };
-
-EngineOptions cpu_options(const Model& model) {
-    EngineOptions o = TestEngine::small_options();
-    o.cuda_device = -1;
-    o.pool_bytes = page_bytes(model, o.block_tokens) * 200;
-    return o;
-}
 
 // Adapters in the pool after each record, at most, and loads in all.
 std::pair<int64_t, int64_t> most_at_once(const std::vector<StepRecordPtr>& records) {
@@ -247,11 +155,7 @@ private slots:
         QCOMPARE(done.at(with).finish, FinishReason::length);
         QCOMPARE(done.at(cancelled).finish, FinishReason::cancelled);
         QVERIFY(!e.runner->used_too_early && !e.runner->dropped_too_early);
-        const auto state = [&] {
-            std::lock_guard lock(e.shared.board.mutex);
-            return e.shared.board.status;
-        };
-        QVERIFY(e.wait([&] { return state().state == EngineState::idle && state().pool.adapter_pages == 0; }));
+        QVERIFY(e.wait([&] { return e.status().state == EngineState::idle && e.status().pool.adapter_pages == 0; }));
     }
 
     void random_loads_beside_the_steps_change_no_answer() {

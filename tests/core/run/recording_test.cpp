@@ -96,6 +96,7 @@ StepRecord random_step(std::mt19937_64& random) {
     for (int64_t i = n(3); i-- > 0;)
         s.adapter_events.push_back({AdapterId(uint32_t(n(9))), AdapterEvent::Kind(n(2)), n(99), n(99), n(99)});
     if (n(2) == 0) s.device = {1 + n(1000), n(1000)};
+    if (n(2) == 0) s.gap_us = n(99);
     if (n(2) == 0) s.trouble = "out of \"memory\"\n" + std::to_string(n(9));
     return s;
 }
@@ -322,6 +323,7 @@ private slots:
         broken->finished[5].error = "no";
         broken->finished[4].origin.slo_ttft_ms = 0.5f;  // its own limit, missed
         broken->finished[3].warmup = true;
+        broken->gap_us = 40;  // the others do not know theirs
         steps.back() = broken;
         const auto run = open_run(record(dir, steps));
         const auto d = summarise_run(*run);
@@ -335,6 +337,8 @@ private slots:
         QCOMPARE((*d)["output_throughput"].get<double>(), 44 / 0.011);
         QCOMPARE((*d)["ttft_ms"]["p99"].get<double>(), 1.0);
         QCOMPARE((*d)["itl_ms"]["n"].get<int>(), 40);
+        QCOMPARE((*d)["gap_ms"]["n"].get<int>(), 1);
+        QCOMPARE((*d)["gap_ms"]["p50"].get<double>(), 0.04);
         QCOMPARE((*d)["itl_ms"]["mean"].get<double>(), 1.0);
         QCOMPARE((*d)["tpot_ms"]["mean"].get<double>(), 1.0);
         QCOMPARE((*d)["e2e_ms"]["p50"].get<double>(), 11.0);
