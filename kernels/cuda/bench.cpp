@@ -76,18 +76,18 @@ double KernelBench::median_us(const Case& c, bool overlapping) {
     return us[us.size() / 2] / double(count);
 }
 
-GpuKernelTiming::Timing KernelBench::share_of(const Cost& cost, double us) const {
-    const double floor_s =
-        std::max(double(cost.bytes) / limits_.read_bytes_per_s, double(cost.flops) / limits_.bf16_flops);
+GpuKernelTiming::Timing KernelBench::share_of(const Case& c, double us) const {
+    const double floor_s = std::max(double(c.cost.bytes) / limits_.read_bytes_per_s,
+                                    double(c.cost.flops) / (c.in_f32 ? limits_.f32_flops : limits_.bf16_flops));
     return {us, us > 0 ? floor_s * 1e6 / us : 0};
 }
 
 void KernelBench::time(const Case& c) {
     GpuKernelTiming t{.name = c.name, .cost = c.cost, .alone = {}, .chain = {}, .peer = {}, .wrong = c.wrong};
     if (c.wrong.empty()) {
-        t.alone = share_of(c.cost, median_us(c, false));
-        t.chain = share_of(c.cost, median_us(c, true));
-        t.peer = share_of(c.cost, c.peer_us);
+        t.alone = share_of(c, median_us(c, false));
+        t.chain = share_of(c, median_us(c, true));
+        t.peer = share_of(c, c.peer_us);
     }
     device.set_overlap_launches(true);
     timings_.push_back(std::move(t));
@@ -100,6 +100,7 @@ std::vector<GpuKernelTiming> bench_kernels(CudaDevice& device, const MachineLimi
     bench_products(bench);
     bench_rotations(bench);
     bench_low_ranks(bench);
+    bench_folds(bench);
     bench_attention(bench);
     bench_rows(bench);
     bench_sampling(bench);

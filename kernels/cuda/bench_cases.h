@@ -47,6 +47,7 @@ public:
         double peer_us = 0;
         int64_t cold_bytes = 0;                      // that a launch reads of `cold`
         std::function<void(int64_t round)> enqueue;  // round < rounds(cold_bytes)
+        bool in_f32 = false;                         // its arithmetic is none for tensor cores
     };
     void time(const Case& c);
 
@@ -54,7 +55,7 @@ public:
 
 private:
     double median_us(const Case& c, bool overlapping);
-    GpuKernelTiming::Timing share_of(const Cost& cost, double us) const;
+    GpuKernelTiming::Timing share_of(const Case& c, double us) const;
 
     MachineLimits limits_;
     std::string only_;
@@ -115,6 +116,7 @@ private:
 void bench_products(KernelBench&);
 void bench_rotations(KernelBench&);
 void bench_low_ranks(KernelBench&);
+void bench_folds(KernelBench&);
 void bench_attention(KernelBench&);
 void bench_rows(KernelBench&);
 void bench_sampling(KernelBench&);

@@ -1,0 +1,186 @@
+#include "kernels/cuda/fold.h"
+
+#include "core/adapter/rotation.h"
+#include "gpu_fixture.h"
+#include "kernels/cuda/rotate.h"
+
+using namespace spartan;
+
+namespace {
+
+struct Case {
+    int64_t dim = 0, b = 0, m = 1;
+    double deviation = 0.05;  // of the entries of S
+    bool half = true;         // skew in bf16
+};
+
+std::string name_of(const Case& c) {
+    return text_of("dim ", c.dim, " b ", c.b, " m ", c.m, c.half ? " bf16" : " f32", " S ", c.deviation);
+}
+
+// Values as they are stored, with rubbish in the padding, and the groups that they fold to, in double precision.
+struct Rotation {
+    std::vector<float> skew;
+    std::vector<double> r;  // [dim / group][group][group]
+    int64_t group = 0, groups = 0;
+};
+
+Rotation random_rotation(const Case& c, uint32_t seed) {
+    Rotation out;
+    out.group = c.b << (c.m - 1);
+    out.groups = c.dim / out.group;
+    out.skew = random_values<float>(size_t(skew_values_of(c.dim, c.b, c.m)), seed, float(c.deviation));
+    if (c.half)
+        for (float& v : out.skew) v = to_float(to_bf16(v));
+    const Progress progress;
+    const float* at = out.skew.data();
+    for (int64_t g = 0; g < out.groups; ++g) {
+        Matrix factors;
+        for (int64_t i = 0; i < c.m << (c.m - 1); ++i, at += skew_values(c.b)) {
+            const Matrix q = cayley(oft_skew(at, c.b), c.b, progress);
+            factors.insert(factors.end(), q.begin(), q.end());
+        }
+        const Matrix product = compose_butterfly(factors, c.b, c.m, progress);
+        out.r.insert(out.r.end(), product.begin(), product.end());
+    }
+    return out;
+}
+
+template <class T>
+std::vector<T> stored_as(const std::vector<float>& values) {
+    std::vector<T> out;
+    for (const float v : values) out.push_back(from_float<T>(v));
+    return out;
+}
+
+// What the device made of it, in the memory of the whole rotation, cut into jobs of `at_once` groups.
+template <class T>
+std::vector<T> folded(CudaDevice& device, const Case& c, const Rotation& r, bool packed, int64_t at_once,
+                      int64_t groups, int most_blocks) {
+    const DeviceArray<bf16> half(c.half ? stored_as<bf16>(r.skew) : std::vector<bf16>());
+    const DeviceArray<float> full(c.half ? std::vector<float>() : r.skew);
+    const DeviceArray<T> out(packed ? size_t(packed_rotation_bytes(c.dim, r.group) / 2) : r.r.size());
+    const DeviceArray<float> scratch(size_t(groups * fold_scratch_bytes(c.b, c.m) / 4));
+    std::vector<FoldJob> jobs;
+    for (int64_t g = 0; g < groups; g += at_once) {
+        FoldJob& job = jobs.emplace_back();
+        const int64_t values = g * skew_values_of_group(c.b, c.m);
+        job.skew = c.half ? static_cast<const void*>(half.data() + values) : full.data() + values;
+        job.rotation = out.data();
+        if (scratch.size() > 0) job.factors = scratch.data() + g * fold_scratch_bytes(c.b, c.m) / 4;
+        job.group = int32_t(r.group);
+        job.first_group = int32_t(g);
+        job.groups = int32_t(std::min(at_once, groups - g));
+        job.half = c.half;
+        job.packed = packed;
+    }
+    const DeviceArray<FoldJob> on_device(jobs);
+    fold_rotations<T>(device, on_device.data(), int(jobs.size()), {int32_t(c.b), int32_t(c.m), int32_t(at_once)},
+                      most_blocks);
+    device.synchronize();
+    return out.read();
+}
+
+// `got` against D or R: one rounding of T, and what fp32 loses before it.
+template <class T>
+std::string check_value(T got, double want, double lost, int64_t i) {
+    const double bar = lost + std::abs(want) * (std::is_same_v<T, float> ? 0 : 1. / 256);
+    const double error = std::abs(double(to_float(got)) - want);
+    if (error <= bar) return {};
+    return text_of("value ", i, ": found ", to_float(got), ", expected ", want, " up to ", bar);
+}
+
+template <class T>
+std::string check(const Case& c, uint32_t seed = 1) {
+    CudaDevice device;
+    const Rotation r = random_rotation(c, seed);
+    const double lost = 3e-6 * (1 + c.deviation * std::sqrt(double(c.b)));
+    const std::vector<T> plain = folded<T>(device, c, r, false, r.groups, r.groups, 0);
+    for (size_t i = 0; i < plain.size(); ++i)
+        if (auto wrong = check_value(plain[i], r.r[i], lost, int64_t(i)); !wrong.empty())
+            return name_of(c) + ", plain: " + wrong;
+    // Cut into jobs, with few thread blocks: the same bits.
+    const std::vector<T> cut = folded<T>(device, c, r, false, 3, r.groups, 2);
+    if (std::memcmp(cut.data(), plain.data(), plain.size() * sizeof(T)) != 0) return name_of(c) + ": cut otherwise";
+    // A part of the groups: nothing of the others is written.
+    if (r.groups > 1) {
+        const int64_t half = r.groups / 2;
+        const std::vector<T> some = folded<T>(device, c, r, false, half, half, 0);
+        const auto end = size_t(half * r.group * r.group);
+        if (std::memcmp(some.data(), plain.data(), end * sizeof(T)) != 0) return name_of(c) + ": half of it";
+        for (size_t i = end; i < some.size(); ++i)
+            if (!std::isnan(to_float(some[i]))) return name_of(c) + ": written beyond its groups";
+    }
+    if constexpr (std::is_same_v<T, bf16>) {
+        if (!packs(c.dim, r.group, DType::bf16)) return {};
+        const std::vector<bf16> packed = folded<bf16>(device, c, r, true, 2, r.groups, 0);
+        for (int64_t i = 0; i < c.dim * r.group; ++i) {
+            const int64_t u = i / r.group % r.group, column = i / r.group / r.group * r.group + i % r.group;
+            const double d = r.r[size_t(i)] - (u == i % r.group ? 1 : 0);
+            const auto at = size_t(packed_rotation_offset(r.group, column, u));
+            if (auto wrong = check_value(packed[at], d, lost, i); !wrong.empty())
+                return name_of(c) + ", packed: " + wrong;
+        }
+    }
+    return {};
+}
+
+}  // namespace
+
+class CudaFoldTest : public QObject {
+    Q_OBJECT
+private slots:
+    void usual_geometries() {
+        SKIP_WITHOUT_GPU();
+        VERIFY_RIGHT(check<bf16>({.dim = 1024, .b = 32, .m = 2}));
+        VERIFY_RIGHT(check<bf16>({.dim = 512, .b = 64, .m = 2}));
+        VERIFY_RIGHT(check<bf16>({.dim = 512, .b = 32, .m = 1}));
+        VERIFY_RIGHT(check<bf16>({.dim = 256, .b = 4, .m = 1, .deviation = 0.1}));
+        VERIFY_RIGHT(check<float>({.dim = 512, .b = 32, .m = 2, .half = false}));
+        VERIFY_RIGHT(check<float>({.dim = 256, .b = 32, .m = 1, .half = false}));
+    }
+
+    void every_block_size() {
+        SKIP_WITHOUT_GPU();
+        for (const int64_t b : {2, 3, 5, 7, 8, 9, 12, 15, 16, 17, 24, 31, 33, 40, 48, 63, 64, 65, 96, 128, 130}) {
+            VERIFY_RIGHT(check<float>({.dim = 3 * b, .b = b, .half = false}));
+            VERIFY_RIGHT(check<bf16>({.dim = 5 * b, .b = b}));
+        }
+        VERIFY_RIGHT(check<bf16>({.dim = 512, .b = 256}));
+    }
+
+    void chains_of_factors() {
+        SKIP_WITHOUT_GPU();
+        for (int64_t m = 2; m <= 4; ++m)
+            for (const int64_t b : {2, 4, 6, 8, 12, 16, 20, 32, 40}) {
+                const int64_t group = b << (m - 1);
+                VERIFY_RIGHT(check<float>({.dim = 2 * group, .b = b, .m = m, .half = false}));
+                VERIFY_RIGHT(check<bf16>({.dim = 3 * group, .b = b, .m = m}));
+            }
+        VERIFY_RIGHT(check<bf16>({.dim = 512, .b = 64, .m = 3}));
+        VERIFY_RIGHT(check<bf16>({.dim = 512, .b = 64, .m = 4}));
+        VERIFY_RIGHT(check<bf16>({.dim = 512, .b = 128, .m = 2}));
+        VERIFY_RIGHT(check<float>({.dim = 512, .b = 256, .m = 2, .half = false}));
+        VERIFY_RIGHT(check<bf16>({.dim = 512, .b = 4, .m = 8}));
+    }
+
+    // From no rotation at all to nearly -I in most directions.
+    void small_and_large_entries() {
+        SKIP_WITHOUT_GPU();
+        for (const double deviation : {0., 1e-6, 1e-3, 0.3, 1., 2.7})
+            for (const int64_t b : {8, 32, 64, 96}) {
+                VERIFY_RIGHT(check<float>({.dim = 2 * b, .b = b, .deviation = deviation, .half = false}, 3));
+                VERIFY_RIGHT(check<bf16>({.dim = 4 * b, .b = b, .m = 2, .deviation = deviation}, 4));
+            }
+    }
+
+    void nothing_to_do() {
+        SKIP_WITHOUT_GPU();
+        CudaDevice device;
+        fold_rotations<bf16>(device, nullptr, 0, {32, 2, 4});
+        device.synchronize();
+    }
+};
+
+QTEST_GUILESS_MAIN(CudaFoldTest)
+#include "fold_test.moc"
