@@ -15,7 +15,7 @@
 #                             compute-sanitizer: the program SPARTAN_SANITIZER, or the one in the PATH)
 #                             Last, window: pictures of the window with 96 adapters at work, drawn without a screen, in
 #                             REPORT_DIR/window-*
-#          --limit PART=S     seconds for a part (default 80, 40, 110, 150: under 7 minutes together; window 200)
+#          --limit PART=S     seconds for a part (default 80, 80, 110, 150: 7 minutes together; window 200)
 #          --full             all parts, the paper's workload for every number of adapters, and its decode at batch 96;
 #                             half an hour
 #          --device D, --model MODEL   instead of cuda and synthetic:llama-2-7b
@@ -94,7 +94,7 @@ gather() { # BUILD_DIR FOLDER WHAT
   find "$out"/{bin,lib,plugins} -type f -exec strip --strip-unneeded {} +
   if [ "$what" != window ]; then cp -r tests/golden tests/fixtures tests/fidelity "$out/tests/"; fi
   cp -r resources/workloads "$out/resources/"
-  cp tests/gpu.sh tests/gpu_report.py "$out/"
+  cp tests/gpu.sh tests/gpu_report.py tests/gpu_peers.py "$out/"
 }
 
 pack() {
@@ -123,8 +123,8 @@ pack() {
 # --- run ---
 
 parts=(tests kernels steps phases invariant strategies changed sanitize paper window)
-declare -A limit=([tests]=80 [kernels]=40 [steps]=110 [phases]=60 [invariant]=60 [strategies]=180 [changed]=90 [sanitize]=150 [paper]=150 [window]=200)
-declare -A full_limit=([tests]=600 [kernels]=120 [steps]=300 [phases]=60 [invariant]=60 [strategies]=300 [changed]=90 [sanitize]=900 [paper]=1500 [window]=200)
+declare -A limit=([tests]=80 [kernels]=80 [steps]=110 [phases]=60 [invariant]=60 [strategies]=180 [changed]=90 [sanitize]=150 [paper]=150 [window]=200)
+declare -A full_limit=([tests]=600 [kernels]=180 [steps]=300 [phases]=60 [invariant]=60 [strategies]=300 [changed]=90 [sanitize]=900 [paper]=1500 [window]=200)
 paper_runs=(base boft:8 boft:32 boft:96 mixed:96 lora64:32 lora64:96 lora32:96)
 paper_counts=(1 8 16 32 64 96)
 window_requests=20000
@@ -189,7 +189,11 @@ run_tests() {
   wait
 }
 
-run_kernels() { one kernels 60 bin/spartan bench kernels --device "$device" --json; }
+# Beside them PyTorch's ways, where python3 has a PyTorch that sees the GPU.
+run_kernels() {
+  one kernels 60 bin/spartan bench kernels --device "$device" --json
+  one peers 90 env -u LD_LIBRARY_PATH python3 gpu_peers.py "$raw/kernels.out"
+}
 
 run_steps() {
   local bench=(bin/spartan bench) model=(--device "$device" --model "$model_name")

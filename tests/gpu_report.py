@@ -97,7 +97,16 @@ def tests_text(tests):
     return table(["test", "", "passed", "failed", "skipped", "s", ""], rows)
 
 
-def kernels_text(kernels):
+def peers_text(kernel, peers):
+    """What PyTorch takes for a kernel's work, and the share of the machine's limit that this is."""
+    shares = []
+    for peer in peers.get(kernel["name"], []):
+        share = kernel["alone"]["share"] * kernel["alone"]["us"] / peer["us"]
+        shares.append(f"{peer['peer']} {short(peer['us'])} us, {percent(share)}")
+    return "; ".join(shares)
+
+
+def kernels_text(kernels, peers):
     """A GPU's kernels are timed alone, in a chain of overlapping launches, and beside cuBLASLt's best."""
     ways = [way for way in ("alone", "chain", "peer") if way in kernels[0]] if kernels else []
     rows = []
@@ -105,9 +114,9 @@ def kernels_text(kernels):
         cells = []
         for timing in [k[way] for way in ways] if ways else [{"us": k["ms"] * 1e3, "share": k["share"]}]:
             cells += [short(timing["us"]), percent(timing["share"])] if timing else ["", ""]
-        rows.append([k["name"], short(k["bytes"] / 1e6), short(k["flops"] / 1e6), *cells, k["wrong"] or ""])
+        rows.append([k["name"], short(k["bytes"] / 1e6), short(k["flops"] / 1e6), *cells, *([peers_text(k, peers)] if peers else []), k["wrong"] or ""])
     columns = [column for way in ways or [""] for column in (f"{way} us".strip(), "of the limit")]
-    return table(["kernel", "MB", "MFLOP", *columns, ""], rows)
+    return table(["kernel", "MB", "MFLOP", *columns, *(["PyTorch"] if peers else []), ""], rows)
 
 
 def case_of(figure):
@@ -240,7 +249,7 @@ def limits_text(limits):
 
 def main(raw_folder, report_folder):
     raw, out = Raw(Path(raw_folder)), Path(report_folder)
-    documents = {name: raw.json(name) for name in ("devices", "kernels", "decode", "ablation", "prefill", "phases", "invariant", "strategies")}
+    documents = {name: raw.json(name) for name in ("devices", "kernels", "peers", "decode", "ablation", "prefill", "phases", "invariant", "strategies")}
     tests = tests_of(raw)
     papers = {run["name"]: raw.json(run["name"]) for run in raw.of("paper")}
     commit = (raw.folder / "commit").read_text().strip()
@@ -264,7 +273,7 @@ def main(raw_folder, report_folder):
         text.append("## Tests\n\n" + tests_text(tests))
     for run in ran:
         document = documents.get(run["name"])
-        if run["part"] in ("tests", "paper", "changed", "sanitize"):
+        if run["part"] in ("tests", "paper", "changed", "sanitize") or run["name"] == "peers":
             continue
         if run["part"] == "window":
             pictures = sorted(path.name for path in (out / run["name"]).glob("*.png"))
@@ -281,7 +290,7 @@ def main(raw_folder, report_folder):
         if not document:
             continue
         if run["name"] == "kernels":
-            text.append(f"{title}\n\n" + kernels_text(document["kernels"]))
+            text.append(f"{title}\n\n" + kernels_text(document["kernels"], (documents["peers"] or {}).get("peers", {})))
         elif run["name"] == "decode":
             text.append(f"{title}\n\n" + decode_text(document["decode"], WANTED_SHARE, "%"))
         elif run["name"] == "ablation":

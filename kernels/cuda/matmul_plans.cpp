@@ -57,7 +57,7 @@ std::string machine() {
     CHECK_CUDA(cudaGetDevice(&ordinal));
     CHECK_CUDA(cudaGetDeviceProperties(&properties, ordinal));
     CHECK_CUDA(cudaDriverGetVersion(&driver));
-    return "plans 1, " + std::string(properties.name) + ", driver " + std::to_string(driver) + ", cuBLASLt " +
+    return "plans 2, " + std::string(properties.name) + ", driver " + std::to_string(driver) + ", cuBLASLt " +
            std::to_string(cublasLtGetVersion());
 }
 

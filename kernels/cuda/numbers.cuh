@@ -18,10 +18,11 @@ __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
 }
 
 // 16 bytes of what no kernel of a step writes and that is read once. Not ld.global.nc, which ptxas moves below
-// griddepcontrol.wait, so that nothing would be requested ahead.
+// griddepcontrol.wait, so that nothing would be requested ahead. Memory is asked for whole lines of 128 bytes, of which
+// the operands of a row-major matrix are often but half at a time: products of few rows went from 91 to 96 % by it.
 __device__ __forceinline__ uint4 load_weights(const void* p) {
     uint4 v;
-    asm volatile("ld.global.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
+    asm volatile("ld.global.L1::no_allocate.L2::128B.v4.u32 {%0,%1,%2,%3}, [%4];"
                  : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
                  : "l"(p)
                  : "memory");

@@ -7,8 +7,6 @@ namespace spartan {
 
 namespace {
 
-constexpr int kAheadBytes = 8192;  // of a row of W
-
 // Not ld.global.nc: these were written by a kernel before.
 __device__ __forceinline__ uint4 load_x(const void* p) {
     uint4 v;
@@ -40,16 +38,14 @@ __device__ __forceinline__ float2 sum_of_warps(const float2* partial, int stride
 // kEights: groups of 8 rows of x. Weights are the m16 side of the mma, activations its n8 side.
 // All eight loads of a block of weights are in flight at once; the next block is requested as the last is multiplied,
 // the first one before pdl_wait(). Slower when tried: 64 rows of W in a CTA, two blocks in flight in fewer warps, bulk
-// copies through shared memory with and without clusters, a late trigger.
+// copies through shared memory with and without clusters, a late trigger, requesting a CTA's later blocks into the L2
+// cache ahead of time.
 //
 // in_turn: warps take the blocks of k in turn, so that what they read at a time lies together, 4 KB of a row by 32
 // warps, instead of 128 bytes here and there. Else each warp has a piece of k, the split that wide.cu knows.
-// `waiting`: the first so many CTAs find the GPU free and may wait long for what comes before. They request what they
-// read after the first turn as well, kAheadBytes of a row in all, so that memory does not rest meanwhile: with 132 CTAs
-// 35 MB, of which the L2 cache gets three quarters or less.
 template <class Out, int kEights, int kMostWarps>
 __global__ void __launch_bounds__(kMostWarps * 32)
-    skinny(const __grid_constant__ DeviceProducts<Out> products, int m, int k, bool in_turn, int waiting) {
+    skinny(const __grid_constant__ DeviceProducts<Out> products, int m, int k, bool in_turn) {
     extern __shared__ float2 partial[];  // [warp][tile of 16 rows of W][eight][row of x % 2][lane]
     pdl_trigger();
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
@@ -76,11 +72,6 @@ __global__ void __launch_bounds__(kMostWarps * 32)
                 w[j][half] = load_weights(w_tile + (w_offset[j] + uint32_t(b) * (2 * kSkinnyBlock)) + half * 64);
     };
     if (block < block_end) request(block);
-    if (in_turn && int(blockIdx.y) < waiting && lane == 0) {
-        const int first = warps * kSkinnyBlock, end = min(k, kAheadBytes / 2);  // of a row
-        for (int row = warp; row < min(kSkinnyTile, product.n - n0) && first < end; row += warps)
-            prefetch_to_l2(product.w + int64_t(n0 + row) * k + first, (end - first) * 2);
-    }
     pdl_wait();
 
     const int r = lane / 4, q = lane % 4;
@@ -135,8 +126,7 @@ void launch_skinny(CudaDevice& device, const DeviceProducts<Out>& products, int6
     if (shared > 48 * 1024)  // what a kernel may have without asking
         CHECK_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared)));
     const dim3 grid(unsigned((m + kSkinnyRows - 1) / kSkinnyRows), unsigned(products.tiles));
-    launch(device, kernel, grid, warps * 32, size_t(shared), products, int(m), int(k), in_turn,
-           device.overlaps_launches() ? device.num_sms() : 0);
+    launch(device, kernel, grid, warps * 32, size_t(shared), products, int(m), int(k), in_turn);
 }
 
 }  // namespace

@@ -178,6 +178,7 @@ struct OnDevice {
           counts(std::vector<int32_t>{int32_t(plan.decode.size()), int32_t(plan.prefill.size())}),
           workspace(size_t(attention_workspace_bytes<T>(b.shape.layout, bucket)) + 16) {
         CHECK_CUDA(cudaMemset(workspace.data(), 0, workspace.size()));
+        CHECK_CUDA(cudaDeviceSynchronize());  // not in order with a device's own stream
     }
     static AttentionPlan make_plan(const Batch<T>& b, bool row_by_row) {
         AttentionPlan p;
