@@ -110,7 +110,7 @@ void bench_folds(KernelBench& bench) {
     for (const int most_blocks : {0, 32, 64}) bench_fold(bench, 32, 2, kPiece, most_blocks);
     bench_fold(bench, 64, 2, kPiece / 2, 0);
     bench_fold(bench, 32, 1, kPiece, 0);
-    bench_fold(bench, 8, 1, 2 * kPiece, 0);
+    bench_fold(bench, 16, 1, 2 * kPiece, 0);
     bench_fold(bench, 128, 1, kPiece / 4, 0);
 }
 
