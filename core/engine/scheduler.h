@@ -14,6 +14,9 @@
 //     requests that waited for it when it came, so that its place becomes free. Nobody can be passed over for ever,
 //     because a turn is finite. Where pages are missing rather than a place, nobody but those in their turn passes.
 //   An adapter that nobody runs but somebody waits for makes room only for one whose turn has come.
+//   With pass_over, those who wait for an adapter in the pool come in adapter by adapter, the one that has been there
+//   longest first: an adapter's requests then end together, and its place becomes free. Who was overtaken so, for
+//   pass_over_us, comes before all others.
 //   With one_adapter (adapters are merged into the weights) all running sequences use one adapter. The first in line
 //   chooses it when nobody runs; its turn takes along those with this adapter that wait at that moment, and lasts until
 //   they are done. Later ones join it only where nobody before them waits for another adapter.
@@ -121,6 +124,8 @@ private:
         bool nobody_passes = false;        // but those in their turn
         bool others_wait = false;          // with one_adapter: somebody further ahead waits for another
         int32_t pages_short = 0;
+        int64_t passed = 0;
+        RequestId youngest{};  // that came in
     };
 
     void let_ending_go();
@@ -128,6 +133,9 @@ private:
     bool make_pages_for_decode(Sequence& sequence, Schedule& out);
     void schedule_running(int32_t& budget, int64_t step, Schedule& out);
     void admit_waiting(Line line, Schedule& out);
+    // With pass_over: who is asked, in this order.
+    std::vector<Sequence*> line_up(const Line& line) const;
+    bool admit_or_pass(Sequence& sequence, Line& line, Schedule& out);
     WaitReason admit(Sequence& sequence, Line& line, Schedule& out);
     void start(Sequence& sequence, Line& line, Schedule& out);
     bool held_back(const Sequence& sequence, const Line& line) const;

@@ -3,6 +3,9 @@
 #include "kernels/check.h"
 
 #include <algorithm>
+#include <iterator>
+#include <limits>
+#include <utility>
 
 namespace spartan {
 namespace {
@@ -21,25 +24,61 @@ void count_waiting(WaitReason reason, int64_t requests, int32_t pages_short, std
 }  // namespace
 
 void Scheduler::admit_waiting(Line line, Schedule& out) {
-    int64_t passed = 0;
-    for (auto it = waiting_.begin(); it != waiting_.end();) {
-        const WaitReason reason = admit(*it->second, line, out);
-        if (reason == WaitReason::none) {
-            Sequence& admitted = *it->second;
-            it = waiting_.erase(it);
-            start(admitted, line, out);
-            continue;
+    if (!limits_.pass_over) {
+        for (auto it = waiting_.begin(); it != waiting_.end();) {
+            Sequence& sequence = *it++->second;  // who comes in leaves the line
+            if (!admit_or_pass(sequence, line, out)) return;
         }
-        const bool others_pass = reason == WaitReason::adapter_loading || reason == WaitReason::other_adapter ||
-                                 (limits_.pass_over && reason == WaitReason::adapter_no_room);
-        if (!others_pass || passed + 1 == kLookAhead) {
-            count_waiting(reason, num_waiting() - passed, line.pages_short, out.waiting_for);
-            return;
-        }
-        count_waiting(reason, 1, 0, out.waiting_for);
-        ++passed;
-        ++it;
+        return;
     }
+    const std::vector<Sequence*> in_turn = line_up(line);
+    for (auto it = in_turn.begin(); it != in_turn.end(); ++it) {
+        if (admit_or_pass(**it, line, out)) continue;
+        for (; it != in_turn.end(); ++it)
+            if ((*it)->id() < line.youngest && (*it)->passed_us < 0) (*it)->passed_us = line.now_us;
+        return;
+    }
+}
+
+// Those whose turn has come; the base's; adapter by adapter; last, who lack a place. Each in their order.
+std::vector<Sequence*> Scheduler::line_up(const Line& line) const {
+    std::vector<std::pair<int64_t, Sequence*>> places;
+    for (auto it = waiting_.begin(); it != waiting_.end() && std::ssize(places) < kLookAhead; ++it) {
+        Sequence& sequence = *it->second;
+        const auto found = residents_.find(sequence.adapter());
+        int64_t place = std::numeric_limits<int64_t>::max();
+        if (overdue(sequence, line))
+            place = -1;
+        else if (sequence.adapter() == AdapterId::base)
+            place = 0;
+        else if (found != residents_.end())
+            place = found->second.placed;
+        places.emplace_back(place, &sequence);
+    }
+    std::stable_sort(places.begin(), places.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+    std::vector<Sequence*> in_turn;
+    for (const auto& place : places) in_turn.push_back(place.second);
+    return in_turn;
+}
+
+// False: nobody behind this one comes in.
+bool Scheduler::admit_or_pass(Sequence& sequence, Line& line, Schedule& out) {
+    const WaitReason reason = admit(sequence, line, out);
+    if (reason == WaitReason::none) {
+        waiting_.erase(sequence.id());
+        line.youngest = std::max(line.youngest, sequence.id());
+        start(sequence, line, out);
+        return true;
+    }
+    const bool others_pass = reason == WaitReason::adapter_loading || reason == WaitReason::other_adapter ||
+                             (limits_.pass_over && reason == WaitReason::adapter_no_room);
+    if (!others_pass || line.passed + 1 == kLookAhead) {
+        count_waiting(reason, num_waiting() - line.passed, line.pages_short, out.waiting_for);
+        return false;
+    }
+    count_waiting(reason, 1, 0, out.waiting_for);
+    ++line.passed;
+    return true;
 }
 
 WaitReason Scheduler::admit(Sequence& sequence, Line& line, Schedule& out) {

@@ -23,7 +23,7 @@ struct Sequence {
     int32_t adapter_pages = 0;          // run that its adapter needs in the pool; 0 for the base
     int32_t batched_pages = 0;          // and that its factors are batched into (common_block)
     uint64_t source = 0;                // number of the source that delivered it; 0: submitted
-    int64_t passed_us = -1;             // when its adapter first found no room and others went past; -1: never
+    int64_t passed_us = -1;             // when others first went past it for its adapter's sake; -1: never
     int32_t coming = 0;                 // tokens that steps in flight pick for it
     int32_t coming_from = -1;           // the last of these: by this head of its batch
     int32_t steps = 0;                  // in flight that it is part of

@@ -53,6 +53,8 @@ private slots:
     void an_overdue_request_gets_the_place_of_the_longest_there();
     void nobody_is_passed_over_for_ever_data();
     void nobody_is_passed_over_for_ever();
+    void an_adapters_requests_come_in_together();
+    void who_was_overtaken_comes_first_in_the_end();
     void random_streams_end_and_conserve();
     void a_burst_over_96_adapters_in_16_places_keeps_the_batch_full();
 };
@@ -408,6 +410,58 @@ void SchedulerTest::nobody_is_passed_over_for_ever() {
     QVERIFY2(admitted_us > 0 && admitted_us < 6'000'000, qPrintable(QString::number(admitted_us)));
 }
 
+void SchedulerTest::an_adapters_requests_come_in_together() {
+    PagePool pool(1000);
+    Scheduler scheduler(
+        {.max_batch_tokens = 20, .block_tokens = 4, .adapter_slots = 2, .pass_over = true, .background_loads = true},
+        pool);
+    std::vector<std::unique_ptr<Sequence>> all;
+    for (uint64_t id = 1; id <= 6; ++id) {
+        all.push_back(sequence(id, 8, AdapterId(1 + id % 2), 5));
+        scheduler.add(*all.back());
+    }
+    QVERIFY(scheduler.schedule(1, 0).rows.empty());  // adapter 2 is placed first, for request 1
+    for (const uint32_t id : {1, 2}) scheduler.adapter_arrived(AdapterId(id));
+    Schedule plan = scheduler.schedule(2, 1);
+    QCOMPARE(shares(plan), (Shares{{1, 8}, {3, 8}, {5, 4}}));
+    compute(plan);
+    plan = scheduler.schedule(3, 2);
+    QCOMPARE(shares(plan), (Shares{{2, 8}, {4, 6}, {1, 1}, {3, 1}, {5, 4}}));
+    scheduler.check_invariants();
+}
+
+// The adapter that was there first is asked for again and again, with prompts that fill every step.
+void SchedulerTest::who_was_overtaken_comes_first_in_the_end() {
+    PagePool pool(1000);
+    Scheduler scheduler(
+        {.max_batch_tokens = 8, .block_tokens = 4, .adapter_slots = 2, .pass_over = true, .pass_over_us = 1000}, pool);
+    std::map<uint64_t, std::unique_ptr<Sequence>> live;
+    const auto add = [&](uint64_t id, AdapterId adapter) {
+        live[id] = sequence(id, 8, adapter, 5);
+        scheduler.add(*live[id]);
+    };
+    add(1, AdapterId(1));
+    add(2, AdapterId(2));
+    uint64_t next = 3;
+    std::map<RequestId, int64_t> came_in;
+    for (int64_t now_us = 0; now_us <= 3000 && came_in.count(RequestId(2)) == 0; now_us += 100) {
+        const Schedule plan = scheduler.schedule(1 + now_us, now_us);
+        scheduler.check_invariants();
+        for (const auto& [s, n] : plan.rows) came_in.emplace(s->id(), now_us);
+        compute(plan);
+        for (auto it = live.begin(); it != live.end();) {
+            const bool done = it->second->num_tokens() > 8;
+            if (done) scheduler.remove(*it->second);
+            it = done ? live.erase(it) : std::next(it);
+        }
+        while (live.size() < 3) add(next++, AdapterId(1));
+    }
+    QVERIFY(came_in.count(RequestId(2)) == 1);
+    // Overtaken for the first time at 100, it waits for a thousand, and whoever runs then ends first.
+    QCOMPARE(came_in.at(RequestId(2)), int64_t(1100));
+    QVERIFY(came_in.size() > 8);
+}
+
 void SchedulerTest::random_streams_end_and_conserve() {
     int64_t loads = 0;
     for (uint64_t seed = 0; seed < 60; ++seed) {
@@ -529,7 +583,7 @@ void SchedulerTest::a_burst_over_96_adapters_in_16_places_keeps_the_batch_full()
     const double mean_rows = double(rows) / double(steps);
     const QString figures = QString("%1 rows a step, %2 req/s").arg(mean_rows).arg(512e6 / double(now_us));
     qInfo("%s", qPrintable(figures));
-    QVERIFY2(mean_rows > 70, qPrintable(figures));
+    QVERIFY2(mean_rows > 80, qPrintable(figures));
 }
 
 QTEST_GUILESS_MAIN(SchedulerTest)
