@@ -80,6 +80,7 @@ void RunModel::append(const StepRecordPtr& record) {
     ++total_steps_;
     end_us_ = std::max(end_us_, record->end_us);
     takeSummary(*record);
+    takeCopies(*record);
     takeArrivals(*record);
     takeRows(*record);
     takeFinished(*record);
@@ -135,6 +136,13 @@ void RunModel::takeSummary(const StepRecord& r) {
 
     steps_.push_back(s);
     if (steps_.size() > limits_.steps) steps_.pop_front();
+}
+
+void RunModel::takeCopies(const StepRecord& r) {
+    for (const AdapterEvent& e : r.adapter_events)
+        if (e.kind == AdapterEvent::Kind::load) copies_.push_back({e.adapter, r.step, e.bytes, e.begin_us, e.us});
+    while (!copies_.empty() && (copies_.size() > limits_.copies || copies_.front().step < steps_.front().step))
+        copies_.pop_front();
 }
 
 RunModel::Bin& RunModel::binAt(int64_t us) {
@@ -423,9 +431,9 @@ int32_t RunModel::pagesOf(AdapterId id) const {
 }
 
 size_t RunModel::approximateBytes() const {
-    size_t n = record_bytes_ + steps_.size() * sizeof(StepSummary) + keyframe_bytes_ +
-               (finished_.size() + open_.size()) * sizeof(RequestSummary) + held_.capacity() * sizeof(HeldSpan) +
-               2 * pages_.cells().capacity() * sizeof(PageCell);
+    size_t n = record_bytes_ + steps_.size() * sizeof(StepSummary) + copies_.size() * sizeof(AdapterCopy) +
+               keyframe_bytes_ + (finished_.size() + open_.size()) * sizeof(RequestSummary) +
+               held_.capacity() * sizeof(HeldSpan) + 2 * pages_.cells().capacity() * sizeof(PageCell);
     for (const Bin& bin : bins_) {
         n += sizeof bin;
         for (const Distribution& d : bin.metrics) n += d.bytes();

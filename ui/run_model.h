@@ -64,6 +64,14 @@ struct StepSummary {
     double ms() const { return double(end_us - start_us) / 1000.0; }
 };
 
+// An adapter that was copied into the pool.
+struct AdapterCopy {
+    AdapterId adapter{};
+    int64_t step = 0;                          // that told of its end
+    int64_t bytes = 0, begin_us = -1, us = 0;  // begin_us -1: not known
+    int64_t end_us() const { return begin_us + us; }
+};
+
 // Sums over the steps that ended in one time bin.
 struct StepBin {
     int64_t t0_us = 0, t1_us = 0;  // t1 of the newest bin is where the run is now
@@ -113,6 +121,7 @@ public:
         size_t steps = 16'384;                 // summaries
         size_t detail_bytes = 64u << 20;       // full records
         size_t requests = 16'384;              // finished ones
+        size_t copies = 65'536;                // of the steps that have a summary
         size_t bins = 1'024;                   // halved by pairing when reached
         size_t exact_values = 2'000'000;       // per metric over all bins, then the oldest bins become histograms
         size_t exact_values_adapter = 65'536;  // per metric and adapter
@@ -144,9 +153,11 @@ public:
     // The newest summaries, oldest first, consecutive steps.
     const std::deque<StepSummary>& steps() const { return steps_; }
     const StepSummary* summary(int64_t step) const;  // null: not kept
-    int64_t stepAt(int64_t us) const;                // the kept step whose time holds `us` (the nearest); -1: none
-    StepRecordPtr record(int64_t step) const;        // null: only its summary or bins are kept
-    int64_t firstDetailedStep() const;               // -1: none
+    // The newest copies of adapters, in the order in which they ended.
+    const std::deque<AdapterCopy>& copies() const { return copies_; }
+    int64_t stepAt(int64_t us) const;          // the kept step whose time holds `us` (the nearest); -1: none
+    StepRecordPtr record(int64_t step) const;  // null: only its summary or bins are kept
+    int64_t firstDetailedStep() const;         // -1: none
 
     // Time bins that overlap [t0, t1], neighbours paired until at most `points` remain.
     std::vector<StepBin> stepBins(int64_t t0_us, int64_t t1_us, size_t points) const;
@@ -190,6 +201,7 @@ private:
     void takeFinished(const StepRecord& record);
     void takePages(const StepRecord& record);
     void takeSummary(const StepRecord& record);
+    void takeCopies(const StepRecord& record);
     void keepRecord(const StepRecordPtr& record);
     void addValue(Metric metric, AdapterId adapter, double ms);
     Bin& binAt(int64_t us);
@@ -207,6 +219,7 @@ private:
     uint64_t version_ = 0;
     int64_t origin_us_ = 0, end_us_ = 0, total_steps_ = 0;
     std::deque<StepSummary> steps_;
+    std::deque<AdapterCopy> copies_;
     std::deque<std::pair<StepRecordPtr, size_t>> records_;  // with their approximate bytes
     size_t record_bytes_ = 0;
     std::vector<HeldSpan> held_;

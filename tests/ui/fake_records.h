@@ -252,7 +252,8 @@ private:
         std::fill_n(owner_.begin() + first, o_.pages_per_adapter, uint8_t(2));
         r.page_changes.push_back({first, o_.pages_per_adapter, PageOwner::transient, uint64_t(id)});
         r.page_changes.push_back({first, o_.pages_per_adapter, PageOwner::adapter, uint64_t(id)});
-        r.adapter_events.push_back({id, AdapterEvent::Kind::load, 1'000'000, 250});
+        const int64_t begin = now_ + 250 * int64_t(r.adapter_events.size());
+        r.adapter_events.push_back({id, AdapterEvent::Kind::load, 1'000'000, 250, begin});
         r.bytes.transfer += 1'000'000;
     }
 

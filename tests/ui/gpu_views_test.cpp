@@ -172,6 +172,76 @@ private slots:
         QVERIFY(view.ribbon().csv().contains(QString::number(most)));
     }
 
+    // Steps of 10 ms with 2 ms between them; each copy lies where it ran, whichever step tells of it.
+    void aCopyIsDrawnWhereItRan() {
+        Gpu gpu;
+        RunHeader header = gpu.model.header();
+        gpu.model.reset(header);
+        const AdapterId pirate = header.adapters[0].id, capitals = header.adapters[1].id;
+        for (int64_t i = 0; i < 20; ++i) {
+            auto r = std::make_shared<StepRecord>();
+            r->step = i;
+            r->start_us = i * 12'000;
+            r->end_us = r->start_us + 10'000;
+            r->decode_tokens = 8;
+            // From the middle of step 3 to a quarter of step 5, told of in step 6.
+            if (i == 6)
+                r->adapter_events.push_back({pirate, AdapterEvent::Kind::load, 205'000'000, 41'000 / 2, 41'000});
+            // Between two steps: nothing wide, but there.
+            if (i == 9) r->adapter_events.push_back({capitals, AdapterEvent::Kind::load, 1'000, 500, 94'500});
+            if (i == 12) r->adapter_events.push_back({capitals, AdapterEvent::Kind::evict, 1'000, 5, 140'000});
+            if (i == 15) r->adapter_events.push_back({capitals, AdapterEvent::Kind::load, 1'000, 500, -1});
+            gpu.model.append(r);
+        }
+        QCOMPARE(gpu.model.copies().size(), size_t(3));
+        gpu.time.follow(gpu.model);
+        StepsView view(gpu.context);
+        show(view, gpu, {700, 320});
+        const StepAxis axis = view.ribbon().axis();
+        QCOMPARE(axis.first, int64_t(0));
+        const auto boxes = CopyLane::boxes(gpu.model, axis, view.ribbon().lane());
+        QCOMPARE(boxes.size(), size_t(3));
+        QCOMPARE(boxes[0].rect.left(), 3.5 * axis.bar);
+        QVERIFY(std::abs(boxes[0].rect.right() - 5.15 * axis.bar) < 1e-6);
+        QCOMPARE(boxes[1].rect.left(), 8 * axis.bar);
+        QCOMPARE(boxes[1].rect.width(), 2.0);
+        QCOMPARE(boxes[2].rect.left(), 15 * axis.bar);  // when it ran is not known
+
+        const QPointF in_copy(4.2 * axis.bar, view.ribbon().lane().center().y());
+        const QString words = view.ribbon().copiesAt(in_copy);
+        for (const char* part : {"pirate", "205 MB", "20.5 ms", "10 GB/s", "0.041 s", "0.062 s", "step 6"})
+            QVERIFY2(words.contains(QLatin1String(part)), qPrintable(words));
+        QVERIFY(view.ribbon().copiesAt({4.2 * axis.bar, 40}).isEmpty());
+        QVERIFY(view.ribbon().copiesAt({15.5 * axis.bar, in_copy.y()}).contains(QStringLiteral("not recorded")));
+        const QString none = view.ribbon().copiesAt({12.5 * axis.bar, in_copy.y()});
+        QVERIFY2(none.contains(QStringLiteral("no adapter")), qPrintable(none));
+        const QImage image = view.ribbon().grab().toImage();
+        const QColor transfer = colorsOf(&view).transfer;
+        const auto drawn = [&](double bars) {
+            return image.pixelColor(int(bars * axis.bar), int(in_copy.y())) == transfer;
+        };
+        QVERIFY(!drawn(3.2) && drawn(3.8) && drawn(4.5) && drawn(5.1) && !drawn(5.6) && !drawn(6.5));
+    }
+
+    void aRunWithoutCopiesSaysSo() {
+        Gpu gpu;
+        RunHeader header = gpu.model.header();
+        for (const bool on_gpu : {true, false}) {
+            header.gpu = on_gpu;
+            gpu.model.reset(header);
+            auto r = std::make_shared<StepRecord>();
+            r->end_us = 1'000;
+            gpu.model.append(r);
+            gpu.time.follow(gpu.model);
+            StepsView view(gpu.context);
+            show(view, gpu, {700, 320});
+            QVERIFY(CopyLane::boxes(gpu.model, view.ribbon().axis(), view.ribbon().lane()).empty());
+            const QString words = view.ribbon().copiesAt(view.ribbon().lane().center());
+            QVERIFY2(words.contains(on_gpu ? QStringLiteral("to the device") : QStringLiteral("into the pool")),
+                     qPrintable(words));
+        }
+    }
+
     void pictures() {
         Theme theme(*qApp);
         for (const auto& [mode, name] : {std::pair{ThemeMode::dark, "dark"}, std::pair{ThemeMode::light, "light"}})

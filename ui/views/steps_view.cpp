@@ -25,8 +25,8 @@ public:
         setAccessibleName(QObject::tr("Legend: prefill, decode, padding, adapters moved, time"));
         setToolTip(plainTooltip(QObject::tr(
             "Bars: tokens computed in a step, decode below, prefill above it, padding hatched; a vermillion "
-            "tick marks a preemption, a dotted line time that the run was held. Lane at the foot: bytes of "
-            "adapters moved into the pool in the step. Line: milliseconds of the step.")));
+            "tick marks a preemption, a dotted line time that the run was held. Lane at the foot: copies of "
+            "adapters into the pool, each where it began and ended. Line: milliseconds of the step.")));
     }
     QSize sizeHint() const override {
         const QFontMetricsF m(uiFont(11));
@@ -118,6 +118,31 @@ StepRibbon::StepRibbon(const ViewContext& context, QWidget* parent) : QWidget(pa
            "widens the bars."));
 }
 
+// Where there is little height the lane leaves it to the bars.
+double StepRibbon::laneHeight() const { return height() >= px(110) ? px(16) : 0; }
+
+QRectF StepRibbon::lane() const {
+    const double tall = laneHeight();
+    return {0, height() - tall + px(4), double(width()), std::max(0.0, tall - px(4))};
+}
+
+QString StepRibbon::copiesAt(const QPointF& position) const {
+    constexpr size_t kMost = 6;
+    if (laneHeight() <= 0 || position.y() < lane().top() || last_ < first_) return {};
+    QStringList words;
+    size_t more = 0;
+    for (const CopyLane::Box& box : CopyLane::boxes(context_.model, axis(), lane())) {
+        if (position.x() < box.rect.left() - 1 || position.x() > box.rect.right() + 1) continue;
+        if (words.size() < qsizetype(kMost))
+            words << copySentence(*box.copy, context_.model);
+        else
+            ++more;
+    }
+    if (words.isEmpty()) return CopyLane::emptyWords(context_.model);
+    if (more > 0) words << tr("… and %1").arg(counted(int64_t(more), tr("further copy"), tr("further copies")));
+    return words.join(QLatin1Char('\n'));
+}
+
 double StepRibbon::barWidth() const { return bar_ * interfaceScale(); }
 int StepRibbon::visibleBars() const { return std::max(1, int(width() / barWidth())); }
 
@@ -151,19 +176,16 @@ void StepRibbon::paintEvent(QPaintEvent*) {
     if (last_ < first_) return;
 
     int32_t most_tokens = 1;
-    int64_t most_transferred = 0;
     double longest = 0.001;
     for (int64_t i = first_; i <= last_; ++i) {
         const StepSummary* s = context_.model.summary(i);
         if (!s) continue;
         most_tokens = std::max(most_tokens, s->prefill_tokens + s->decode_tokens + s->padding_tokens);
         longest = std::max(longest, s->ms());
-        most_transferred = std::max(most_transferred, s->bytes.transfer);
     }
     // The upper third is the line of step times, the rest the bars; each labels its own largest value.
     const double line_height = std::floor(height() * 0.32), gap = px(20);
-    // Adapters on their way have a lane of their own at the foot, where any moved.
-    const double lane = most_transferred > 0 ? px(14) : 0, foot = height() - lane;
+    const double foot = height() - laneHeight();
     const double bars_top = line_height + gap, bars_height = foot - bars_top;
     const double w = barWidth(), inner = std::max(1.0, w - (w > 4 ? 2 : w > 2 ? 1 : 0));
     // Prefill takes hundreds of tokens where decode takes one a row: the square root keeps both visible.
@@ -185,10 +207,6 @@ void StepRibbon::paintEvent(QPaintEvent*) {
         part(s->decode_tokens, c.decode);
         part(s->prefill_tokens, c.prefill);
         if (s->padding_tokens > 0) part(s->padding_tokens, QBrush(c.free, Qt::BDiagPattern));
-        if (s->bytes.transfer > 0) {
-            const double tall = (lane - px(4)) * std::sqrt(double(s->bytes.transfer) / double(most_transferred));
-            painter.fillRect(QRectF(x, height() - std::max(tall, 2.0), inner, std::max(tall, 2.0)), c.transfer);
-        }
         if (s->preempted > 0) painter.fillRect(QRectF(x, bars_top - px(4), inner, px(3)), c.error);
         line << QPointF(x + inner / 2, line_height - (line_height - px(15)) * s->ms() / longest);
         if (const StepSummary* before = context_.model.summary(i - 1); s->held_us > (before ? before->held_us : 0)) {
@@ -196,7 +214,10 @@ void StepRibbon::paintEvent(QPaintEvent*) {
             painter.drawLine(QPointF(x - 1, px(13)), QPointF(x - 1, height()));
         }
     }
-    if (lane > 0) painter.fillRect(QRectF(0, foot + px(2), width(), 1), c.border);
+    if (laneHeight() > 0) {
+        painter.fillRect(QRectF(0, foot + px(2), width(), 1), c.border);
+        CopyLane::paint(painter, context_.model, axis(), lane(), c);
+    }
     painter.setPen(QPen(c.ink, 1));
     painter.drawPolyline(line);
 
@@ -255,6 +276,10 @@ void StepRibbon::keyPressEvent(QKeyEvent* event) {
 bool StepRibbon::event(QEvent* event) {
     if (event->type() != QEvent::ToolTip) return QWidget::event(event);
     const auto* help = static_cast<QHelpEvent*>(event);
+    if (const QString copies = copiesAt(help->pos()); !copies.isEmpty()) {
+        QToolTip::showText(help->globalPos(), plainTooltip(copies), this);
+        return true;
+    }
     if (const StepSummary* s = context_.model.summary(stepAt(help->pos()))) {
         QString text = stepSentence(*s) + QLatin1Char('\n') + stepTokens(*s);
         text += tr("\nat %1 · %2 running, %3 waiting")

@@ -1,9 +1,11 @@
-// The step ribbon: one stacked bar per engine step (prefill, decode, padding tokens) under the line of step times.
+// The step ribbon: one stacked bar per engine step (prefill, decode, padding tokens) under the line of step times, and
+// the copies of adapters below.
 // Clicking a bar, or Left and Right, chooses the step that every other view shows.
 #pragma once
 
 #include "ui/panel.h"
 #include "ui/run_model.h"
+#include "ui/views/copy_lane.h"
 
 namespace spartan {
 
@@ -14,7 +16,10 @@ public:
     // The steps that are drawn: the newest that fit, or those around the cursor when paused.
     void update();
     int64_t firstStep() const { return first_; }
-    int64_t stepAt(const QPointF& position) const;  // -1: none
+    int64_t stepAt(const QPointF& position) const;    // -1: none
+    QString copiesAt(const QPointF& position) const;  // what the lane of copies says there; empty: not in it
+    StepAxis axis() const { return {first_, last_, barWidth()}; }
+    QRectF lane() const;
     QString csv() const;
 
 protected:
@@ -28,6 +33,7 @@ protected:
 
 private:
     double barWidth() const;
+    double laneHeight() const;
     int visibleBars() const;
 
     ViewContext context_;
