@@ -126,6 +126,7 @@ MainWindow::MainWindow(Theme& theme, Session& session, QWidget* parent)
     connect(&session_, &Session::message, this, &MainWindow::showMessage);
     connect(&session_, &Session::engineFailed, this, &MainWindow::offerStartAgain);
     connect(&session_, &Session::restartNeeded, this, &MainWindow::restartProgram);
+    connect(&session_, &Session::silenceChanged, this, &MainWindow::tellSilence);
     connect(&session_, &Session::fitQuestion, this, &MainWindow::askBecauseItWontFit);
     connect(&session_, &Session::workloadDropped, workload_, &WorkloadView::open);
     connect(&session_, &Session::runShown, this, [this] {
@@ -742,6 +743,22 @@ void MainWindow::offerStartAgain(const QString& why) {
         });
 }
 
+void MainWindow::tellSilence(bool silent) {
+    if (!silent) return showMessage(tr("The device answers again; the run goes on."), false);
+    banner_->askAfterError(
+        tr("Not answering: %1. A kernel that hangs cannot be stopped from inside the program; should it end, the run "
+           "goes on. What is recorded is kept on disk.")
+            .arg(session_.silence()),
+        tr("End the program"), [this] { endAtOnce(); });
+}
+
+// Without waiting for the engine's thread, which waits for the device.
+void MainWindow::endAtOnce() {
+    session_.flushRecording();
+    keepLayout();
+    quitter_();
+}
+
 // The device is lost to this process, as it can be after a fault of its own: another one goes on.
 void MainWindow::restartProgram(const QString& why) {
     const auto restart = [this] {
@@ -785,10 +802,16 @@ void MainWindow::restoreLayout() {
 void MainWindow::closeEvent(QCloseEvent* event) {
     if (!mayInterrupt(tr("Closing stops it. What is recorded so far is kept."))) return event->ignore();
     if (!mayForgetWorkload()) return event->ignore();
+    keepLayout();
+    event->accept();
+    if (!session_.silence().isEmpty()) endAtOnce();
+}
+
+void MainWindow::keepLayout() {
     QSettings settings = openSettings();
     settings.setValue(QStringLiteral("geometry"), saveGeometry());
     for (QSplitter* s : splitters_) settings.setValue(QStringLiteral("splitter/") + s->objectName(), s->saveState());
-    event->accept();
+    settings.sync();
 }
 
 // --- Drops
@@ -881,7 +904,9 @@ void MainWindow::updateTopBar() {
         share = state == Session::RunState::idle ? (planned > 0 ? double(done) / double(planned) : 1)
                                                  : session_.runProgress();
         text = tr("%1 / %2").arg(count(done), count(planned));
-        if (state == Session::RunState::held)
+        if (!session_.silence().isEmpty())
+            text += tr("  not answering");
+        else if (state == Session::RunState::held)
             text += tr("  held");
         else if (state == Session::RunState::finishing)
             text += tr("  stopping");
@@ -945,6 +970,7 @@ void MainWindow::updateStatus() {
         if (const auto selected = time.selection())
             left += tr(" · Δ %1").arg(secondsText(double(selected->second - selected->first) / 1e6));
     }
+    if (!session_.silence().isEmpty()) left += tr(" · ✗ %1").arg(session_.silence());
     if (!model.failure().empty()) left += tr(" · ✗ %1").arg(oneLine(model.failure(), 120));
     QStringList right;
     if (const int64_t bytes = session_.recordedBytes(); bytes >= 0) {

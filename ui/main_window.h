@@ -9,6 +9,7 @@
 #include <QMainWindow>
 #include <QTimer>
 
+#include <cstdlib>
 #include <functional>
 #include <map>
 #include <vector>
@@ -61,6 +62,8 @@ public:
     // How the program is started anew with these arguments; for tests.
     using Restarter = std::function<bool(const QStringList& arguments)>;
     void setRestarter(Restarter restarter) { restarter_ = std::move(restarter); }
+    // Ends this process at once, with nothing taken down; for tests to replace.
+    void setQuitter(std::function<void()> quitter) { quitter_ = std::move(quitter); }
     void restoreLayout();
     void setAsksBeforeClosing(bool asks) { asks_ = asks; }
 
@@ -109,6 +112,9 @@ private:
     void showRecordings();
     void offerStartAgain(const QString& why);
     void restartProgram(const QString& why);
+    void tellSilence(bool silent);
+    void endAtOnce();
+    void keepLayout();
     void stepTheme();
     void setScale(int percent);
     void remember(const QString& list, const QString& item);
@@ -152,6 +158,7 @@ private:
     int64_t run_with_adapters_ = 1;  // ready ones that run_when_ready_ waits for
     bool start_again_ = false;       // somebody asked for it
     Restarter restarter_;
+    std::function<void()> quitter_ = [] { std::_Exit(1); };
     QStringList messages_;
 };
 

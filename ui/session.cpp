@@ -210,7 +210,7 @@ Session::~Session() {
 }
 
 bool Session::busy() const {
-    return live_ || run_state_ != RunState::idle || model_state_ == ModelState::opening ||
+    return live_ || engines_ > 0 || run_state_ != RunState::idle || model_state_ == ModelState::opening ||
            model_state_ == ModelState::loading || opening_ || reading_ > 0;
 }
 
@@ -763,6 +763,7 @@ void Session::adoptLive(std::shared_ptr<LiveRun> live, std::shared_ptr<EngineBri
     const bool workload = live->workload.has_value();
     failing_ = told_trouble_ = false;
     live_ = std::move(live);
+    watchdog_ = live_->engine->watchdog();
     bridge_ = std::move(bridge);
     progress_marks_.clear();
     // A playground session does not push a finished run off the screen.
@@ -867,6 +868,18 @@ void Session::noticeFailure() {
             retireLive();
             tellFailure({}, why);
         });
+}
+
+// Nothing can be done about it from inside the program, which goes on if the device does.
+void Session::noticeSilence() {
+    const QString now = watchdog_ ? toQ(watchdog_->silence()) : QString();
+    const bool changed = now.isEmpty() != silence_.isEmpty();
+    silence_ = now;
+    if (changed) emit silenceChanged(!now.isEmpty());
+}
+
+void Session::flushRecording() {
+    if (live_) live_->recorder->flush();
 }
 
 void Session::tellFailure(std::optional<Workload> workload, const std::string& why) {
@@ -1004,6 +1017,7 @@ void Session::pump() {
     const qint64 now = clock_.elapsed();
     if (now - figures_at_ms_ >= 200) {
         figures_at_ms_ = now;
+        noticeSilence();
         updateFigures();
         if (const QString error = recordingError(); error != told_error_) {
             told_error_ = error;

@@ -120,6 +120,10 @@ public:
     void ensureEngine(std::function<void(const QString& error)> done);
     Engine* engine();  // null: none alive
     EngineStatus engineStatus() const;
+    // "step 812 has been running on cuda:0 for 31 s without an answer"; empty: the device answers. An engine that is
+    // being taken down counts too.
+    const QString& silence() const { return silence_; }
+    void flushRecording();  // everything up to now is on disk when it returns
 
     // --- What is shown
     RunModel& runModel() { return run_model_; }
@@ -149,6 +153,7 @@ signals:
     void runFinished(const QString& dir, bool complete);
     void engineFailed(const QString& why);
     void restartNeeded(const QString& why);
+    void silenceChanged(bool silent);
     void workloadDropped(const QString& path);
     void message(const QString& text, bool isError);
     void activity();  // something began: the tick has to run
@@ -193,6 +198,7 @@ private:
     void liveMade(const Start& start, Started started, std::shared_ptr<EngineBridge> bridge);
     void engineGone();
     void noticeFailure();
+    void noticeSilence();
     void tellFailure(std::optional<Workload> workload, const std::string& why);
     void tellTroubles(const std::vector<StepRecordPtr>& records);
     void adoptLive(std::shared_ptr<LiveRun> live, std::shared_ptr<EngineBridge> bridge);
@@ -236,6 +242,8 @@ private:
     int engines_ = 0;  // alive, being made or being taken down
     bool failing_ = false, device_lost_ = false, told_trouble_ = false, phase_times_ = false;
     std::optional<Workload> lost_workload_;
+    std::shared_ptr<const Watchdog> watchdog_;  // of the newest engine
+    QString silence_;
     Recovery recovery_;
     bool showing_live_ = false;
     QString told_error_;  // of the recording that is written: said once

@@ -235,6 +235,7 @@ Result<int> generate(const GlobalOptions& options, const GenerateOptions& o, Pro
     while (!session.engine->wait_idle(50)) {
         if (progress.cancelled()) session.engine->cancel_all();
         if (session.engine->status().state == EngineState::failed) break;
+        leave_if_silent(*session.engine);
     }
     session.recorder->flush();
     return generation->finish();

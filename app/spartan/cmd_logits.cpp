@@ -152,6 +152,7 @@ Result<void> logits(const GlobalOptions& options, const LogitsOptions& o, Progre
     while (!session.engine->wait_idle(50)) {
         if (progress.cancelled()) session.engine->cancel_all();
         if (session.engine->status().state == EngineState::failed) break;
+        leave_if_silent(*session.engine);
     }
     session.recorder->flush();
     if (progress.cancelled()) return Error{"", "", "", "", true};

@@ -73,6 +73,8 @@ int conclude(const GlobalOptions& options, const RunOutcome& outcome, const std:
         print(for_output(summary_text(outcome.document)));
     std::vector<std::string> all = failures_of(outcome);
     // A failure is explained in one line, whatever else there was to say.
+    if (outcome.not_answering)
+        return report(make_error(outcome.failure + ", which is longer than engine.watchdog_s allows"));
     if (!outcome.failure.empty()) return report(make_error("the engine failed: " + outcome.failure));
     if (outcome.completed == 0 && !outcome.cancelled)
         return report(make_error("no request completed" + (all.empty() ? "" : ": " + first_of(all))));
@@ -91,11 +93,13 @@ Result<int> run(const GlobalOptions& options, const RunOptions& o, Progress& pro
     for (std::string& idle : idle_settings(workload)) session.warnings.push_back(std::move(idle));
     const RunSetup setup{*session.engine, *session.recorder,
                          workload,        session.adapters,
-                         o.out,           make_run_header(*session.engine, options.program, &workload)};
+                         o.out,           make_run_header(*session.engine, options.program, &workload),
+                         .gives_up = true};
     ProgressLine line;
     progress.done = 0;
     TRY_ASSIGN(outcome, run_workload(setup, progress, [&](const RunProgress& p) { line.show(progress_text(p)); }));
     line.clear();
+    if (outcome.not_answering) leave_at_once(conclude(options, outcome, session.warnings));
     return conclude(options, outcome, session.warnings);
 }
 

@@ -55,6 +55,11 @@ int finish_output(int code) {
     return kFailed;
 }
 
+void leave_at_once(int code) {
+    std::fflush(nullptr);
+    std::_Exit(code);
+}
+
 int report(const Error& error) {
     if (error.cancelled) return kInterrupted;
     complain("spartan: " + error.message());

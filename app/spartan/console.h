@@ -26,6 +26,9 @@ void print_json(const Json& json);  // one document, one line end
 // Standard output could not take everything: the exit code of a command that thinks it succeeded.
 int finish_output(int code);
 
+// Without taking anything down: a device that does not answer would never let go.
+[[noreturn]] void leave_at_once(int code);
+
 int report(const Error& error);  // one line on standard error; kFailed, or kInterrupted for a cancellation
 int bad_arguments(const std::string& sentence);
 // "the first (and 2 more)"; for several reasons of one failure, of which there must be one.

@@ -79,6 +79,11 @@ Result<std::shared_ptr<const Model>> load_session_model(const GlobalOptions& opt
     return model;
 }
 
+void leave_if_silent(const Engine& engine) {
+    const std::string silence = engine.watchdog()->silence();
+    if (!silence.empty()) leave_at_once(report(make_error(silence)));
+}
+
 Result<Session> open_session(const GlobalOptions& options, const ModelOptions& model, uint64_t seed,
                              EngineOptions engine_options, Progress& progress, Engine::LogitsSink logits) {
     Session s;

@@ -45,6 +45,9 @@ Result<std::shared_ptr<const Model>> load_session_model(const GlobalOptions& opt
                                                         uint64_t seed, Progress& progress, ProgressLine& line,
                                                         std::vector<std::string>& warnings);
 
+// Ends the program with one line when the device has not answered for so long that it may never.
+void leave_if_silent(const Engine& engine);
+
 // Loads everything and starts the engine. `engine_options`' threads and device come from `options`.
 Result<Session> open_session(const GlobalOptions& options, const ModelOptions& model, uint64_t seed,
                              EngineOptions engine_options, Progress& progress, Engine::LogitsSink logits = {});

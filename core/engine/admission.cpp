@@ -87,6 +87,7 @@ Result<EngineOptions> check_options(EngineOptions o, const Model& model) {
     TRY_VOID(check_device_choices(o));
     const AdapterStrategy strategy = strategy_of(o);
     o.batch_invariant = o.batch_invariant.value_or(o.cuda_device < 0);
+    TRY_VOID(in_range("watchdog_s", o.watchdog_s, 0, 86'400));
     TRY_VOID(in_range("threads", o.threads, 0, 1024));
     TRY_VOID(in_range("max_batch_tokens", o.max_batch_tokens, 1, 1 << 16));
     TRY_VOID(in_range("max_batch_rows", o.max_batch_rows, 1, 1 << 16));

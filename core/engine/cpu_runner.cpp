@@ -12,6 +12,7 @@
 #include <new>
 #include <numeric>
 #include <optional>
+#include <thread>
 #include <utility>
 
 namespace spartan {
@@ -165,6 +166,7 @@ private:
     }
 
     static void fail_as(Fault fault) {
+        if (fault == Fault::stall) std::this_thread::sleep_for(std::chrono::seconds(kStallSeconds));
         if (fault == Fault::device_lost) throw DeviceError("the device is lost, as a test wanted it");
         if (fault == Fault::out_of_memory) throw OutOfDeviceMemory("no memory, as a test wanted it");
     }

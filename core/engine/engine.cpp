@@ -104,6 +104,8 @@ void Engine::time_phases(bool on) { impl_->shared.mailbox.post(PhaseTimesCommand
 void Engine::cause_fault(Fault fault) { impl_->shared.mailbox.post(FaultCommand{fault}); }
 void Engine::release() { impl_->shared.mailbox.post(HoldCommand{false}); }
 
+std::shared_ptr<const Watchdog> Engine::watchdog() const { return impl_->shared.watchdog; }
+
 EngineStatus Engine::status() const {
     StatusBoard& board = impl_->shared.board;
     std::lock_guard lock(board.mutex);

@@ -8,6 +8,7 @@
 #include "core/engine/fault.h"
 #include "core/engine/request.h"
 #include "core/engine/step_record.h"
+#include "core/engine/watchdog.h"
 #include "core/model/model.h"
 
 #include <cstdint>
@@ -46,6 +47,8 @@ struct EngineOptions {
     // A request's answer has the same bits alone and in any batch. Unset: true on a CPU, where every kernel is so and
     // false is refused as something that cannot be had; false on a GPU.
     std::optional<bool> batch_invariant;
+    // Seconds without an answer of the device after which Engine::watchdog() says so; 0: never.
+    int32_t watchdog_s = 30;
 };
 
 // Requests that become due by themselves (a workload). Called on the engine's thread only.
@@ -129,6 +132,9 @@ public:
 
     // For tests.
     void cause_fault(Fault fault);
+
+    // Whether the device still answers. May outlive the engine.
+    std::shared_ptr<const Watchdog> watchdog() const;
 
     EngineStatus status() const;
     int64_t now_us() const;  // the engine's clock

@@ -50,10 +50,12 @@ void EngineLoop::run() {
             fail(e.what());
         }
     }
+    shared_.watchdog->rest();
     update_status(EngineState::stopped);
 }
 
 void EngineLoop::turn() {
+    if (!awaits_copies_) shared_.watchdog->beat(next_step_);
     turn_start_us_ = shared_.clock.now_us();
     take_arrivals();
     drain();
@@ -95,6 +97,12 @@ void EngineLoop::rest() {
             deadline = std::max(shared_.clock.when(source_start_us_ + *due_us), soon);
         }
     }
+    wait_for_commands(deadline);
+}
+
+void EngineLoop::wait_for_commands(std::optional<EngineClock::Time> deadline) {
+    awaits_copies_ = false;
+    shared_.watchdog->rest();
     shared_.mailbox.wait(deadline);
 }
 
@@ -104,7 +112,7 @@ void EngineLoop::stay_held() {
     publish_news();
     if (quit_) return;
     update_status(failure_.empty() ? EngineState::held : EngineState::failed);
-    shared_.mailbox.wait(std::nullopt);
+    wait_for_commands(std::nullopt);
 }
 
 void EngineLoop::drain() {
@@ -323,6 +331,7 @@ void EngineLoop::publish(int64_t start_us, int64_t end_us) {
     const auto begin = std::chrono::steady_clock::now();
     while (!shared_.sink(published)) {
         std::this_thread::sleep_for(std::chrono::microseconds(200));
+        shared_.watchdog->beat(next_step_);  // it is not the device that is slow
         const auto waited = std::chrono::steady_clock::now() - begin;
         publish_wait_us_ = std::chrono::duration_cast<std::chrono::microseconds>(waited).count();
         // Nobody reads any more, and whoever made the engine waits for its thread.

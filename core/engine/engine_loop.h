@@ -40,6 +40,8 @@ struct EngineShared {
           sink(std::move(records)),
           logits(std::move(of_logits)),
           pool_shape(spartan::pool_shape(options, *model)),
+          watchdog(std::make_shared<Watchdog>(
+              options.watchdog_s, options.cuda_device < 0 ? "cpu" : "cuda:" + std::to_string(options.cuda_device))),
           registry(options.adapter_bytes, pool_shape.page_bytes, pool_shape.total_pages) {}
 
     std::shared_ptr<const Model> model;
@@ -52,6 +54,7 @@ struct EngineShared {
     std::atomic<uint64_t> next_source{1};    // numbers sources
     std::atomic<uint64_t> source_number{0};  // the one that is active or about to be; 0: none
     EngineClock clock;
+    std::shared_ptr<Watchdog> watchdog;
     Mailbox mailbox;
     Disposal disposal;  // of adapters that have left
     AdapterRegistry registry;
@@ -71,6 +74,7 @@ private:
     void rest();
     void publish_news();
     void stay_held();
+    void wait_for_commands(std::optional<EngineClock::Time> deadline);
 
     // Commands.
     void drain();
@@ -156,6 +160,7 @@ private:
     std::deque<Command> commands_;  // taken from the mailbox, not handled yet
     uint64_t taken_ = 0;            // commands ever taken
     bool hold_ = false, quit_ = false;
+    bool awaits_copies_ = false;                  // and has nothing else to do
     std::map<AdapterId, std::string> homeless_;   // found no device memory in this step, and why
     int32_t row_limit_ = 0, steps_at_limit_ = 0;  // after a shortage of device memory; 0: none
     int64_t device_memory_us_ = std::numeric_limits<int64_t>::min() / 2;  // when the driver was asked

@@ -67,6 +67,7 @@ bool EngineLoop::launch(Flight& f) {
     f.transfer_bytes = std::exchange(pending_.bytes.transfer, 0);
     f.transfer_us = std::exchange(pending_.times.transfer, 0);
 
+    awaits_copies_ = false;
     compute(f);
     for (const ScheduledRow& row : f.plan.rows) {
         Sequence& s = *row.sequence;
@@ -162,7 +163,8 @@ void EngineLoop::land(Flight& f) {
 void EngineLoop::await_adapters() {
     update_status(EngineState::running);
     publish_news();
-    if (scheduler_.num_loading() > 0) shared_.mailbox.wait(std::chrono::steady_clock::now() + kArrivalPoll);
+    awaits_copies_ = scheduler_.num_loading() > 0;
+    if (awaits_copies_) shared_.mailbox.wait(std::chrono::steady_clock::now() + kArrivalPoll);
 }
 
 void EngineLoop::move_adapters(const std::vector<AdapterMove>& moves, int64_t& transfer_us) {
@@ -191,6 +193,7 @@ void EngineLoop::move_adapters(const std::vector<AdapterMove>& moves, int64_t& t
 void EngineLoop::take_arrivals() {
     if (!failure_.empty()) return;  // a lost device would say so again, each time before any command is served
     for (const AdapterArrival& arrival : runner_->take_arrivals()) {
+        awaits_copies_ = false;
         scheduler_.adapter_arrived(arrival.id);
         shared_.registry.set_residency(arrival.id, Residency::pool);
         const auto bytes = int64_t(shared_.registry.get(arrival.id)->adapter->blob.size());
@@ -246,6 +249,7 @@ void EngineLoop::try_more() {
 // Asked between kernels. A cancelled request's record leaves at once; its rows go on to the step's end unless nobody in
 // the batch is wanted any more.
 bool EngineLoop::keep_going(const Flight& f) {
+    shared_.watchdog->beat(next_step_);
     if (!shared_.mailbox.urgent()) return true;
     drain();
     publish_news();

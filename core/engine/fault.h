@@ -6,9 +6,12 @@
 
 namespace spartan {
 
+constexpr int kStallSeconds = 3;
+
 enum class Fault : uint8_t {
     device_lost,           // a kernel that traps: the GPU's context takes no more work
     out_of_memory,         // the next step finds no memory on the device
+    stall,                 // the next step takes kStallSeconds longer, in which the device does not answer
     no_memory_for_graphs,  // the next capture finds none; a CPU captures nothing and takes no notice
 };
 

@@ -161,6 +161,10 @@ private:
     void notice_failure() {
         const EngineStatus status = s_.engine.status();
         if (status.state == EngineState::failed) outcome_.failure = status.failure;
+        const std::string silence = s_.gives_up ? s_.engine.watchdog()->silence() : std::string();
+        if (silence.empty()) return;
+        outcome_.failure = silence;
+        outcome_.not_answering = true;
     }
 
     void cancel() {

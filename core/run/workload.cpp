@@ -219,6 +219,7 @@ Result<EngineOptions> parse_engine_options(const Json& json, const std::string& 
     o.graphs = f.boolean("graphs", o.graphs);
     o.phase_times = f.boolean("phase_times", o.phase_times);
     if (f.has("batch_invariant")) o.batch_invariant = f.boolean("batch_invariant");
+    o.watchdog_s = int32_t(f.integer("watchdog_s", o.watchdog_s, 0, 86'400));
     o.max_batch_tokens = int32_t(f.integer("max_batch_tokens", o.max_batch_tokens, 1, 1 << 16));
     o.max_batch_rows = int32_t(f.integer("max_batch_rows", o.max_batch_rows, 1, 1 << 16));
     o.block_tokens = int32_t(f.integer("block_tokens", o.block_tokens, 1, 1024));
@@ -244,6 +245,7 @@ Json engine_options_to_json(const EngineOptions& o) {
            {"block_tokens", o.block_tokens}};
     if (o.adapter_slots != 0) j["adapter_slots"] = o.adapter_slots;
     if (o.phase_times) j["phase_times"] = true;
+    if (o.watchdog_s != EngineOptions().watchdog_s) j["watchdog_s"] = o.watchdog_s;
     if (o.batch_invariant) j["batch_invariant"] = *o.batch_invariant;
     if (o.pool_bytes != 0) j["pool_bytes"] = o.pool_bytes;
     if (o.adapter_bytes != 0) j["adapter_bytes"] = o.adapter_bytes;

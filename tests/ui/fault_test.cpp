@@ -8,6 +8,7 @@
 #include "window_fixture.h"
 
 #include <QAbstractButton>
+#include <QLabel>
 #include <QPlainTextEdit>
 #include <QSignalSpy>
 #include <QtTest>
@@ -175,6 +176,48 @@ private slots:
             workload.erase(key);
         }
         QCOMPARE(restored.dump(), workload.dump());
+    }
+
+    // A step that hangs: the window says so, lives on, and goes on by itself when the device does.
+    void aDeviceThatDoesNotAnswerIsSaid() {
+        Window w;
+        load(w);
+        bool quit = false;
+        int64_t kept = 0;
+        w.window.setQuitter([&] {
+            quit = true;
+            const auto info = open_run(toStd(w.session.writingDir()));
+            QVERIFY(info);
+            Progress progress;
+            QVERIFY(read_steps(*info, progress, [&](const StepRecordPtr&) { ++kept; }));
+        });
+        QSignalSpy ended(&w.session, &Session::runFinished);
+        Workload workload = small(2'000, 64);
+        workload.engine.watchdog_s = 1;
+        w.session.run(workload);
+        QTRY_VERIFY_WITH_TIMEOUT(w.session.runModel().counts().completed > 0, 20'000);
+        w.session.engine()->cause_fault(Fault::stall);
+        QTRY_VERIFY_WITH_TIMEOUT(!w.session.silence().isEmpty(), 10'000);
+        Banner& banner = *w.window.findChild<Banner*>();
+        QVERIFY2(banner.text().contains(QStringLiteral("without an answer")), qPrintable(banner.text()));
+        QVERIFY(w.window.tick() >= 0);
+        bool said = false;
+        for (const QLabel* label : w.window.findChildren<QLabel*>())
+            said |= label->text().contains(QStringLiteral("not answering"));
+        QVERIFY(said);
+        QAbstractButton* end = nullptr;
+        for (QAbstractButton* b : banner.findChildren<QAbstractButton*>())
+            if (b->text() == QStringLiteral("End the program") && b->isVisible()) end = b;
+        QVERIFY(end);
+        QTest::mouseClick(end, Qt::LeftButton);
+        QVERIFY(quit);                                      // where the process would have ended, with
+        QCOMPARE(kept, w.session.runModel().totalSteps());  // everything on disk
+        QTRY_VERIFY_WITH_TIMEOUT(w.session.silence().isEmpty(), 10'000);
+        QVERIFY2(banner.text().contains(QStringLiteral("answers again")), qPrintable(banner.text()));
+        const int64_t before = w.session.runModel().counts().completed;
+        QTRY_VERIFY_WITH_TIMEOUT(w.session.runModel().counts().completed > before, 20'000);
+        w.session.stop();
+        QTRY_COMPARE_WITH_TIMEOUT(ended.size(), 1, 10'000);
     }
 
     void aDamagedSessionIsRefused() {

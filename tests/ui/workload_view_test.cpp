@@ -113,6 +113,7 @@ private slots:
         e.adapter_slots = 3;
         e.graphs = false;
         e.phase_times = true;
+        e.watchdog_s = 5;
         e.batch_invariant = true;
         e.max_batch_tokens = 65'536;
         e.max_batch_rows = 8'192;

@@ -445,6 +445,12 @@ void WorkloadView::buildEngine() {
         },
         tr("Whether a request's answer has the same bits alone and in any batch. On a GPU that costs some speed and is "
            "off unless asked for; every kernel on the CPU is so, and off is refused there."));
+    integer(
+        QStringLiteral("engine.watchdog_s"), tr("not answering after"), tr("s"), 0, 86'400,
+        [](Workload& w) -> int32_t& { return w.engine.watchdog_s; },
+        tr("Seconds without an answer of the device after which the window says so and offers to end the program; on "
+           "the command line the run ends then. A large model's prefill may take long on a slow device."),
+        {}, tr("never"));
     flag(
         QStringLiteral("engine.graphs"), tr("CUDA graphs"), [](Workload& w) -> bool& { return w.engine.graphs; },
         tr("Replays the launches of steps of a known shape, with the same answers. Without effect on the CPU, which "

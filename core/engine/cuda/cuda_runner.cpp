@@ -232,6 +232,8 @@ public:
     void cause_fault(Fault fault) override {
         if (fault == Fault::device_lost)
             trap(device_);
+        else if (fault == Fault::stall)
+            stall(device_, kStallSeconds);
         else
             fault_ = fault;
     }

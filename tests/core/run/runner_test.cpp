@@ -5,7 +5,11 @@
 #include "core/run/run_dir.h"
 #include "fixture.h"
 
+#include <QElapsedTimer>
 #include <QtTest>
+#include <atomic>
+#include <regex>
+#include <thread>
 
 using namespace spartan;
 
@@ -17,19 +21,21 @@ struct Subject {
     std::unique_ptr<Engine> engine;
     Workload workload;
 
-    Subject() {
+    explicit Subject(int watchdog_s = 0) {
         test::TinyShape shape;
-        engine = test::expect(
-            Engine::create(test::make_model(DType::f32, shape), test::TestEngine::small_options(), recorder.sink()));
+        EngineOptions options = test::TestEngine::small_options();
+        options.watchdog_s = watchdog_s;
+        engine = test::expect(Engine::create(test::make_model(DType::f32, shape), options, recorder.sink()));
         workload.model = "hand-made";
         workload.requests = 40;
         workload.prompt_tokens = {"fixed", 12, 1, 1, 0, 0};
         workload.output_tokens = {"fixed", 20, 1, 1, 0, 0};
     }
-    RunOutcome run() {
+    RunOutcome run(bool gives_up = false) {
         Progress progress;
         const RunSetup setup{
-            *engine, recorder, workload, {}, folder.path("run.wbrun"), make_run_header(*engine, {}, &workload)};
+            *engine, recorder, workload, {}, folder.path("run.wbrun"), make_run_header(*engine, {}, &workload),
+            gives_up};
         return test::expect(run_workload(setup, progress));
     }
 };
@@ -53,6 +59,66 @@ private slots:
         Progress progress;
         test::expect(read_steps(info, progress, [&](const StepRecordPtr& r) { recorded += r->trouble; }));
         QVERIFY(outcome.trouble.find(recorded) != std::string::npos && !recorded.empty());
+    }
+
+    // The run ends while the device still hangs, with what was recorded.
+    void a_device_that_does_not_answer_is_given_up() {
+        Subject s(1);
+        s.workload.arrival.kind = "closed";
+        s.workload.arrival.concurrency = 4;
+        s.engine->wait_idle();
+        s.engine->cause_fault(Fault::stall);
+        QElapsedTimer took;
+        took.start();
+        const RunOutcome outcome = s.run(true);
+        QVERIFY2(took.elapsed() < 1000 * kStallSeconds - 200, qPrintable(QString::number(took.elapsed())));
+        QVERIFY(outcome.not_answering);
+        const std::regex line("step \\d+ has been running on (cpu|cuda:\\d) for 1 s without an answer");
+        QVERIFY2(std::regex_match(outcome.failure, line), outcome.failure.c_str());
+        const auto info = test::expect(open_run(s.folder.path("run.wbrun")));
+        QVERIFY(!info.complete);
+        QVERIFY(!s.engine->watchdog()->silence().empty());
+        QVERIFY(s.engine->wait_idle(20'000));  // it was a long step after all
+        QVERIFY(s.engine->watchdog()->silence().empty());
+    }
+
+    void a_device_that_answers_late_is_waited_for() {
+        Subject s(1);
+        s.engine->cause_fault(Fault::stall);
+        std::atomic<bool> over{false};
+        std::string heard;
+        std::thread listener([&] {
+            while (!over) {
+                if (heard.empty()) heard = s.engine->watchdog()->silence();
+                std::this_thread::sleep_for(std::chrono::milliseconds(20));
+            }
+        });
+        const RunOutcome outcome = s.run();
+        over = true;
+        listener.join();
+        QVERIFY(!outcome.not_answering);
+        QVERIFY(outcome.failure.empty());
+        QCOMPARE(outcome.completed, int64_t(40));
+        QVERIFY(heard.find("without an answer") != std::string::npos);
+    }
+
+    // Waiting for requests, being held and having ended are no silence; nor is anything where the limit is 0.
+    void an_idle_engine_is_not_silent() {
+        Subject s(1), never(0);
+        const auto watchdog = s.engine->watchdog();
+        QCOMPARE(s.run().completed, int64_t(40));
+        never.engine->cause_fault(Fault::stall);
+        QElapsedTimer clock;
+        clock.start();
+        std::thread other([&] { never.run(); });
+        while (clock.elapsed() < 1500) {
+            QCOMPARE(watchdog->silence(), std::string());
+            QCOMPARE(never.engine->watchdog()->silence(), std::string());
+            QTest::qSleep(50);
+        }
+        other.join();
+        s.engine.reset();
+        QCOMPARE(watchdog->silence(), std::string());
     }
 
     void a_lost_device_ends_every_request_with_the_reason() {
