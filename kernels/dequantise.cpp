@@ -3,23 +3,11 @@
 #include "kernels/check.h"
 #include "kernels/view.h"
 
-#include <bit>
 #include <cstring>
 
 namespace spartan {
 
 namespace {
-
-// Without branches, so that loops over it become vector code. A half's exponent and mantissa, shifted to where a float
-// keeps them, name a value 2^112 too small (exact, as a subnormal float at the least). Inf and NaN need all exponent
-// bits.
-inline float half_to_float(uint16_t h) {
-    const uint32_t magnitude = uint32_t(h & 0x7fffu) << 13;
-    const uint32_t special = (h & 0x7c00u) == 0x7c00u ? 0x7f800000u : 0u;
-    const uint32_t sign = uint32_t(h & 0x8000u) << 16;
-    const float scaled = std::bit_cast<float>(magnitude) * 0x1p112f;
-    return std::bit_cast<float>(std::bit_cast<uint32_t>(scaled) | special | sign);
-}
 
 inline uint16_t read_u16(const uint8_t* p) {
     uint16_t v;
@@ -27,8 +15,10 @@ inline uint16_t read_u16(const uint8_t* p) {
     return v;
 }
 
+inline float read_half(const uint8_t* p) { return to_float(f16{read_u16(p)}); }
+
 void q4_0_block(const uint8_t* b, float* out) {
-    const float d = half_to_float(read_u16(b));
+    const float d = read_half(b);
     for (int i = 0; i < 16; ++i) {
         out[i] = d * float(int(b[2 + i] & 15) - 8);
         out[i + 16] = d * float(int(b[2 + i] >> 4) - 8);
@@ -36,7 +26,7 @@ void q4_0_block(const uint8_t* b, float* out) {
 }
 
 void q4_1_block(const uint8_t* b, float* out) {
-    const float d = half_to_float(read_u16(b)), m = half_to_float(read_u16(b + 2));
+    const float d = read_half(b), m = read_half(b + 2);
     for (int i = 0; i < 16; ++i) {
         out[i] = d * float(int(b[4 + i] & 15)) + m;
         out[i + 16] = d * float(int(b[4 + i] >> 4)) + m;
@@ -51,7 +41,7 @@ inline uint32_t read_u32(const uint8_t* p) {
 
 // The fifth bits of a block's 32 quants: bit i for the low nibble of byte i, bit i + 16 for the high one.
 void q5_0_block(const uint8_t* b, float* out) {
-    const float d = half_to_float(read_u16(b));
+    const float d = read_half(b);
     const uint32_t high = read_u32(b + 2);
     for (int i = 0; i < 16; ++i) {
         out[i] = d * float(int((b[6 + i] & 15) | (high >> i & 1) << 4) - 16);
@@ -60,7 +50,7 @@ void q5_0_block(const uint8_t* b, float* out) {
 }
 
 void q5_1_block(const uint8_t* b, float* out) {
-    const float d = half_to_float(read_u16(b)), m = half_to_float(read_u16(b + 2));
+    const float d = read_half(b), m = read_half(b + 2);
     const uint32_t high = read_u32(b + 4);
     for (int i = 0; i < 16; ++i) {
         out[i] = d * float(int((b[8 + i] & 15) | (high >> i & 1) << 4)) + m;
@@ -69,7 +59,7 @@ void q5_1_block(const uint8_t* b, float* out) {
 }
 
 void q8_0_block(const uint8_t* b, float* out) {
-    const float d = half_to_float(read_u16(b));
+    const float d = read_half(b);
     for (int i = 0; i < 32; ++i) out[i] = d * float(int8_t(b[2 + i]));
 }
 
@@ -77,7 +67,7 @@ void q8_0_block(const uint8_t* b, float* out) {
 
 void q2_k_block(const uint8_t* b, float* out) {
     const uint8_t *scales = b, *quants = b + 16;
-    const float d = half_to_float(read_u16(b + 80)), dmin = half_to_float(read_u16(b + 82));
+    const float d = read_half(b + 80), dmin = read_half(b + 82);
     for (int i = 0; i < 256; ++i) {
         const int half = i / 128, shift = i % 128 / 32 * 2;
         const int q = quants[half * 32 + i % 32] >> shift & 3;
@@ -88,7 +78,7 @@ void q2_k_block(const uint8_t* b, float* out) {
 
 void q3_k_block(const uint8_t* b, float* out) {
     const uint8_t *high = b, *quants = b + 32, *packed = b + 96;
-    const float d = half_to_float(read_u16(b + 108));
+    const float d = read_half(b + 108);
     float scales[16];
     for (int i = 0; i < 16; ++i) {
         const int low = i < 8 ? packed[i] & 15 : packed[i - 8] >> 4;
@@ -110,7 +100,7 @@ struct ScaleMin {
 };
 
 void q4_k_block(const uint8_t* b, float* out) {
-    const float d = half_to_float(read_u16(b)), dmin = half_to_float(read_u16(b + 2));
+    const float d = read_half(b), dmin = read_half(b + 2);
     const uint8_t* quants = b + 16;
     for (int group = 0; group < 8; ++group) {
         const ScaleMin s(b + 4, group);
@@ -120,7 +110,7 @@ void q4_k_block(const uint8_t* b, float* out) {
 }
 
 void q5_k_block(const uint8_t* b, float* out) {
-    const float d = half_to_float(read_u16(b)), dmin = half_to_float(read_u16(b + 2));
+    const float d = read_half(b), dmin = read_half(b + 2);
     const uint8_t *high = b + 16, *quants = b + 48;
     for (int group = 0; group < 8; ++group) {
         const ScaleMin s(b + 4, group);
@@ -134,7 +124,7 @@ void q5_k_block(const uint8_t* b, float* out) {
 
 void q6_k_block(const uint8_t* b, float* out) {
     const uint8_t *low = b, *high = b + 128, *scales = b + 192;
-    const float d = half_to_float(read_u16(b + 208));
+    const float d = read_half(b + 208);
     for (int i = 0; i < 256; ++i) {
         const int half = i / 128, part = i % 128 / 32, l = i % 32;
         const int nibble = low[half * 64 + part % 2 * 32 + l] >> (part / 2 * 4) & 15;
@@ -187,8 +177,6 @@ int64_t block_bytes(GgufType type) {
     return f->bytes;
 }
 
-float f16_to_float(uint16_t bits) { return half_to_float(bits); }
-
 void dequantise_row(GgufType type, const void* blocks, int64_t count, float* out) {
     const Format* f = find_format(type);
     CHECK(f && count >= 0 && count % f->elements == 0);
@@ -198,7 +186,7 @@ void dequantise_row(GgufType type, const void* blocks, int64_t count, float* out
     } else if (type == GgufType::f32) {
         std::memcpy(out, b, size_t(count) * 4);
     } else if (type == GgufType::f16) {
-        for (int64_t i = 0; i < count; ++i) out[i] = half_to_float(read_u16(b + 2 * i));
+        for (int64_t i = 0; i < count; ++i) out[i] = read_half(b + 2 * i);
     } else {
         for (int64_t i = 0; i < count; ++i) out[i] = to_float(bf16{read_u16(b + 2 * i)});
     }

@@ -44,6 +44,4 @@ bool can_keep(GgufType type);
 // rounding beyond that of the formula in fp32, from left to right. Keeps no state: call it from several threads.
 void dequantise_row(GgufType type, const void* blocks, int64_t count, float* out);
 
-float f16_to_float(uint16_t bits);  // exact, subnormals, infinities and NaN included
-
 }  // namespace spartan

@@ -4,7 +4,7 @@
 //
 //     out  [M, N]  f32, must not alias x
 //     x    [M, K]  f32; rounded to bf16 first (nearest even) when w is bf16, as the bf16 dot-product instructions do
-//     w    [N, K]  T = f32 or bf16, packed
+//     w    [N, K]  T = f32 or bf16, packed; f16 is only kept and read back, for a GPU
 //
 // Accumulates in fp32, one accumulator per output in rising k, so that a row's result does not depend on M, on the
 // other rows or on the number of threads (bitwise). M, N and K may be any size; M may be 0.
@@ -21,12 +21,11 @@
 
 namespace spartan {
 
-// A weight [rows = N, cols = K] in panels of kPanel outputs, k-major inside a panel (bf16: k in pairs), padded with
-// zeros. Either dense, every value a T, or kept: the quantised blocks of a file in as many bytes, widened to T a piece
-// of a panel at a time while they are used. Keeping changes no bit of a product: its values are those that a dense
-// matrix would hold, and they are added in the same order.
-// Its memory (64-byte aligned) is its own or a part of what many share. Movable, not copyable: a copy of weights should
-// be seen in the code.
+// A weight [rows = N, cols = K] in panels of kPanel outputs, k-major inside a panel (16-bit types: k in pairs), padded
+// with zeros. Either dense, every value a T, or kept: the quantised blocks of a file in as many bytes, widened to T a
+// piece of a panel at a time while they are used. Keeping changes no bit of a product: its values are those that a
+// dense matrix would hold, and they are added in the same order. Its memory (64-byte aligned) is its own or a part of
+// what many share. Movable, not copyable: a copy of weights should be seen in the code.
 template <class T>
 class PackedMatrix {
 public:
@@ -72,6 +71,7 @@ private:
 
 extern template class PackedMatrix<float>;
 extern template class PackedMatrix<bf16>;
+extern template class PackedMatrix<f16>;
 
 void matmul(CpuDevice&, View<float, 2> out, View<const float, 2> x, const PackedMatrix<float>& w);
 void matmul(CpuDevice&, View<float, 2> out, View<const float, 2> x, const PackedMatrix<bf16>& w);

@@ -9,7 +9,8 @@
 #   bash gpu.sh run [OPTIONS] REPORT_DIR           in the unpacked folder, on the GPU machine
 #
 # OPTIONS: --only PART,…      of tests, kernels, steps, paper (the default), phases (times of a step's phases),
-#                             invariant (steps whose bits do not depend on the batch), changed (how many answers differ
+#                             invariant (steps whose bits do not depend on the batch), f16 (steps in that instead of
+#                             bf16), changed (how many answers differ
 #                             between requests alone and together), strategies (the paper's own way, adapter by
 #                             adapter and merged, beside folded) and sanitize (the kernels' tests under NVIDIA's
 #                             compute-sanitizer: the program SPARTAN_SANITIZER, or the one in the PATH)
@@ -122,9 +123,9 @@ pack() {
 
 # --- run ---
 
-parts=(tests kernels steps phases invariant strategies changed sanitize paper window)
-declare -A limit=([tests]=80 [kernels]=80 [steps]=110 [phases]=60 [invariant]=60 [strategies]=180 [changed]=90 [sanitize]=150 [paper]=150 [window]=200)
-declare -A full_limit=([tests]=600 [kernels]=180 [steps]=300 [phases]=60 [invariant]=60 [strategies]=300 [changed]=90 [sanitize]=900 [paper]=1500 [window]=200)
+parts=(tests kernels steps phases invariant f16 strategies changed sanitize paper window)
+declare -A limit=([tests]=80 [kernels]=80 [steps]=110 [phases]=60 [invariant]=60 [f16]=60 [strategies]=180 [changed]=90 [sanitize]=150 [paper]=150 [window]=200)
+declare -A full_limit=([tests]=600 [kernels]=180 [steps]=300 [phases]=60 [invariant]=60 [f16]=60 [strategies]=300 [changed]=90 [sanitize]=900 [paper]=1500 [window]=200)
 paper_runs=(base boft:8 boft:32 boft:96 mixed:96 lora64:32 lora64:96 lora32:96)
 paper_counts=(1 8 16 32 64 96)
 window_requests=20000
@@ -203,14 +204,16 @@ run_steps() {
   one prefill 40 "${bench[@]}" prefill "${model[@]}" --prompt-tokens 512 --sequences 8 --adapters 8 --kinds base,boft,lora --json
 }
 
-some_steps() { # NAME KEY=VALUE
+some_steps() { # NAME MORE…
   one "$1" 60 bin/spartan bench decode --device "$device" --model "$model_name" --batch 1,8,96 --adapters 96 --kinds base,boft,lora \
-    --set "$2" --json
+    --json "${@:2}"
 }
 
-run_phases() { some_steps phases phase_times=true; }
+run_phases() { some_steps phases --set phase_times=true; }
 
-run_invariant() { some_steps invariant batch_invariant=true; }
+run_invariant() { some_steps invariant --set batch_invariant=true; }
+
+run_f16() { some_steps f16 --dtype f16; }
 
 # The same prompts one after the other and side by side, as usual and batch-invariant.
 run_changed() {

@@ -164,13 +164,13 @@ def phases_text(figures):
     return table(["adapters", "rows", "distinct", "step ms", *(p.removesuffix("_us") + " us" for p in phases)], rows)
 
 
-def invariant_text(figures, others):
+def against_usual_text(figures, others, columns):
     usual = {case_of(f): f["median_ms"] for f in others or []}
     rows = []
     for f in figures:
         ms, without = f["median_ms"], usual.get(case_of(f))
         rows.append([*case_of(f), short(ms), short(without), f"{(ms / without - 1) * 100:+.1f} %" if without else ""])
-    return table(["adapters", "rows", "distinct", "step ms", "not invariant ms", "cost (wanted: at most 8 %)"], rows)
+    return table(["adapters", "rows", "distinct", "step ms", *columns], rows)
 
 
 def prefill_text(figures):
@@ -249,7 +249,7 @@ def limits_text(limits):
 
 def main(raw_folder, report_folder):
     raw, out = Raw(Path(raw_folder)), Path(report_folder)
-    documents = {name: raw.json(name) for name in ("devices", "kernels", "peers", "decode", "ablation", "prefill", "phases", "invariant", "strategies")}
+    documents = {name: raw.json(name) for name in ("devices", "kernels", "peers", "decode", "ablation", "prefill", "phases", "invariant", "f16", "strategies")}
     tests = tests_of(raw)
     papers = {run["name"]: raw.json(run["name"]) for run in raw.of("paper")}
     commit = (raw.folder / "commit").read_text().strip()
@@ -282,7 +282,7 @@ def main(raw_folder, report_folder):
             continue
         title = {"kernels": "## Kernels", "decode": "## Decode steps, context 256", "ablation": "## Ablation, context 160",
                  "prefill": "## Prefill", "phases": "## Phases of a step, context 256, eager",
-                 "invariant": "## Batch-invariant steps, context 256",
+                 "invariant": "## Batch-invariant steps, context 256", "f16": "## Decode steps in f16, context 256",
                  "strategies": "## Strategies, steps of 32 requests, context 256"}[run["name"]]
         if run["code"] != 0:
             text.append(f"{title}\n\n{raw.why(run)}\n")
@@ -298,8 +298,9 @@ def main(raw_folder, report_folder):
             text.append(f"{title}\n\n" + ablation_text(document["decode"]) + "\n" + decode_text(with_all, WANTED_STEP_MS, "ms"))
         elif run["name"] == "phases":
             text.append(f"{title}\n\n" + phases_text(document["decode"]))
-        elif run["name"] == "invariant":
-            text.append(f"{title}\n\n" + invariant_text(document["decode"], (documents["decode"] or {}).get("decode")))
+        elif run["name"] in ("invariant", "f16"):
+            columns = {"invariant": ["not invariant ms", "cost (wanted: at most 8 %)"], "f16": ["in bf16 ms", "difference"]}[run["name"]]
+            text.append(f"{title}\n\n" + against_usual_text(document["decode"], (documents["decode"] or {}).get("decode"), columns))
         elif run["name"] == "strategies":
             text.append(f"{title}\n\n" + strategies_text(document["decode"]))
         else:

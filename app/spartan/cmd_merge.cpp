@@ -17,6 +17,7 @@ struct MergeArguments {
 Result<DType> stored_dtype(const GlobalOptions& options, const Model& model) {
     if (options.dtype == "auto") return model.info.dtype == "BF16" ? DType::bf16 : DType::f32;
     TRY_ASSIGN(precision, chosen_precision(options));
+    if (precision.dtype == DType::f16) return Error{"--dtype", "", "f16", "f32, bf16 or auto for merged weights"};
     return precision.dtype;
 }
 

@@ -28,7 +28,9 @@ void add_global_options(CLI::App& app, GlobalOptions& o) {
     app.add_option("--device", o.device, "cpu, cuda, cuda:N or auto (the default)")
         ->type_name("DEVICE")
         ->check(CLI::Validator(device, ""));
-    app.add_option("--dtype", o.dtype, "f32, bf16, f16 or auto (the default: bf16 where the CPU has it, else f32)")
+    app.add_option(
+           "--dtype", o.dtype,
+           "f32, bf16, f16 (on a GPU only) or auto (the default: bf16 on a GPU and where the CPU has it, else f32)")
         ->type_name("DTYPE")
         ->check(one_of({"f32", "bf16", "f16", "auto"}));
     app.add_option("--weights", o.weights,

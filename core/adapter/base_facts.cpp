@@ -23,6 +23,7 @@ const float* base_norm(const Weights<T>& weights, NormRole role, int64_t layer) 
 }
 template const float* base_norm(const Weights<float>&, NormRole, int64_t);
 template const float* base_norm(const Weights<bf16>&, NormRole, int64_t);
+template const float* base_norm(const Weights<f16>&, NormRole, int64_t);
 
 int64_t norm_size(const Model& model, NormRole role) {
     const ModelConfig& c = model.config();

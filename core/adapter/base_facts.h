@@ -19,6 +19,7 @@ template <class T>
 const float* base_norm(const Weights<T>& weights, NormRole role, int64_t layer);
 extern template const float* base_norm(const Weights<float>&, NormRole, int64_t);
 extern template const float* base_norm(const Weights<bf16>&, NormRole, int64_t);
+extern template const float* base_norm(const Weights<f16>&, NormRole, int64_t);
 
 // What is added to a norm's stored weight before it multiplies: 1 in families whose norms are 1 + w.
 float norm_offset(const ModelConfig& config);

@@ -99,5 +99,6 @@ void MergedRows<T>::own_row(const OwnRows& own, const TablePart& table, const Pa
 
 template class MergedRows<float>;
 template class MergedRows<bf16>;
+template class MergedRows<f16>;
 
 }  // namespace spartan

@@ -46,5 +46,6 @@ private:
 
 extern template class MergedRows<float>;
 extern template class MergedRows<bf16>;
+extern template class MergedRows<f16>;
 
 }  // namespace spartan

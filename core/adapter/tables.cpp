@@ -43,8 +43,7 @@ TablePart& TableFolder::table_of(Adapter& adapter, bool head) const {
 
 int64_t TableFolder::packed_bytes(int64_t rows) const {
     const int64_t hidden = model_.config().hidden_size;
-    return model_.dtype == DType::f32 ? PackedMatrix<float>::bytes_of(rows, hidden)
-                                      : PackedMatrix<bf16>::bytes_of(rows, hidden);
+    return with_type(model_.dtype, [&]<class T>(T) { return PackedMatrix<T>::bytes_of(rows, hidden); });
 }
 
 const PeftModule* TableFolder::find_table(ModuleName::Kind kind) const {
@@ -244,7 +243,6 @@ Result<void> TableFolder::fold_rows(const SafetensorsEntry& entry, const std::ve
 Result<void> TableFolder::fold(size_t index, Adapter& adapter) const {
     const PeftModule& module = folder_.modules[index];
     std::byte* const blob = adapter.blob.data();
-    const bool half = model_.dtype != DType::f32;
     if (is_norm(module)) {
         TRY_ASSIGN(values, folder_.file->read_finite(*module.at(TensorRole::copy)));
         for (float& v : values) v += norm_offset(model_.config());
@@ -256,12 +254,12 @@ Result<void> TableFolder::fold(size_t index, Adapter& adapter) const {
     const std::optional<TablePart>& table = is_head(module) ? adapter.head : adapter.embedding;
     if (std::find(copies_.begin(), copies_.end(), index) != copies_.end()) {
         const SafetensorsEntry& entry = *module.at(TensorRole::copy);
-        TRY_VOID(half ? fold_rows<bf16>(entry, {}, blob, table->copy) : fold_rows<float>(entry, {}, blob, table->copy));
+        TRY_VOID(with_type(model_.dtype, [&]<class T>(T) { return fold_rows<T>(entry, {}, blob, table->copy); }));
     }
     if (const SafetensorsEntry* entry = module.at(TensorRole::token_rows)) {
         const std::vector<int64_t> order = rising(*folder_.config.tokens_of(module.name));
-        TRY_VOID(half ? fold_rows<bf16>(*entry, order, blob, table->token_rows)
-                      : fold_rows<float>(*entry, order, blob, table->token_rows));
+        TRY_VOID(
+            with_type(model_.dtype, [&]<class T>(T) { return fold_rows<T>(*entry, order, blob, table->token_rows); }));
     }
     return {};
 }

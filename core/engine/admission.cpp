@@ -253,8 +253,8 @@ private:
     }
 
     int64_t packed_bytes(int64_t rows) const {
-        return adapter_.dtype == DType::f32 ? PackedMatrix<float>::bytes_of(rows, config_.hidden_size)
-                                            : PackedMatrix<bf16>::bytes_of(rows, config_.hidden_size);
+        return with_type(adapter_.dtype,
+                         [&]<class T>(T) { return PackedMatrix<T>::bytes_of(rows, config_.hidden_size); });
     }
 
     Result<void> check_norm(const NormPart& norm) const {

@@ -222,6 +222,7 @@ int32_t batched_pages_of(const Adapter& adapter, int64_t page_bytes) {
 }
 
 Result<std::unique_ptr<ModelRunner>> make_cpu_runner(std::shared_ptr<const Model> model, const RunnerLimits& limits) {
+    if (model->dtype == DType::f16) return f16_on_cpu();
     // Adapter parts are 64-byte aligned within their blob, so pages have to be as well.
     const int64_t page_bytes = page_bytes_of(*model, limits.block_tokens);
     CHECK(page_bytes % 64 == 0);

@@ -245,8 +245,7 @@ private:
 
 int64_t packed_bytes(const WeightSlot& slot, DType dtype) {
     if (!slot.is_matrix()) return 4 * slot.shape[0];
-    return dtype == DType::f32 ? PackedMatrix<float>::bytes_of(slot.shape[0], slot.shape[1])
-                               : PackedMatrix<bf16>::bytes_of(slot.shape[0], slot.shape[1]);
+    return with_type(dtype, [&]<class T>(T) { return PackedMatrix<T>::bytes_of(slot.shape[0], slot.shape[1]); });
 }
 
 // Calls f(slot, bytes in memory) for what can stay as it is stored.
@@ -291,7 +290,6 @@ Result<void> load_into(Model& model, bool keep_quantised, int threads, Progress&
 
 Result<void> check_loadable(const OpenedModel& opened, Precision precision) {
     const DType dtype = precision.dtype;
-    if (dtype == DType::f16) return Error{"", "dtype", "f16", "f32 or bf16 on a CPU"};
     if (!opened.problems.empty()) {
         std::string text = opened.problems.front();
         if (opened.problems.size() > 1)
@@ -329,12 +327,15 @@ int64_t kept_bytes_needed(const OpenedModel& opened) {
     return bytes;
 }
 
+Error f16_on_cpu() { return Error{"", "dtype", "f16", "f32, bf16 or auto on a CPU: only a GPU computes in f16"}; }
+
 Result<DType> choose_dtype(const std::string& name, bool on_gpu) {
     if (name == "f32") return DType::f32;
     if (name == "bf16") return DType::bf16;
+    if (name == "f16" && on_gpu) return DType::f16;
     if (name == "auto") return on_gpu || best_cpu_isa() >= CpuIsa::avx512_bf16 ? DType::bf16 : DType::f32;
-    return Error{"", "dtype", name == "f16" ? name : '"' + shorten(name, 80) + '"',
-                 name == "f16" ? "f32, bf16 or auto" : "f32, bf16, f16 or auto"};
+    if (name == "f16") return f16_on_cpu();
+    return Error{"", "dtype", '"' + shorten(name, 80) + '"', "f32, bf16, f16 or auto"};
 }
 
 Result<std::shared_ptr<const Model>> load_model(OpenedModel opened, Precision precision, int threads,
@@ -349,10 +350,8 @@ Result<std::shared_ptr<const Model>> load_model(OpenedModel opened, Precision pr
     model->dtype = precision.dtype;
     model->weight_bytes = weight_bytes_needed(model->info, precision);
     model->kept_bytes = precision.keep_quantised ? kept_bytes_needed(model->info) : 0;
-    if (precision.dtype == DType::f32)
-        TRY_VOID(load_into<float>(*model, precision.keep_quantised, threads, progress));
-    else
-        TRY_VOID(load_into<bf16>(*model, precision.keep_quantised, threads, progress));
+    TRY_VOID(with_type(precision.dtype,
+                       [&]<class T>(T) { return load_into<T>(*model, precision.keep_quantised, threads, progress); }));
     model->info.files.clear();
     for (TensorSource& t : model->info.tensors) t.read_rows = nullptr, t.read_stored = nullptr;
     return std::shared_ptr<const Model>(std::move(model));

@@ -89,7 +89,7 @@ struct Model {
     OpenedModel info;  // without open files
     DType dtype = DType::f32;
     int64_t kept_bytes = 0;  // of weight_bytes, in the file's own quantised types
-    std::variant<Weights<float>, Weights<bf16>> weights;
+    std::variant<Weights<float>, Weights<bf16>, Weights<f16>> weights;
     std::string
         content_hash;  // SHA-256 over names, shapes and a digest of the tensors' stored bytes; synthetic: of the spec
     int64_t weight_bytes = 0;  // in memory
@@ -107,7 +107,8 @@ int64_t weight_bytes_needed(const ModelConfig&, DType dtype);
 // Of those, what is kept as it is stored.
 int64_t kept_bytes_needed(const OpenedModel&);
 
-// "auto": bf16 on a GPU and where the CPU multiplies bf16 itself, else f32. Refuses f16, which is not built yet.
+// "auto": bf16 on a GPU and where the CPU multiplies bf16 itself, else f32. f16 is for a GPU: refused on a CPU.
+Error f16_on_cpu();  // why there is no f16 on a CPU
 Result<DType> choose_dtype(const std::string& name, bool on_gpu = false);
 
 // The shapes that synthetic:SHAPE knows.

@@ -274,6 +274,7 @@ void PackedMatrix<T>::get_row(int64_t n, float* values) const {
 
 template class PackedMatrix<float>;
 template class PackedMatrix<bf16>;
+template class PackedMatrix<f16>;
 
 void matmul(CpuDevice& device, View<float, 2> out, View<const float, 2> x, const PackedMatrix<float>& w) {
     run_matmul(device, out, x, w);

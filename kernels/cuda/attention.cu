@@ -1,7 +1,6 @@
 #include "kernels/check.h"
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/attention_decode.cuh"
-#include "kernels/cuda/attention_prefill.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/numbers.cuh"
 
@@ -9,6 +8,11 @@
 #include <bit>
 
 namespace spartan {
+
+// attention_fast.cuh. Its kernels follow from d.
+template <class T>
+void launch_fast_attention(CudaDevice& device, int64_t head_dim, const DecodeArguments<T>& d,
+                           const AttentionBucket& bucket);
 
 namespace {
 
@@ -75,56 +79,12 @@ struct Workspace {
     }
 };
 
-// Lets a kernel have that much dynamic shared memory, and as many blocks on a multiprocessor as fit then.
-void allow_shared(const void* kernel, int bytes) {
-    CHECK_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
-    CHECK_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, 100));
-}
-
-// So many blocks that the GPU is full; each takes its share of the work, however much of it a batch brings.
-template <class Arguments>
-void launch_share(CudaDevice& device, void (*kernel)(Arguments), int64_t most_work, int block, int shared_bytes,
-                  int blocks_of_sm, const Arguments& arguments) {
-    if (most_work == 0) return;
-    CHECK(most_work < int64_t(1) << 31);
-    if (shared_bytes > 0) allow_shared(reinterpret_cast<const void*>(kernel), shared_bytes);
-    const int64_t blocks = std::min(most_work, int64_t(blocks_of_sm) * device.num_sms());
-    launch(device, kernel, dim3(unsigned(blocks)), block, size_t(shared_bytes), arguments);
-}
-
-template <int D>
-void launch_fast(CudaDevice& device, const DecodeArguments& d, const AttentionBucket& bucket) {
-    using Kernel = Decode<D>;
-    launch_share(device, decode_kernel<D>, bucket.decode_items * d.groups.count, Kernel::kThreads, 0,
-                 Kernel::kBlocksOfSm, d);
-    const PrefillArguments p{d.out, d.q, d.pool, d.heads, d.kv_heads, d.block_shift, d.window, d.scale, d.tables};
-    launch_share(device, prefill_kernel<D>, bucket.prefill_items * d.heads * Prefill<D>::kParts,
-                 32 * Prefill<D>::kWarps, Prefill<D>::kSharedBytes, 2, p);
-}
-
-void launch_fast(CudaDevice& device, int64_t head_dim, const DecodeArguments& d, const AttentionBucket& bucket) {
-    switch (head_dim) {
-        case 32:
-            return launch_fast<32>(device, d, bucket);
-        case 64:
-            return launch_fast<64>(device, d, bucket);
-        case 96:
-            return launch_fast<96>(device, d, bucket);
-        case 128:
-            return launch_fast<128>(device, d, bucket);
-        case 256:
-            return launch_fast<256>(device, d, bucket);
-        default:
-            CHECK(false);
-    }
-}
-
 }  // namespace
 
 template <class T>
 bool attention_is_fast(const KvLayout& l) {
     const auto dims = {32, 64, 96, 128, 256};
-    return std::is_same_v<T, bf16> && l.block_tokens >= 16 && std::has_single_bit(uint64_t(l.block_tokens)) &&
+    return is_16_bit<T> && l.block_tokens >= 16 && std::has_single_bit(uint64_t(l.block_tokens)) &&
            std::find(dims.begin(), dims.end(), l.head_dim) != dims.end();
 }
 
@@ -144,28 +104,29 @@ void attention(CudaDevice& device, View<T, 2> out, View<const T, 2> q, const T* 
     CHECK(out.shape == q.shape && q.shape[1] == l.num_heads * l.head_dim);
     CHECK(q.shape[0] <= bucket.rows && window >= 0 && scale > 0);
     const int heads = int(l.num_heads), kv_heads = int(l.kv_heads), block_tokens = int(l.block_tokens);
-    if constexpr (std::is_same_v<T, bf16>) {
+    if constexpr (is_16_bit<T>) {
         if (attention_is_fast<T>(l)) {
             CHECK(bucket.decode_items <= workspace.room.decode_items);
             const Workspace w(l, workspace.room);
             auto* memory = static_cast<std::byte*>(workspace.memory);
             std::byte* arrived = memory + w.turns_bytes;
-            return launch_fast(device, l.head_dim,
-                               {.out = out.data,
-                                .q = q.data,
-                                .pool = pool,
-                                .heads = heads,
-                                .kv_heads = kv_heads,
-                                .block_shift = std::countr_zero(unsigned(block_tokens)),
-                                .groups = HeadGroups(heads, kv_heads),
-                                .window = window,
-                                .scale = scale * kLog2E,
-                                .tables = tables,
-                                .turns = reinterpret_cast<uint32_t*>(memory),
-                                .arrived = reinterpret_cast<uint32_t*>(arrived),
-                                .states = reinterpret_cast<float2*>(arrived + w.arrived_bytes),
-                                .sums = reinterpret_cast<float*>(arrived + w.arrived_bytes + w.states_bytes)},
-                               bucket);
+            return launch_fast_attention<T>(
+                device, l.head_dim,
+                {.out = out.data,
+                 .q = q.data,
+                 .pool = pool,
+                 .heads = heads,
+                 .kv_heads = kv_heads,
+                 .block_shift = std::countr_zero(unsigned(block_tokens)),
+                 .groups = HeadGroups(heads, kv_heads),
+                 .window = window,
+                 .scale = scale * kLog2E,
+                 .tables = tables,
+                 .turns = reinterpret_cast<uint32_t*>(memory),
+                 .arrived = reinterpret_cast<uint32_t*>(arrived),
+                 .states = reinterpret_cast<float2*>(arrived + w.arrived_bytes),
+                 .sums = reinterpret_cast<float*>(arrived + w.arrived_bytes + w.states_bytes)},
+                bucket);
         }
     }
     const dim3 grid(unsigned(q.shape[0]), unsigned((l.num_heads + kPlainWarps - 1) / kPlainWarps));
@@ -176,11 +137,15 @@ void attention(CudaDevice& device, View<T, 2> out, View<const T, 2> q, const T* 
 
 template bool attention_is_fast<float>(const KvLayout&);
 template bool attention_is_fast<bf16>(const KvLayout&);
+template bool attention_is_fast<f16>(const KvLayout&);
 template int64_t attention_workspace_bytes<float>(const KvLayout&, const AttentionBucket&);
 template int64_t attention_workspace_bytes<bf16>(const KvLayout&, const AttentionBucket&);
+template int64_t attention_workspace_bytes<f16>(const KvLayout&, const AttentionBucket&);
 template void attention<float>(CudaDevice&, View<float, 2>, View<const float, 2>, const float*, const KvLayout&, float,
                                int64_t, const CudaBatchTables&, const AttentionBucket&, const AttentionWorkspace&);
 template void attention<bf16>(CudaDevice&, View<bf16, 2>, View<const bf16, 2>, const bf16*, const KvLayout&, float,
                               int64_t, const CudaBatchTables&, const AttentionBucket&, const AttentionWorkspace&);
+template void attention<f16>(CudaDevice&, View<f16, 2>, View<const f16, 2>, const f16*, const KvLayout&, float, int64_t,
+                             const CudaBatchTables&, const AttentionBucket&, const AttentionWorkspace&);
 
 }  // namespace spartan

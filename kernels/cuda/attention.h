@@ -109,11 +109,11 @@ struct AttentionWorkspace {
 //
 // out, q  [rows, num_heads * head_dim]  T, must not alias. `workspace` has room for `bucket`.
 //
-// T = bf16 with head_dim 32, 64, 96, 128 or 256 and block_tokens a power of two from 16 on takes the fast paths (tensor
-// cores, weights p rounded to bf16, sums in fp32); anything else one warp for each row and head, in fp32. Which path
-// runs and the size of its grid depend on the arguments alone. A row's bits do not depend on the rest of the batch: on
-// the slow path they are those of its q, K and V alone; on the fast path they depend also on whether the row was
-// decoded or prefilled, not on how a prompt was cut into chunks of two rows or more.
+// T = bf16 or f16 with head_dim 32, 64, 96, 128 or 256 and block_tokens a power of two from 16 on takes the fast paths
+// (tensor cores, weights p rounded to T, sums in fp32); anything else one warp for each row and head, in fp32. Which
+// path runs and the size of its grid depend on the arguments alone. A row's bits do not depend on the rest of the
+// batch: on the slow path they are those of its q, K and V alone; on the fast path they depend also on whether the row
+// was decoded or prefilled, not on how a prompt was cut into chunks of two rows or more.
 template <class T>
 void attention(CudaDevice&, View<T, 2> out, View<const T, 2> q, const T* pool, const KvLayout&, float scale,
                int64_t window, const CudaBatchTables&, const AttentionBucket&, const AttentionWorkspace& workspace);

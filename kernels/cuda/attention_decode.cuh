@@ -63,9 +63,10 @@ struct HeadGroups {
           count(int(kv_heads) * of_kv) {}
 };
 
+template <class T>
 struct DecodeArguments {
-    bf16* out;
-    const bf16 *q, *pool;
+    T* out;
+    const T *q, *pool;
     int heads, kv_heads, block_shift;  // 2^block_shift tokens a page
     HeadGroups groups;
     int64_t window;
@@ -77,7 +78,7 @@ struct DecodeArguments {
     float* sums;        // [decode_items][heads][D]
 };
 
-template <int D>
+template <class T, int D>
 struct Decode {
     static constexpr int kWarps = D <= 128 ? 8 : 4, kThreads = 32 * kWarps;
     static constexpr int kBlocksOfSm = D <= 64 || D > 128 ? 2 : 1;
@@ -130,7 +131,7 @@ struct Decode {
         uint2 narrow[4];
     };
 
-    const DecodeArguments& a;
+    const DecodeArguments<T>& a;
     Shared& shared;
     const int lane = int(threadIdx.x % 32), warp = int(threadIdx.x / 32);
     const int r = lane / 4, q = lane % 4;
@@ -175,7 +176,7 @@ struct Decode {
     __device__ int64_t half_page() const { return (int64_t(a.kv_heads) << a.block_shift) * D; }
     // Where a stage lies, and which of its keys the row sees, counted from its first.
     struct Place {
-        const bf16* keys = nullptr;  // null: there is none
+        const T* keys = nullptr;  // null: there is none
         int first_seen = 0, last_seen = 0;
     };
     __device__ Place place_of(const Work& w, int n) const {
@@ -188,7 +189,7 @@ struct Decode {
     __device__ static int offset_of(const Place& p, int i) { return min(max(i, p.first_seen), p.last_seen) * D; }
     __device__ void load_keys(Stage& stage, const Place& p) const {
         if (!p.keys) return;
-        const bf16* from = p.keys + 8 * q;
+        const T* from = p.keys + 8 * q;
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
             const int key = offset_of(p, r + 8 * i);
@@ -198,7 +199,7 @@ struct Decode {
     }
     __device__ void load_values(Stage& stage, const Place& p) const {
         if (!p.keys) return;
-        const bf16* from = p.keys + half_page();
+        const T* from = p.keys + half_page();
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
             const int key = offset_of(p, 2 * q + i % 2 + i / 2 * 8);
@@ -209,7 +210,7 @@ struct Decode {
     }
 
     __device__ uint4 query_at(const Work& w, int b) const {
-        const bf16* from = a.q + (int64_t(w.row) * a.heads + w.head() + r) * D + 32 * b + 8 * q;
+        const T* from = a.q + (int64_t(w.row) * a.heads + w.head() + r) * D + 32 * b + 8 * q;
         return r < w.heads() ? *reinterpret_cast<const uint4*>(from) : uint4{};
     }
     __device__ void load_query(const Work& w) {
@@ -225,8 +226,8 @@ struct Decode {
         for (int b = 0; b < D / 32; ++b) {
             const uint4 low = stage.keys[0][b], high = stage.keys[1][b],
                         of_heads = kKeepsQuery ? query[b] : query_at(w, b);
-            mma_bf16(scores, {low.x, high.x, low.y, high.y}, of_heads.x, of_heads.y);
-            mma_bf16(odd, {low.z, high.z, low.w, high.w}, of_heads.z, of_heads.w);
+            mma<T>(scores, {low.x, high.x, low.y, high.y}, of_heads.x, of_heads.y);
+            mma<T>(odd, {low.z, high.z, low.w, high.w}, of_heads.z, of_heads.w);
         }
 #pragma unroll
         for (int i = 0; i < 4; ++i) scores[i] += odd[i];
@@ -265,8 +266,8 @@ struct Decode {
 #pragma unroll
         for (int j = 0; j < int(sizeof(Piece) / 4); ++j) {
             const uint32_t v0 = word(v[0], j), v1 = word(v[1], j), v2 = word(v[2], j), v3 = word(v[3], j);
-            mma_bf16(tiles[j], {low_halves(v0, v1), high_halves(v0, v1), low_halves(v2, v3), high_halves(v2, v3)}, p0,
-                     p1);
+            mma<T>(tiles[j], {low_halves(v0, v1), high_halves(v0, v1), low_halves(v2, v3), high_halves(v2, v3)}, p0,
+                   p1);
         }
     }
     __device__ void add_values(const Stage& stage, uint32_t p0, uint32_t p1) {
@@ -305,8 +306,8 @@ struct Decode {
             load_keys(stage, coming);
             if (has(now, n)) {
                 softmax(scores, now, n);
-                add_values(stage, transpose_8x8(pack_bf16(scores[0], scores[1])),
-                           transpose_8x8(pack_bf16(scores[2], scores[3])));
+                add_values(stage, transpose_8x8(pack<T>(scores[0], scores[1])),
+                           transpose_8x8(pack<T>(scores[2], scores[3])));
             }
             load_values(stage, coming);
         }
@@ -376,7 +377,7 @@ struct Decode {
             for (int j = 0; j < 4; ++j) {
                 if (begin + j >= heads) continue;
                 if (whole) {
-                    a.out[(int64_t(w.row) * a.heads + head + begin + j) * D + feature] = from_float<bf16>(merged[j]);
+                    a.out[(int64_t(w.row) * a.heads + head + begin + j) * D + feature] = from_float<T>(merged[j]);
                     continue;
                 }
                 const int64_t slot = int64_t(w.partial) * a.heads + head + begin + j;
@@ -428,9 +429,9 @@ struct Decode {
                 }
             }
             const float inverse = 1 / total;
-            bf16* to = a.out + (int64_t(p.row) * a.heads + p.head + i / kFours) * D + i % kFours * 4;
-            *reinterpret_cast<uint2*>(to) = {pack_bf16(sum.x * inverse, sum.y * inverse),
-                                             pack_bf16(sum.z * inverse, sum.w * inverse)};
+            T* to = a.out + (int64_t(p.row) * a.heads + p.head + i / kFours) * D + i % kFours * 4;
+            *reinterpret_cast<uint2*>(to) = {pack<T>(sum.x * inverse, sum.y * inverse),
+                                             pack<T>(sum.z * inverse, sum.w * inverse)};
         }
     }
 
@@ -493,12 +494,12 @@ struct Decode {
     }
 };
 
-template <int D>
-__global__ void __launch_bounds__(Decode<D>::kThreads, Decode<D>::kBlocksOfSm)
-    decode_kernel(const __grid_constant__ DecodeArguments a) {
-    __shared__ typename Decode<D>::Shared shared;
+template <class T, int D>
+__global__ void __launch_bounds__(Decode<T, D>::kThreads, Decode<T, D>::kBlocksOfSm)
+    decode_kernel(const __grid_constant__ DecodeArguments<T> a) {
+    __shared__ typename Decode<T, D>::Shared shared;
     pdl_trigger();
-    Decode<D> decode{a, shared};
+    Decode<T, D> decode{a, shared};
     decode.run();
 }
 

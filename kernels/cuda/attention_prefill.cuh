@@ -10,9 +10,10 @@
 
 namespace spartan {
 
+template <class T>
 struct PrefillArguments {
-    bf16* out;
-    const bf16 *q, *pool;
+    T* out;
+    const T *q, *pool;
     int heads, kv_heads, block_shift;
     int64_t window;
     float scale;
@@ -37,7 +38,7 @@ __device__ __forceinline__ int work_of_round(int round) {
     return round * int(gridDim.x) + block;
 }
 
-template <int D>
+template <class T, int D>
 struct Prefill {
     static constexpr int kWarps = 4, kTilesOfWarp = D <= 128 ? 2 : 1;  // tiles of 16 rows
     static constexpr int kWarpRows = 16 * kTilesOfWarp, kRows = kWarps * kWarpRows;
@@ -56,7 +57,7 @@ struct Prefill {
     // How far, in powers of two, weights may rise over 1 before what was summed is rescaled.
     static constexpr float kHeadroom = 8;
 
-    const PrefillArguments& a;
+    const PrefillArguments<T>& a;
     std::byte* shared;
     const int warp = int(threadIdx.x / 32), lane = int(threadIdx.x % 32), r = lane / 4, q = lane % 4;
 
@@ -86,7 +87,7 @@ struct Prefill {
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
                 const int of_item = row_of_warp(tile, half);
-                const bf16* from = a.q + ((row + of_item) * a.heads + head) * D + 8 * q;
+                const T* from = a.q + ((row + of_item) * a.heads + head) * D + 8 * q;
 #pragma unroll
                 for (int b = 0; b < D / 32; ++b)
                     v[half][b] = of_item < rows ? *reinterpret_cast<const uint4*>(from + 32 * b) : uint4{};
@@ -111,7 +112,7 @@ struct Prefill {
         const int own_key = int(threadIdx.x) / kPieces, piece = int(threadIdx.x) % kPieces;
         std::byte* keys = block_at(i) + own_key * kKeyPitch;
         std::byte* values = block_at(i) + kKeys * kKeyPitch + own_key * kValuePitch;
-        const bf16* of_head = a.pool + (int64_t(kv_head) << a.block_shift) * D + 8 * piece;
+        const T* of_head = a.pool + (int64_t(kv_head) << a.block_shift) * D + 8 * piece;
         int32_t page[kCopies / kOfPage];
 #pragma unroll
         for (int c = 0; c < kCopies; c += kOfPage)
@@ -119,8 +120,8 @@ struct Prefill {
 #pragma unroll
         for (int c = 0; c < kCopies; c += kOfPage) {
             const int slot = (first + own_key + c * kStep) & ((1 << a.block_shift) - 1);
-            const bf16* from = of_head + 2 * half_page * page[c / kOfPage] + slot * D;
-            const bf16* values_from = from + half_page;
+            const T* from = of_head + 2 * half_page * page[c / kOfPage] + slot * D;
+            const T* values_from = from + half_page;
 #pragma unroll
             for (int n = 0; n < kOfPage; ++n) {
                 const int key = own_key + (c + n) * kStep;  // of the block
@@ -158,7 +159,7 @@ struct Prefill {
                 for (int n = 0; n < kSub / 8; ++n)
 #pragma unroll
                     for (int tile = 0; tile < kTilesOfWarp; ++tile)
-                        mma_bf16(scores[tile][n], query[tile], word(k[n], 2 * step), word(k[n], 2 * step + 1));
+                        mma<T>(scores[tile][n], query[tile], word(k[n], 2 * step), word(k[n], 2 * step + 1));
             }
         }
     }
@@ -230,8 +231,8 @@ struct Prefill {
             for (int tile = 0; tile < kTilesOfWarp; ++tile) {
                 const auto& low = weights[tile][2 * k];
                 const auto& high = weights[tile][2 * k + 1];
-                p[tile] = {pack_bf16(low[0], low[1]), pack_bf16(low[2], low[3]), pack_bf16(high[0], high[1]),
-                           pack_bf16(high[2], high[3])};
+                p[tile] = {pack<T>(low[0], low[1]), pack<T>(low[2], low[3]), pack<T>(high[0], high[1]),
+                           pack<T>(high[2], high[3])};
             }
 #pragma unroll
             for (int n = 0; n < D / 16; ++n) {
@@ -239,8 +240,8 @@ struct Prefill {
                 const uint4 v = load_transposed(rows_of_lane + 16 * k * kValuePitch + 16 * piece);
 #pragma unroll
                 for (int tile = 0; tile < kTilesOfWarp; ++tile) {
-                    mma_bf16(sums[tile][2 * n], p[tile], v.x, v.y);
-                    mma_bf16(sums[tile][2 * n + 1], p[tile], v.z, v.w);
+                    mma<T>(sums[tile][2 * n], p[tile], v.x, v.y);
+                    mma<T>(sums[tile][2 * n + 1], p[tile], v.z, v.w);
                 }
             }
         }
@@ -275,12 +276,12 @@ struct Prefill {
                 total += __shfl_xor_sync(~0u, total, 2);
                 const float inverse = 1 / total;
                 const int of_item = row_of_warp(tile, half);
-                bf16* to = a.out + ((row + of_item) * a.heads + head) * D + (odd ? 8 : 0) + q / 2 * 4;
+                T* to = a.out + ((row + of_item) * a.heads + head) * D + (odd ? 8 : 0) + q / 2 * 4;
 #pragma unroll
                 for (int n = 0; n < D / 16; ++n) {
                     const auto pair = [&](int product) {
-                        return pack_bf16(sums[tile][product][2 * half] * inverse,
-                                         sums[tile][product][2 * half + 1] * inverse);
+                        return pack<T>(sums[tile][product][2 * half] * inverse,
+                                       sums[tile][product][2 * half + 1] * inverse);
                     };
                     const uint32_t first = pair(2 * n), second = pair(2 * n + 1);
                     const uint32_t other = __shfl_xor_sync(~0u, odd ? first : second, 1);
@@ -328,13 +329,13 @@ struct Prefill {
     }
 };
 
-template <int D>
-__global__ void __launch_bounds__(32 * Prefill<D>::kWarps, 2)
-    prefill_kernel(const __grid_constant__ PrefillArguments a) {
+template <class T, int D>
+__global__ void __launch_bounds__(32 * Prefill<T, D>::kWarps, 2)
+    prefill_kernel(const __grid_constant__ PrefillArguments<T> a) {
     extern __shared__ __align__(16) std::byte shared[];
     pdl_trigger();
-    const int pieces = a.heads * Prefill<D>::kParts, work = a.tables.item_counts[1] * pieces;
-    Prefill<D> prefill{a, shared};
+    const int pieces = a.heads * Prefill<T, D>::kParts, work = a.tables.item_counts[1] * pieces;
+    Prefill<T, D> prefill{a, shared};
     pdl_wait();
     for (int round = 0; round * int(gridDim.x) < work; ++round)
         if (const int i = work_of_round(round); i < work)

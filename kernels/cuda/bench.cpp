@@ -51,15 +51,15 @@ template <class Out>
 void KernelBench::prepare_products(std::span<const MatmulProduct<Out, bf16>> products, int64_t m, int64_t k) {
     if (m <= 8) return;
     for (auto rest = products; !rest.empty();) {
-        const MatmulRun<Out> run = leading_run(rest, m);
+        const MatmulRun<Out, bf16> run = leading_run(rest, m);
         rest = rest.subspan(size_t(run.count));
         const int64_t bytes = 2 * run.first.n * k * run.count;
-        std::vector<MatmulRun<Out>> runs;
+        std::vector<MatmulRun<Out, bf16>> runs;
         for (int64_t i = 0; i < std::min<int64_t>(rounds(bytes), 16); ++i) {
             runs.push_back(run);
             runs.back().first.w = piece_at(i, bytes);
         }
-        plans.prepare<Out>(device, runs, m, k);
+        plans.prepare<Out, bf16>(device, runs, m, k);
     }
 }
 template void KernelBench::prepare_products<float>(std::span<const MatmulProduct<float, bf16>>, int64_t, int64_t);

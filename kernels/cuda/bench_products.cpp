@@ -48,12 +48,12 @@ void bench_product(KernelBench& bench, const ProductShape& s, int64_t m) {
     const Cost cost{.bytes = weight_bytes + inputs * m * s.k * 2 + m * all * int64_t(sizeof(Out)),
                     .flops = 2 * m * all * s.k};
     // The peer gets one product with all rows of W.
-    std::vector<MatmulRun<Out>> peers;
+    std::vector<MatmulRun<Out, bf16>> peers;
     for (int64_t i = 0; i < bench.rounds(weight_bytes); ++i)
         peers.push_back({.first = {out.data(), x.data(), bench.piece_at(i, weight_bytes), all}});
     const int64_t calls = m <= 256 ? KernelBench::launches(weight_bytes) : 4;
     bench.device.set_overlap_launches(false);
-    const double peer = bench.plans.best_blas_us<Out>(bench.device, peers, m, s.k, calls);
+    const double peer = bench.plans.best_blas_us<Out, bf16>(bench.device, peers, m, s.k, calls);
     bench.time({name, cost, wrong, std::isfinite(peer) ? peer : 0, weight_bytes, enqueue});
 }
 

@@ -13,6 +13,8 @@ void check_blas(cublasStatus_t status, const char* call) {
 }
 #define CHECK_BLAS(call) check_blas((call), #call)
 
+cudaDataType_t data_type(DType t) { return t == DType::f32 ? CUDA_R_32F : t == DType::bf16 ? CUDA_R_16BF : CUDA_R_16F; }
+
 // cuBLAS is column-major: it computes out^T [n, m] = w [n, k] * x^T [k, m], from w as [k, n] transposed.
 struct Description {
     cublasLtMatmulDescOpaque_t operation = {};
@@ -24,9 +26,9 @@ struct Description {
         CHECK_BLAS(cublasLtMatmulDescInit(&operation, CUBLAS_COMPUTE_32F, CUDA_R_32F));
         CHECK_BLAS(
             cublasLtMatmulDescSetAttribute(&operation, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof transposed));
-        CHECK_BLAS(cublasLtMatrixLayoutInit(&w, CUDA_R_16BF, k, n, s.k));
-        CHECK_BLAS(cublasLtMatrixLayoutInit(&x, CUDA_R_16BF, k, m, s.k));
-        CHECK_BLAS(cublasLtMatrixLayoutInit(&out, s.out == DType::bf16 ? CUDA_R_16BF : CUDA_R_32F, n, m, s.n));
+        CHECK_BLAS(cublasLtMatrixLayoutInit(&w, data_type(s.in), k, n, s.k));
+        CHECK_BLAS(cublasLtMatrixLayoutInit(&x, data_type(s.in), k, m, s.k));
+        CHECK_BLAS(cublasLtMatrixLayoutInit(&out, data_type(s.out), n, m, s.n));
         if (s.count == 1) return;
         const auto repeat = [&](cublasLtMatrixLayoutOpaque_t& layout, int64_t step) {
             const auto count = int32_t(s.count);

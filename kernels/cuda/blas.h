@@ -1,4 +1,4 @@
-// The one product of cuBLASLt that matmul() uses, behind a handle and working memory of its own. bf16 factors, fp32
+// The one product of cuBLASLt that matmul() uses, behind a handle and working memory of its own. 16-bit factors, fp32
 // sums.
 #pragma once
 
@@ -12,19 +12,20 @@
 
 namespace spartan {
 
-struct BlasShape {  // out [m, n] = x [m, k] * w [n, k]^T, all row-major, `count` of them; out is bf16 or f32
+struct BlasShape {  // out [m, n] = x [m, k] * w [n, k]^T, all row-major, `count` of them; in: bf16 or f16; out: the
+                    // same or f32
     int64_t m = 0, n = 0, k = 0, count = 1;
-    DType out = DType::bf16;
+    DType out = DType::bf16, in = DType::bf16;
 
     bool operator<(const BlasShape& other) const {
-        return std::tie(m, n, k, count, out) < std::tie(other.m, other.n, other.k, other.count, other.out);
+        return std::tie(m, n, k, count, out, in) <
+               std::tie(other.m, other.n, other.k, other.count, other.out, other.in);
     }
 };
 
 struct BlasOperands {  // of the first of them, and how many elements further the next one's lie
     void* out = nullptr;
-    const bf16* x = nullptr;
-    const bf16* w = nullptr;
+    const void *x = nullptr, *w = nullptr;
     int64_t out_step = 0, x_step = 0, w_step = 0;
 };
 

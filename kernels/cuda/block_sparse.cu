@@ -189,7 +189,10 @@ template void block_sparse<float>(CudaDevice&, float*, const float*, bool, const
                                   int64_t, int64_t, int);
 template void block_sparse<bf16>(CudaDevice&, bf16*, const bf16*, bool, const CudaTile*, int, int, int, int64_t,
                                  int64_t, int64_t, int);
+template void block_sparse<f16>(CudaDevice&, f16*, const f16*, bool, const CudaTile*, int, int, int, int64_t, int64_t,
+                                int64_t, int);
 template void cut_blocks<float>(CudaDevice&, const CudaFactorRun*, int, int64_t, int64_t);
 template void cut_blocks<bf16>(CudaDevice&, const CudaFactorRun*, int, int64_t, int64_t);
+template void cut_blocks<f16>(CudaDevice&, const CudaFactorRun*, int, int64_t, int64_t);
 
 }  // namespace spartan

@@ -84,5 +84,7 @@ template void embed_own<float>(CudaDevice&, float*, const float*, const int32_t*
                                const CudaTable* const*, int, int64_t, float);
 template void embed_own<bf16>(CudaDevice&, float*, const bf16*, const int32_t*, const CudaTile*,
                               const CudaTable* const*, int, int64_t, float);
+template void embed_own<f16>(CudaDevice&, float*, const f16*, const int32_t*, const CudaTile*, const CudaTable* const*,
+                             int, int64_t, float);
 
 }  // namespace spartan

@@ -22,5 +22,7 @@ extern template void embed_own<float>(CudaDevice&, float*, const float*, const i
                                       const CudaTable* const*, int, int64_t, float);
 extern template void embed_own<bf16>(CudaDevice&, float*, const bf16*, const int32_t*, const CudaTile*,
                                      const CudaTable* const*, int, int64_t, float);
+extern template void embed_own<f16>(CudaDevice&, float*, const f16*, const int32_t*, const CudaTile*,
+                                    const CudaTable* const*, int, int64_t, float);
 
 }  // namespace spartan

@@ -47,8 +47,8 @@ __device__ __forceinline__ void load_skew(const bf16* from, float (&v)[8]) {
     const uint32_t pairs[4] = {w.x, w.y, w.z, w.w};
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-        v[2 * i] = bf16_low(pairs[i]);
-        v[2 * i + 1] = bf16_high(pairs[i]);
+        v[2 * i] = low_of<bf16>(pairs[i]);
+        v[2 * i + 1] = high_of<bf16>(pairs[i]);
     }
 }
 __device__ __forceinline__ void load_skew(const float* from, float (&v)[8]) {
@@ -202,8 +202,8 @@ __device__ __forceinline__ RowView multiply_rows(const float* q, int b, int m, i
     return in;
 }
 
-template <int G, int R>
-__device__ __forceinline__ void store_packed(bf16* packed, int group, int u, const RowView& rows, int lane) {
+template <int G, int R, class T>
+__device__ __forceinline__ void store_packed(T* packed, int group, int u, const RowView& rows, int lane) {
     const int64_t first = int64_t(group) * G;
     if constexpr (R == 4) {
         for (int v = 2 * lane; v < G; v += 64) {
@@ -215,20 +215,21 @@ __device__ __forceinline__ void store_packed(bf16* packed, int group, int u, con
                 d[1][e] = b.v[e] - (u + e == v + 1 ? 1.f : 0.f);
             }
             *reinterpret_cast<uint4*>(packed + packed_rotation_offset(G, first + v, u)) =
-                make_uint4(pack_bf16(d[0][0], d[0][1]), pack_bf16(d[1][0], d[1][1]), pack_bf16(d[0][2], d[0][3]),
-                           pack_bf16(d[1][2], d[1][3]));
+                make_uint4(pack<T>(d[0][0], d[0][1]), pack<T>(d[1][0], d[1][1]), pack<T>(d[0][2], d[0][3]),
+                           pack<T>(d[1][2], d[1][3]));
         }
     } else {
         for (int v = lane; v < G; v += 32)
-            packed[packed_rotation_offset(G, first + v, u)] = to_bf16(rows.at[v * rows.step] - (u == v ? 1.f : 0.f));
+            packed[packed_rotation_offset(G, first + v, u)] =
+                from_float<T>(rows.at[v * rows.step] - (u == v ? 1.f : 0.f));
     }
 }
 
 // Rows u … u + R - 1 of group `group` to where they are served from.
 template <class T, int R>
 __device__ __forceinline__ void store_group_rows(const FoldJob& job, int group, int u, const RowView& rows, int lane) {
-    if constexpr (std::is_same_v<T, bf16>) {
-        auto* packed = static_cast<bf16*>(job.rotation);
+    if constexpr (is_16_bit<T>) {
+        auto* packed = static_cast<T*>(job.rotation);
         if (job.packed) {
             switch (job.group) {
                 case 16:
@@ -473,5 +474,6 @@ void fold_rotations(CudaDevice& device, const FoldJob* jobs, int count, const Fo
 
 template void fold_rotations<float>(CudaDevice&, const FoldJob*, int, const FoldShape&, int);
 template void fold_rotations<bf16>(CudaDevice&, const FoldJob*, int, const FoldShape&, int);
+template void fold_rotations<f16>(CudaDevice&, const FoldJob*, int, const FoldShape&, int);
 
 }  // namespace spartan

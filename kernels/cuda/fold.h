@@ -24,7 +24,7 @@ struct FoldJob {
     int32_t group = 0;           // G
     int32_t first_group = 0, groups = 0;
     bool half = false;    // skew in bf16, else in f32
-    bool packed = false;  // T is bf16 and packs()
+    bool packed = false;  // T has 16 bits, and packs()
 };
 
 // What the jobs of a launch have in common. device_folds(block, factors).
@@ -43,5 +43,6 @@ void fold_rotations(CudaDevice&, const FoldJob* jobs, int count, const FoldShape
 
 extern template void fold_rotations<float>(CudaDevice&, const FoldJob*, int, const FoldShape&, int);
 extern template void fold_rotations<bf16>(CudaDevice&, const FoldJob*, int, const FoldShape&, int);
+extern template void fold_rotations<f16>(CudaDevice&, const FoldJob*, int, const FoldShape&, int);
 
 }  // namespace spartan

@@ -111,7 +111,9 @@ void change_logits(CudaDevice& device, float* logits, const T* x, const HeadTabl
 
 template void rotate_heads<float>(CudaDevice&, float*, const float*, const HeadTables&, int64_t, int64_t);
 template void rotate_heads<bf16>(CudaDevice&, bf16*, const bf16*, const HeadTables&, int64_t, int64_t);
+template void rotate_heads<f16>(CudaDevice&, f16*, const f16*, const HeadTables&, int64_t, int64_t);
 template void change_logits<float>(CudaDevice&, float*, const float*, const HeadTables&, int64_t, int64_t, int64_t);
 template void change_logits<bf16>(CudaDevice&, float*, const bf16*, const HeadTables&, int64_t, int64_t, int64_t);
+template void change_logits<f16>(CudaDevice&, float*, const f16*, const HeadTables&, int64_t, int64_t, int64_t);
 
 }  // namespace spartan

@@ -106,8 +106,8 @@ MachineLimits measure_limits(CudaDevice& device) {
                        });
     MatmulPlans plans;
     const bf16* matrices = from.as<const bf16>();
-    const MatmulRun<bf16> run{.first = {to.as<bf16>(), matrices, matrices + kSide * kSide, kSide}};
-    plans.prepare<bf16>(device, {&run, 1}, kSide, kSide);
+    const MatmulRun<bf16, bf16> run{.first = {to.as<bf16>(), matrices, matrices + kSide * kSide, kSide}};
+    plans.prepare<bf16, bf16>(device, {&run, 1}, kSide, kSide);
     limits.bf16_flops =
         2.0 * kSide * kSide * kSide / best_seconds(device, [&] {
             matmul(device, plans, to.as<bf16>(), matrices, matrices + kSide * kSide, kSide, kSide, kSide);

@@ -46,7 +46,7 @@ struct Middle {
 __device__ __forceinline__ uint4 load_if(bool wanted, const void* p) {
     return wanted ? load_weights(p) : make_uint4(0, 0, 0, 0);
 }
-__device__ __forceinline__ uint4 load_row_if(bool wanted, const bf16* p) {
+__device__ __forceinline__ uint4 load_row_if(bool wanted, const void* p) {
     return wanted ? *reinterpret_cast<const uint4*>(p) : make_uint4(0, 0, 0, 0);
 }
 
@@ -59,23 +59,25 @@ __device__ __forceinline__ int ceil_log2(int n) { return 32 - __clz(n - 1); }  /
 
 // 32 k of 16 weight rows times 32 k of 8 rows. Lane 4r + q holds k 8q .. 8q + 7 of weight rows r and r + 8, and of row
 // r.
+template <class T>
 __device__ __forceinline__ void mma_32(float (&c)[4], const uint4& low, const uint4& high, const uint4& x) {
-    mma_bf16(c, make_uint4(low.x, high.x, low.y, high.y), x.x, x.y);
-    mma_bf16(c, make_uint4(low.z, high.z, low.w, high.w), x.z, x.w);
+    mma<T>(c, make_uint4(low.x, high.x, low.y, high.y), x.x, x.y);
+    mma<T>(c, make_uint4(low.z, high.z, low.w, high.w), x.z, x.w);
 }
 
 // ---- shrink: mid[slab][p][row][rank] = sum over the slab's k of a[rank][k] * x[row][k]
 
 // A block: 16 ranks, one slab of k, all rows of a tile, 8 at a time. Grid: [slab][ranks][projection of a tile].
+template <class T>
 __global__ void __launch_bounds__(kThreads, 4)
-    shrink_streaming(Middle mid, const bf16* x, const CudaTile* tiles, int first_part, int in) {
+    shrink_streaming(Middle mid, const T* x, const CudaTile* tiles, int first_part, int in) {
     __shared__ float partial[2][kWarps][kRanks * 8];
     pdl_trigger();
     const int tile_index = div_by_projections(blockIdx.z, mid.num_projections);
     const int p = int(blockIdx.z) - tile_index * mid.num_projections;
     const CudaTile tile = tiles[tile_index];
     const CudaPart* part = part_of(tile, first_part + p);
-    const auto* a = static_cast<const bf16*>(part ? part->a : nullptr);
+    const auto* a = static_cast<const T*>(part ? part->a : nullptr);
     const int rank = a ? part->rank : 0;
     const int slab = int(blockIdx.x), lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32;
     const int r = lane / 4, q = lane % 4, k0 = slab * kSlab + warp * kWarpK + 8 * q;
@@ -92,8 +94,8 @@ __global__ void __launch_bounds__(kThreads, 4)
 #pragma unroll 1
     for (; base < rank; base += int(gridDim.y) * kRanks) {
         uint4 w[kWarpK / 32][2];
-        const bf16* low = a;
-        const bf16* high = a + eight_rows;
+        const T* low = a;
+        const T* high = a + eight_rows;
 #pragma unroll
         for (int i = 0; i < kWarpK / 32; ++i) {
             w[i][0] = load_if(32 * i < count && base + r < rank, low + 32 * i);
@@ -101,7 +103,7 @@ __global__ void __launch_bounds__(kThreads, 4)
         }
         if (!waited) pdl_wait();
         waited = true;
-        const bf16* row = x;
+        const T* row = x;
         float* sums = to;
 #pragma unroll 1
         for (int t0 = 0; t0 < tile.rows; t0 += 8, turn ^= 1, row += eight_rows, sums += 8 * mid.ranks) {
@@ -111,7 +113,7 @@ __global__ void __launch_bounds__(kThreads, 4)
                 xs[i] = load_row_if(t0 + r < tile.rows && 32 * i < count, row + 32 * i);
             float c[4] = {};
 #pragma unroll
-            for (int i = 0; i < kWarpK / 32; ++i) mma_32(c, w[i][0], w[i][1], xs[i]);
+            for (int i = 0; i < kWarpK / 32; ++i) mma_32<T>(c, w[i][0], w[i][1], xs[i]);
             float* mine = partial[turn][warp];  // [rank][row]
             *reinterpret_cast<float2*>(mine + r * 8 + 2 * q) = make_float2(c[0], c[1]);
             *reinterpret_cast<float2*>(mine + (r + 8) * 8 + 2 * q) = make_float2(c[2], c[3]);
@@ -136,7 +138,8 @@ struct Stage {
     __device__ __forceinline__ uint4& at(int row, int unit) { return units[row][unit ^ (row % 2 * 4)]; }
 
     // Rows [0, count) of p, k0 and on; zeros beyond. By `threads` threads, a multiple of 8, of which this is `thread`.
-    __device__ __forceinline__ void request(const bf16* p, int count, int in, int k0, int thread, int threads) {
+    template <class T>
+    __device__ __forceinline__ void request(const T* p, int count, int in, int k0, int thread, int threads) {
         const int unit = thread % kUnits;
         const bool inside = k0 + unit * 8 < in;
         for (int row = thread / kUnits; row < 64; row += threads / kUnits) {
@@ -150,18 +153,19 @@ constexpr int wide_shared_bytes(int num_projections) { return kStages * (1 + num
 
 // A block: one slab of k, all rows of a tile of more than kFewRows, 64 ranks of every projection: four warps each, with
 // 16 ranks a warp. Grid: [64 ranks][slab][tile].
+template <class T>
 __global__ void __launch_bounds__(kThreads* kMaxLoraProjections, 1)
-    shrink_wide(Middle mid, const bf16* x, const CudaTile* tiles, int first_part, int in) {
+    shrink_wide(Middle mid, const T* x, const CudaTile* tiles, int first_part, int in) {
     extern __shared__ __align__(16) std::byte shared[];
     auto* stages = reinterpret_cast<Stage*>(shared);  // [kStages][x, A of each projection]
     pdl_trigger();
     const CudaTile tile = tiles[blockIdx.z];
     const int thread = int(threadIdx.x), p = thread / kThreads, lane = thread % 32, r = lane / 4, q = lane % 4;
-    const bf16* a = nullptr;
+    const T* a = nullptr;
     int rank = 0, largest = 0;
     for (int i = 0; i < mid.num_projections; ++i) {
         const CudaPart* part = part_of(tile, first_part + i);
-        const auto* of_part = static_cast<const bf16*>(part ? part->a : nullptr);
+        const auto* of_part = static_cast<const T*>(part ? part->a : nullptr);
         const int of_rank = of_part ? part->rank : 0;
         largest = max(largest, of_rank);
         if (i == p) a = of_part, rank = of_rank;
@@ -202,7 +206,7 @@ __global__ void __launch_bounds__(kThreads* kMaxLoraProjections, 1)
                 const uint4 low = sa.at(low_rank, 4 * i + q), high = sa.at(low_rank + 8, 4 * i + q);
 #pragma unroll
                 for (int t = 0; t < kTileRows / 8; ++t)
-                    if (8 * t < tile.rows) mma_32(c[t], low, high, sx.at(8 * t + r, 4 * i + q));
+                    if (8 * t < tile.rows) mma_32<T>(c[t], low, high, sx.at(8 * t + r, 4 * i + q));
             }
         }
 #pragma unroll
@@ -245,20 +249,21 @@ __global__ void __launch_bounds__(kThreads)
 constexpr int kColumns = 64;        // of a piece of B: 8 a lane
 constexpr int kMostFastRank = 512;  // larger ones are expanded plainly
 
-// Two bf16 whose sum is v to 16 bits or more, for pairs of neighbouring k.
+// Two T whose sum is v, for pairs of neighbouring k: to 16 bits (f16: 22, fewer below 1/4; 65504 at most).
 struct SplitPair {
     uint32_t high = 0, low = 0;
 };
+template <class T>
 __device__ __forceinline__ SplitPair split(float v0, float v1) {
     SplitPair s;
-    s.high = pack_bf16(v0, v1);
-    s.low = pack_bf16(v0 - bf16_low(s.high), v1 - bf16_high(s.high));
+    s.high = pack<T>(v0, v1);
+    s.low = pack<T>(v0 - low_of<T>(s.high), v1 - high_of<T>(s.high));
     return s;
 }
 
 // Four neighbouring ranks' inner sums of a row, added up over the slabs, as a lane's share of the n8 side of an MMA: x,
 // y their high parts, z, w the low ones. kAtOnce: slabs whose loads are in flight together.
-template <int kAtOnce>
+template <class T, int kAtOnce>
 __device__ __forceinline__ uint4 inner_sums(const float* from, int64_t slab_step, int slabs) {
     float4 m = {};
 #pragma unroll 1
@@ -270,7 +275,7 @@ __device__ __forceinline__ uint4 inner_sums(const float* from, int64_t slab_step
 #pragma unroll
         for (int i = 0; i < kAtOnce; ++i) m = make_float4(m.x + s[i].x, m.y + s[i].y, m.z + s[i].z, m.w + s[i].w);
     }
-    const SplitPair low_ranks = split(m.x, m.y), high_ranks = split(m.z, m.w);
+    const SplitPair low_ranks = split<T>(m.x, m.y), high_ranks = split<T>(m.z, m.w);
     return make_uint4(low_ranks.high, high_ranks.high, low_ranks.low, high_ranks.low);
 }
 
@@ -279,7 +284,8 @@ struct PieceOfB {
     uint4 w[4];
 
     // `ranks` are left of b_t [.., width] from p on.
-    __device__ __forceinline__ void load(bool wanted, const bf16* p, int64_t width, int ranks) {
+    template <class T>
+    __device__ __forceinline__ void load(bool wanted, const T* p, int64_t width, int ranks) {
 #pragma unroll
         for (int e = 0; e < 4; ++e) w[e] = load_if(wanted && e < ranks, p + e * width);
     }
@@ -313,7 +319,7 @@ struct ExpandShared {
 // ranks, 2 or 4 warps share the columns, which warp 0 of them adds to out. That depends on the rank alone, as does the
 // order of all sums. kReloads: for ranks that are too many for that, of which a warp then takes one share after
 // another.
-template <int kPieces, int kBatches, bool kReloads, int kSlots, int kInner>
+template <class T, int kPieces, int kBatches, bool kReloads, int kSlots, int kInner>
 struct Expand {
     static_assert(kPieces * kBatches == 4);
     static constexpr int kDepth = kSlots / (2 * kPieces);  // steps of 8 rows whose out is requested ahead
@@ -334,7 +340,7 @@ struct Expand {
     __device__ int columns_of_block() const { return (kWarps >> sharing_log2) * kPieces * kColumns; }
 
     // Of this warp's ranks from batch `first` on; columns: left of those from b_t on.
-    __device__ void load_b(const bf16* b_t, int64_t width, int columns, int first) {
+    __device__ void load_b(const T* b_t, int64_t width, int columns, int first) {
         b_t += (first * kRanks + 4 * q) * width;
 #pragma unroll
         for (int n = 0; n < kBatches; ++n, b_t += kRanks * width)
@@ -359,7 +365,7 @@ struct Expand {
             if (quad >= 4 * batches) continue;
             const float* from = mid.row(0, p, tile.row_begin + 8 * step + row) + 4 * quad;
             shared.inner[(row / 8 * batches + quad / 4) * 32 + row % 8 * 4 + quad % 4] =
-                inner_sums<kSlabsAtOnce>(from, mid.slab_step(), slabs);
+                inner_sums<T, kSlabsAtOnce>(from, mid.slab_step(), slabs);
         }
     }
     __device__ uint4 inner_of(int step, int shared_from, int batch) const {
@@ -369,8 +375,8 @@ struct Expand {
     __device__ static void multiply(float (&c)[4][4], const PieceOfB& of_b, const uint4& m) {
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
-            mma_bf16(c[j], of_b.w[j], m.x, m.y);
-            mma_bf16(c[j], of_b.w[j], m.z, m.w);
+            mma<T>(c[j], of_b.w[j], m.x, m.y);
+            mma<T>(c[j], of_b.w[j], m.z, m.w);
         }
     }
 
@@ -395,7 +401,7 @@ struct Expand {
         __syncthreads();
     }
 
-    __device__ void run(bf16* out, const bf16* b_t, float scale, int width) {
+    __device__ void run(T* out, const T* b_t, float scale, int width) {
         if (int(blockIdx.x) * columns_of_block() >= width) return pdl_wait();
         const int steps = (tile.rows + 7) / 8;
         const int first_column = (warp >> sharing_log2) * kPieces * kColumns + 8 * r;
@@ -409,7 +415,7 @@ struct Expand {
             load_b(b_t + own_column, width, columns, own * kBatches);
             if (!waited) pdl_wait();
             waited = true;
-            bf16* const to = out + (tile.row_begin + 2 * q) * int64_t(width) + own_column;
+            T* const to = out + (tile.row_begin + 2 * q) * int64_t(width) + own_column;
             const auto has = [&](int step, int piece, int i) {
                 return own == 0 && 8 * step + 2 * q + i < tile.rows && piece * kColumns < columns;
             };
@@ -463,8 +469,8 @@ struct Expand {
                         uint32_t sums[4];
 #pragma unroll
                         for (int j = 0; j < 4; ++j)
-                            sums[j] = pack_bf16(fmaf(scale, c[j][i], bf16_low(words[j])),
-                                                fmaf(scale, c[j][i + 2], bf16_high(words[j])));
+                            sums[j] = pack<T>(fmaf(scale, c[j][i], low_of<T>(words[j])),
+                                              fmaf(scale, c[j][i + 2], high_of<T>(words[j])));
                         store_words(place(step, piece, i), sums);
                     }
                 }
@@ -480,34 +486,34 @@ constexpr int columns_of_block(int max_rank) {
 }
 
 // Grid: [columns][projection][tile].
-template <int kSlots, int kInner>
-__global__ void __launch_bounds__(kThreads, 4) expand_streaming(const __grid_constant__ LoraOutputs<bf16> outputs,
+template <class T, int kSlots, int kInner>
+__global__ void __launch_bounds__(kThreads, 4) expand_streaming(const __grid_constant__ LoraOutputs<T> outputs,
                                                                 Middle mid, const CudaTile* tiles, int first_part) {
     __shared__ ExpandShared<kSlots, kInner> shared;
     pdl_trigger();
     const CudaTile tile = tiles[blockIdx.z];
     const int p = int(blockIdx.y);
     const CudaPart* part = part_of(tile, first_part + p);
-    const bf16* b_t = nullptr;
+    const T* b_t = nullptr;
     int rank = 0;
     float scale = 0;
     if (part) {  // all at once, and not one after the other
-        b_t = static_cast<const bf16*>(part->b_t);
+        b_t = static_cast<const T*>(part->b_t);
         rank = part->rank;
         scale = part->scale;
     }
     if (!b_t || rank == 0) return pdl_wait();
-    bf16* out = outputs.out[p];
+    T* out = outputs.out[p];
     const int width = int(outputs.width[p]);
     if (rank <= 16)
-        Expand<4, 1, false, kSlots, kInner>{shared, mid, tile, p, rank, 0}.run(out, b_t, scale, width);
+        Expand<T, 4, 1, false, kSlots, kInner>{shared, mid, tile, p, rank, 0}.run(out, b_t, scale, width);
     else if (rank <= 32)
-        Expand<2, 2, false, kSlots, kInner>{shared, mid, tile, p, rank, 0}.run(out, b_t, scale, width);
+        Expand<T, 2, 2, false, kSlots, kInner>{shared, mid, tile, p, rank, 0}.run(out, b_t, scale, width);
     else if (rank <= 256)
-        Expand<1, 4, false, kSlots, kInner>{shared, mid, tile, p, rank, rank <= 64 ? 0 : rank <= 128 ? 1 : 2}.run(
+        Expand<T, 1, 4, false, kSlots, kInner>{shared, mid, tile, p, rank, rank <= 64 ? 0 : rank <= 128 ? 1 : 2}.run(
             out, b_t, scale, width);
     else
-        Expand<1, 4, true, kSlots, kInner>{shared, mid, tile, p, rank, 2}.run(out, b_t, scale, width);
+        Expand<T, 1, 4, true, kSlots, kInner>{shared, mid, tile, p, rank, 2}.run(out, b_t, scale, width);
 }
 
 // kRows rows of one output column.
@@ -568,8 +574,8 @@ void lora(CudaDevice& device, const LoraOutputs<T>& outputs, const T* x, const C
     if (rows == 0 || num_tiles == 0 || num_projections == 0 || max_rank == 0) return;
 
     const int64_t blocks_of_ranks = divide_up(max_rank, kRanks);
-    const bool shrink_fast = std::is_same_v<T, bf16> && in % 8 == 0,
-               expand_fast = std::is_same_v<T, bf16> && octets && max_rank <= kMostFastRank;
+    const bool shrink_fast = is_16_bit<T> && in % 8 == 0,
+               expand_fast = is_16_bit<T> && octets && max_rank <= kMostFastRank;
     Middle mid;
     mid.data = workspace;
     mid.rows = rows;
@@ -581,33 +587,33 @@ void lora(CudaDevice& device, const LoraOutputs<T>& outputs, const T* x, const C
     const auto plain_grid = [&](int64_t blocks) {
         return dim3(unsigned(blocks), unsigned(num_projections), unsigned(num_tiles));
     };
-    if constexpr (std::is_same_v<T, bf16>)
+    if constexpr (is_16_bit<T>)
         if (shrink_fast) {
             CHECK(aligned_to_16(x));
             const dim3 turns = tile_grid(device, blocks_of_ranks, num_projections * mid.slabs, num_tiles, 4);
             const dim3 grid(unsigned(mid.slabs), turns.x, unsigned(num_projections * num_tiles));
-            launch(device, shrink_streaming, grid, kThreads, 0, mid, x, tiles, first_part, int(in));
+            launch(device, shrink_streaming<T>, grid, kThreads, 0, mid, x, tiles, first_part, int(in));
             if (mid.wide) {
                 const int shared_bytes = wide_shared_bytes(num_projections);
-                CHECK_CUDA(cudaFuncSetAttribute(shrink_wide, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                CHECK_CUDA(cudaFuncSetAttribute(shrink_wide<T>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                                 wide_shared_bytes(kMaxLoraProjections)));
                 const dim3 wide_grid(unsigned(divide_up(max_rank, kStageRanks)), unsigned(mid.wide_slabs()),
                                      unsigned(num_tiles));
-                launch(device, shrink_wide, wide_grid, kThreads * num_projections, size_t(shared_bytes), mid, x, tiles,
-                       first_part, int(in));
+                launch(device, shrink_wide<T>, wide_grid, kThreads * num_projections, size_t(shared_bytes), mid, x,
+                       tiles, first_part, int(in));
             }
         }
     if (!shrink_fast)
         launch(device, shrink_plain<T>, plain_grid(divide_up(mid.ranks, kWarps)), kThreads, 0, mid, x, tiles,
                first_part, in);
-    if constexpr (std::is_same_v<T, bf16>)
+    if constexpr (is_16_bit<T>)
         if (expand_fast) {
             for (int p = 0; p < num_projections; ++p) CHECK(aligned_to_16(outputs.out[p]));
             const dim3 grid = tile_grid(device, divide_up(widest, columns_of_block(max_rank)), num_projections,
                                         num_tiles, 4, /*waves=*/16);
             const bool many = rows > kManyRows || rows >= int64_t(kFewRows) * num_tiles;  // the same bits either way
-            launch(device, many ? expand_streaming<16, 1024> : expand_streaming<8, 1024>, grid, kThreads, 0, outputs,
-                   mid, tiles, first_part);
+            launch(device, many ? expand_streaming<T, 16, 1024> : expand_streaming<T, 8, 1024>, grid, kThreads, 0,
+                   outputs, mid, tiles, first_part);
         }
     if (!expand_fast)
         launch(device, expand_plain<T>, plain_grid(divide_up(widest, kThreads)), kThreads, 0, outputs, mid, tiles,
@@ -618,5 +624,7 @@ template void lora<float>(CudaDevice&, const LoraOutputs<float>&, const float*, 
                           int64_t, int, float*, bool);
 template void lora<bf16>(CudaDevice&, const LoraOutputs<bf16>&, const bf16*, const CudaTile*, int, int, int, int64_t,
                          int64_t, int, float*, bool);
+template void lora<f16>(CudaDevice&, const LoraOutputs<f16>&, const f16*, const CudaTile*, int, int, int, int64_t,
+                        int64_t, int, float*, bool);
 
 }  // namespace spartan

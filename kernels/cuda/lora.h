@@ -32,8 +32,8 @@ constexpr int64_t lora_workspace_bytes(int num_projections, int64_t rows, int64_
 
 // x [rows, in] must not alias an out. workspace: lora_workspace_bytes(), aligned to 16 bytes; what it holds does not
 // matter. max_rank: at least the largest rank of these parts; 0: nothing to do.
-// Fast for bf16 where `in` and all widths are multiples of 8, max_rank is at most 512 and x, out, a and b_t are aligned
-// to 16 bytes (which such widths then demand); plain otherwise.
+// Fast for 16-bit types where `in` and all widths are multiples of 8, max_rank is at most 512 and x, out, a and b_t are
+// aligned to 16 bytes (which such widths then demand); plain otherwise.
 template <class T>
 void lora(CudaDevice&, const LoraOutputs<T>& outputs, const T* x, const CudaTile* tiles, int num_tiles, int first_part,
           int num_projections, int64_t rows, int64_t in, int max_rank, float* workspace, bool batch_invariant = false);
@@ -42,5 +42,7 @@ extern template void lora<float>(CudaDevice&, const LoraOutputs<float>&, const f
                                  int64_t, int64_t, int, float*, bool);
 extern template void lora<bf16>(CudaDevice&, const LoraOutputs<bf16>&, const bf16*, const CudaTile*, int, int, int,
                                 int64_t, int64_t, int, float*, bool);
+extern template void lora<f16>(CudaDevice&, const LoraOutputs<f16>&, const f16*, const CudaTile*, int, int, int,
+                               int64_t, int64_t, int, float*, bool);
 
 }  // namespace spartan

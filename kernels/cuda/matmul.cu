@@ -64,31 +64,32 @@ void plain_matmul(CudaDevice& device, const MatmulProduct<Out, T>& p, int64_t m,
 
 bool aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 
-template <class Out>
-void bf16_matmul(CudaDevice& device, MatmulPlans& plans, std::span<const MatmulProduct<Out, bf16>> products, int64_t m,
-                 int64_t k) {
-    if (plans.batch_invariant() && m > kSkinnyRows) return wide_matmul<Out>(device, products, m, k);
-    if (plans.batch_invariant() || m <= 8) return skinny_matmul<Out>(device, products, m, k, plans.batch_invariant());
+template <class Out, class T>
+void tensor_core_matmul(CudaDevice& device, MatmulPlans& plans, std::span<const MatmulProduct<Out, T>> products,
+                        int64_t m, int64_t k) {
+    if (plans.batch_invariant() && m > kSkinnyRows) return wide_matmul<Out, T>(device, products, m, k);
+    if (plans.batch_invariant() || m <= 8)
+        return skinny_matmul<Out, T>(device, products, m, k, plans.batch_invariant());
     // What cuBLASLt does not compute is one launch, behind it.
-    std::array<MatmulProduct<Out, bf16>, kMostProducts> others;
+    std::array<MatmulProduct<Out, T>, kMostProducts> others;
     size_t num_others = 0;
     for (auto rest = products; !rest.empty();) {
-        const MatmulRun<Out> run = leading_run(rest, m);
+        const MatmulRun<Out, T> run = leading_run(rest, m);
         const auto of_run = rest.first(size_t(run.count));
         rest = rest.subspan(size_t(run.count));
         if (run.first.n == 0) continue;
         if (!aligned(run.first.out) || !plans.uses_blas(run, m, k) || !plans.multiply(device, run, m, k))
             for (const auto& p : of_run) others[num_others++] = p;
     }
-    if (num_others > 0) skinny_matmul<Out>(device, std::span(others).first(num_others), m, k, false);
+    if (num_others > 0) skinny_matmul<Out, T>(device, std::span(others).first(num_others), m, k, false);
 }
 
 }  // namespace
 
-template <class Out>
-MatmulRun<Out> leading_run(std::span<const MatmulProduct<Out, bf16>> products, int64_t m) {
+template <class Out, class T>
+MatmulRun<Out, T> leading_run(std::span<const MatmulProduct<Out, T>> products, int64_t m) {
     CHECK(!products.empty());
-    MatmulRun<Out> run{.first = products[0]};
+    MatmulRun<Out, T> run{.first = products[0]};
     // Of memory that was allocated as one or not: addresses, not pointers, are subtracted.
     const auto step = [](const auto* from, const auto* to) {
         return int64_t(reinterpret_cast<uintptr_t>(to) - reinterpret_cast<uintptr_t>(from)) / int64_t(sizeof *to);
@@ -107,26 +108,30 @@ MatmulRun<Out> leading_run(std::span<const MatmulProduct<Out, bf16>> products, i
     }
     return run;
 }
-template MatmulRun<float> leading_run(std::span<const MatmulProduct<float, bf16>>, int64_t);
-template MatmulRun<bf16> leading_run(std::span<const MatmulProduct<bf16, bf16>>, int64_t);
+template MatmulRun<float, bf16> leading_run(std::span<const MatmulProduct<float, bf16>>, int64_t);
+template MatmulRun<bf16, bf16> leading_run(std::span<const MatmulProduct<bf16, bf16>>, int64_t);
+template MatmulRun<float, f16> leading_run(std::span<const MatmulProduct<float, f16>>, int64_t);
+template MatmulRun<f16, f16> leading_run(std::span<const MatmulProduct<f16, f16>>, int64_t);
 
 template <class Out, class T>
 void matmul(CudaDevice& device, MatmulPlans& plans, std::span<const MatmulProduct<Out, T>> products, int64_t m,
             int64_t k) {
     CHECK(!products.empty() && products.size() <= kMostProducts && m >= 0 && k >= 1);
-    bool tensor_cores = std::is_same_v<T, bf16> && k % kSkinnyBlock == 0;
+    bool tensor_cores = is_16_bit<T> && k % kSkinnyBlock == 0;
     for (const auto& p : products) {
         CHECK(p.n >= 0 && (p.n == 0 || m == 0 || (p.out && p.x && p.w)));
         tensor_cores &= aligned(p.x) && aligned(p.w);
     }
     if (m == 0) return;
-    if constexpr (std::is_same_v<T, bf16>)
-        if (tensor_cores) return bf16_matmul<Out>(device, plans, products, m, k);
+    if constexpr (is_16_bit<T>)
+        if (tensor_cores) return tensor_core_matmul<Out, T>(device, plans, products, m, k);
     for (const auto& p : products) plain_matmul(device, p, m, k);
 }
 
 template void matmul(CudaDevice&, MatmulPlans&, std::span<const MatmulProduct<float, float>>, int64_t, int64_t);
 template void matmul(CudaDevice&, MatmulPlans&, std::span<const MatmulProduct<float, bf16>>, int64_t, int64_t);
 template void matmul(CudaDevice&, MatmulPlans&, std::span<const MatmulProduct<bf16, bf16>>, int64_t, int64_t);
+template void matmul(CudaDevice&, MatmulPlans&, std::span<const MatmulProduct<float, f16>>, int64_t, int64_t);
+template void matmul(CudaDevice&, MatmulPlans&, std::span<const MatmulProduct<f16, f16>>, int64_t, int64_t);
 
 }  // namespace spartan

@@ -3,10 +3,10 @@
 //     out[m, n] = sum over k of x[m, k] * w[n, k]
 //
 //     out  [m, n]  T or float (logits), must not alias x
-//     x    [m, k]  T = float or bf16
+//     x    [m, k]  T = float, bf16 or f16
 //     w    [n, k]  T, row-major: one copy serves every path
 //
-// bf16, k a multiple of 64, x and w 16-byte aligned:
+// 16-bit types, k a multiple of 64, x and w 16-byte aligned:
 //     m <= 8    skinny.h: weights read once; up to three products in one launch
 //     m > 8     what MatmulPlans found fastest for (m's bucket, n, k, Out): cuBLASLt, which takes products of one size
 //               as one, or skinny.h over groups of 32 rows
@@ -36,13 +36,13 @@ constexpr int kMostProducts = 3;  // of one call
 
 // Products of one n whose operands lie equally far apart, in elements (x_step 0: they share x). cuBLASLt takes them as
 // one.
-template <class Out>
+template <class Out, class T>
 struct MatmulRun {
-    MatmulProduct<Out, bf16> first;
+    MatmulProduct<Out, T> first;
     int64_t count = 1, out_step = 0, x_step = 0, w_step = 0;
 };
 
-// How bf16 products of more than 8 rows are computed, and the memory cuBLASLt works in. Belongs to the owner of the
+// How 16-bit products of more than 8 rows are computed, and the memory cuBLASLt works in. Belongs to the owner of the
 // device and stays alive as long as the graphs that were captured with it. One stream at a time may use it.
 class MatmulPlans {
 public:
@@ -69,23 +69,24 @@ public:
     // here and for save(). Without it skinny.h serves up to 32 rows and cuBLASLt's first heuristic more. Goes round
     // among the runs, so many that their weights come from memory as they will. k a multiple of 64. Waits for the GPU:
     // call it at start, never while the stream is captured. Does nothing when batch_invariant().
-    template <class Out>
-    Choice prepare(CudaDevice& device, std::span<const MatmulRun<Out>> runs, int64_t m, int64_t k);
+    template <class Out, class T>
+    Choice prepare(CudaDevice& device, std::span<const MatmulRun<Out, T>> runs, int64_t m, int64_t k);
 
     // Writes the file, when something is new. A failure is no error: plans are found again.
     void save();
 
     // Microseconds of one of `calls` products in a captured graph, by the fastest of cuBLASLt's algorithms; infinity
     // when it has none. Any m; changes no plan, otherwise like prepare().
-    template <class Out>
-    double best_blas_us(CudaDevice& device, std::span<const MatmulRun<Out>> runs, int64_t m, int64_t k, int64_t calls);
+    template <class Out, class T>
+    double best_blas_us(CudaDevice& device, std::span<const MatmulRun<Out, T>> runs, int64_t m, int64_t k,
+                        int64_t calls);
 
     // For matmul(). Pointers are 16-byte aligned, k is a multiple of 64. uses_blas(): whether the plan is cuBLASLt's;
     // multiply(): false when cuBLASLt has no algorithm for the shape, and then nothing was launched.
-    template <class Out>
-    bool uses_blas(const MatmulRun<Out>& run, int64_t m, int64_t k);
-    template <class Out>
-    bool multiply(CudaDevice& device, const MatmulRun<Out>& run, int64_t m, int64_t k);
+    template <class Out, class T>
+    bool uses_blas(const MatmulRun<Out, T>& run, int64_t m, int64_t k);
+    template <class Out, class T>
+    bool multiply(CudaDevice& device, const MatmulRun<Out, T>& run, int64_t m, int64_t k);
 
 private:
     struct State;
@@ -93,8 +94,8 @@ private:
 };
 
 // The products of m rows that `products` begins with and that cuBLASLt can take as one; at least the first.
-template <class Out>
-MatmulRun<Out> leading_run(std::span<const MatmulProduct<Out, bf16>> products, int64_t m);
+template <class Out, class T>
+MatmulRun<Out, T> leading_run(std::span<const MatmulProduct<Out, T>> products, int64_t m);
 
 // Out = T or float. One to three products of the same m and k: q, k and v with an input each, or gate and up.
 template <class Out, class T>

@@ -33,21 +33,21 @@ bool is_capturing(CudaDevice& device) {
     return status != cudaStreamCaptureStatusNone;
 }
 
-template <class Out>
-BlasShape shape_of(const MatmulRun<Out>& run, int64_t m, int64_t k) {
-    return {m, run.first.n, k, run.count, dtype_of<Out>};
+template <class Out, class T>
+BlasShape shape_of(const MatmulRun<Out, T>& run, int64_t m, int64_t k) {
+    return {m, run.first.n, k, run.count, dtype_of<Out>, dtype_of<T>};
 }
-template <class Out>
-BlasOperands operands_of(const MatmulRun<Out>& run) {
+template <class Out, class T>
+BlasOperands operands_of(const MatmulRun<Out, T>& run) {
     return {run.first.out, run.first.x, run.first.w, run.out_step, run.x_step, run.w_step};
 }
-template <class Out>
-void skinny_run(CudaDevice& device, const MatmulRun<Out>& run, int64_t m, int64_t k) {
-    std::array<MatmulProduct<Out, bf16>, kMostProducts> products;
+template <class Out, class T>
+void skinny_run(CudaDevice& device, const MatmulRun<Out, T>& run, int64_t m, int64_t k) {
+    std::array<MatmulProduct<Out, T>, kMostProducts> products;
     for (int64_t i = 0; i < run.count; ++i)
         products[size_t(i)] = {run.first.out + i * run.out_step, run.first.x + i * run.x_step,
                                run.first.w + i * run.w_step, run.first.n};
-    skinny_matmul<Out>(device, std::span(products).first(size_t(run.count)), m, k, false);
+    skinny_matmul<Out, T>(device, std::span(products).first(size_t(run.count)), m, k, false);
 }
 
 // What plans depend on besides their shape; the number at the start is skinny.cu's: raise it when its speed changes.
@@ -57,7 +57,7 @@ std::string machine() {
     CHECK_CUDA(cudaGetDevice(&ordinal));
     CHECK_CUDA(cudaGetDeviceProperties(&properties, ordinal));
     CHECK_CUDA(cudaDriverGetVersion(&driver));
-    return "plans 2, " + std::string(properties.name) + ", driver " + std::to_string(driver) + ", cuBLASLt " +
+    return "plans 3, " + std::string(properties.name) + ", driver " + std::to_string(driver) + ", cuBLASLt " +
            std::to_string(cublasLtGetVersion());
 }
 
@@ -71,6 +71,11 @@ std::string text_of(const Plan& plan) {
         text += digits;
     }
     return text;
+}
+std::optional<DType> dtype_from(const std::string& name) {
+    for (const DType t : {DType::f32, DType::bf16, DType::f16})
+        if (name == name_of(t)) return t;
+    return std::nullopt;
 }
 std::optional<Plan> plan_from(const std::string& text) {
     if (text == "skinny") return Plan();
@@ -92,17 +97,18 @@ struct MatmulPlans::State {
     bool changed = false;
 
     void load() {
-        std::ifstream in(file);
+        std::ifstream kept(file);
         std::string line;
-        if (!in || !std::getline(in, line) || line != machine) return;
-        while (std::getline(in, line)) {
+        if (!kept || !std::getline(kept, line) || line != machine) return;
+        while (std::getline(kept, line)) {
             std::istringstream words(line);
             BlasShape s;
-            std::string out, algorithm;
-            words >> s.m >> s.n >> s.k >> s.count >> out >> algorithm;
+            std::string out, in, algorithm;
+            words >> s.m >> s.n >> s.k >> s.count >> out >> in >> algorithm;
             const std::optional<Plan> plan = plan_from(algorithm);
-            if (!words || !plan || (out != "bf16" && out != "f32")) return;
-            s.out = out == "f32" ? DType::f32 : DType::bf16;
+            const auto out_type = dtype_from(out), in_type = dtype_from(in);
+            if (!words || !plan || !out_type || !in_type) return;
+            s.out = *out_type, s.in = *in_type;
             plans[s] = *plan;
         }
     }
@@ -117,11 +123,11 @@ struct MatmulPlans::State {
     }
 
     // Microseconds of a run by this plan; kNever when it does not run.
-    template <class Out>
-    double us_of(CudaDevice& device, const Plan& plan, std::span<const MatmulRun<Out>> runs, int64_t m, int64_t k,
+    template <class Out, class T>
+    double us_of(CudaDevice& device, const Plan& plan, std::span<const MatmulRun<Out, T>> runs, int64_t m, int64_t k,
                  int64_t calls, int replays) {
         const auto multiply = [&](int64_t i) {
-            const MatmulRun<Out>& run = runs[size_t(i) % runs.size()];
+            const MatmulRun<Out, T>& run = runs[size_t(i) % runs.size()];
             if (plan) return blas->multiply(device, shape_of(run, m, k), operands_of(run), *plan);
             skinny_run(device, run, m, k);
             return true;
@@ -155,8 +161,8 @@ int64_t MatmulPlans::bucket_of(int64_t m) {
     return m <= power + power / 2 ? power + power / 2 : 2 * power;
 }
 
-template <class Out>
-MatmulPlans::Choice MatmulPlans::prepare(CudaDevice& device, std::span<const MatmulRun<Out>> runs, int64_t m,
+template <class Out, class T>
+MatmulPlans::Choice MatmulPlans::prepare(CudaDevice& device, std::span<const MatmulRun<Out, T>> runs, int64_t m,
                                          int64_t k) {
     CHECK(!runs.empty() && m > 8 && k > 0 && k % kSkinnyBlock == 0 && runs[0].first.n > 0);
     if (batch_invariant()) return {};
@@ -203,14 +209,14 @@ void MatmulPlans::save() {
     std::ofstream out(written);
     out << state_->machine << '\n';
     for (const auto& [shape, plan] : state_->plans)
-        out << shape.m << ' ' << shape.n << ' ' << shape.k << ' ' << shape.count << ' '
-            << (shape.out == DType::f32 ? "f32" : "bf16") << ' ' << text_of(plan) << '\n';
+        out << shape.m << ' ' << shape.n << ' ' << shape.k << ' ' << shape.count << ' ' << name_of(shape.out) << ' '
+            << name_of(shape.in) << ' ' << text_of(plan) << '\n';
     out.close();
     if (!out || std::rename(written.c_str(), state_->file.c_str()) != 0) std::remove(written.c_str());
 }
 
-template <class Out>
-double MatmulPlans::best_blas_us(CudaDevice& device, std::span<const MatmulRun<Out>> runs, int64_t m, int64_t k,
+template <class Out, class T>
+double MatmulPlans::best_blas_us(CudaDevice& device, std::span<const MatmulRun<Out, T>> runs, int64_t m, int64_t k,
                                  int64_t calls) {
     CHECK(!is_capturing(device) && !batch_invariant() && m > 0 && k > 0 && !runs.empty() && calls > 0);
     double best = kNever;
@@ -219,13 +225,13 @@ double MatmulPlans::best_blas_us(CudaDevice& device, std::span<const MatmulRun<O
     return best;
 }
 
-template <class Out>
-bool MatmulPlans::uses_blas(const MatmulRun<Out>& run, int64_t m, int64_t k) {
+template <class Out, class T>
+bool MatmulPlans::uses_blas(const MatmulRun<Out, T>& run, int64_t m, int64_t k) {
     return state_->blas && state_->plan_of(shape_of(run, m, k), operands_of(run));
 }
 
-template <class Out>
-bool MatmulPlans::multiply(CudaDevice& device, const MatmulRun<Out>& run, int64_t m, int64_t k) {
+template <class Out, class T>
+bool MatmulPlans::multiply(CudaDevice& device, const MatmulRun<Out, T>& run, int64_t m, int64_t k) {
     const BlasShape shape = shape_of(run, m, k);
     const BlasOperands operands = operands_of(run);
     const Plan& plan = state_->plan_of(shape, operands);
@@ -234,13 +240,17 @@ bool MatmulPlans::multiply(CudaDevice& device, const MatmulRun<Out>& run, int64_
     return !algorithms.empty() && state_->blas->multiply(device, shape, operands, algorithms.front());
 }
 
-template MatmulPlans::Choice MatmulPlans::prepare(CudaDevice&, std::span<const MatmulRun<float>>, int64_t, int64_t);
-template double MatmulPlans::best_blas_us(CudaDevice&, std::span<const MatmulRun<float>>, int64_t, int64_t, int64_t);
-template bool MatmulPlans::uses_blas(const MatmulRun<float>&, int64_t, int64_t);
-template bool MatmulPlans::multiply(CudaDevice&, const MatmulRun<float>&, int64_t, int64_t);
-template MatmulPlans::Choice MatmulPlans::prepare(CudaDevice&, std::span<const MatmulRun<bf16>>, int64_t, int64_t);
-template double MatmulPlans::best_blas_us(CudaDevice&, std::span<const MatmulRun<bf16>>, int64_t, int64_t, int64_t);
-template bool MatmulPlans::uses_blas(const MatmulRun<bf16>&, int64_t, int64_t);
-template bool MatmulPlans::multiply(CudaDevice&, const MatmulRun<bf16>&, int64_t, int64_t);
+#define INSTANTIATE(Out, T)                                                                                      \
+    template MatmulPlans::Choice MatmulPlans::prepare(CudaDevice&, std::span<const MatmulRun<Out, T>>, int64_t,  \
+                                                      int64_t);                                                  \
+    template double MatmulPlans::best_blas_us(CudaDevice&, std::span<const MatmulRun<Out, T>>, int64_t, int64_t, \
+                                              int64_t);                                                          \
+    template bool MatmulPlans::uses_blas(const MatmulRun<Out, T>&, int64_t, int64_t);                            \
+    template bool MatmulPlans::multiply(CudaDevice&, const MatmulRun<Out, T>&, int64_t, int64_t);
+INSTANTIATE(float, bf16)
+INSTANTIATE(bf16, bf16)
+INSTANTIATE(float, f16)
+INSTANTIATE(f16, f16)
+#undef INSTANTIATE
 
 }  // namespace spartan

@@ -88,5 +88,6 @@ void merge_part(CudaDevice& device, T* merged, const T* w, const CudaPart& part,
 
 template void merge_part<float>(CudaDevice&, float*, const float*, const CudaPart&, int64_t, int64_t);
 template void merge_part<bf16>(CudaDevice&, bf16*, const bf16*, const CudaPart&, int64_t, int64_t);
+template void merge_part<f16>(CudaDevice&, f16*, const f16*, const CudaPart&, int64_t, int64_t);
 
 }  // namespace spartan

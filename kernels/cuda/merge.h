@@ -18,5 +18,6 @@ void merge_part(CudaDevice&, T* merged, const T* w, const CudaPart& part, int64_
 
 extern template void merge_part<float>(CudaDevice&, float*, const float*, const CudaPart&, int64_t, int64_t);
 extern template void merge_part<bf16>(CudaDevice&, bf16*, const bf16*, const CudaPart&, int64_t, int64_t);
+extern template void merge_part<f16>(CudaDevice&, f16*, const f16*, const CudaPart&, int64_t, int64_t);
 
 }  // namespace spartan

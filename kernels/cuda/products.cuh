@@ -9,34 +9,34 @@
 
 namespace spartan {
 
-template <class Out>
+template <class Out, class T>
 struct DeviceProduct {
-    const bf16* w;
-    const bf16* x;
+    const T* w;
+    const T* x;
     Out* out;
     int n, first_tile;  // of blockIdx.y
     bool paired;        // two neighbours of a row of out may be stored at once
 };
 
 // Up to kMostProducts whose tiles of W lie one behind the other; those that are not there begin at INT_MAX.
-template <class Out>
+template <class Out, class T>
 struct DeviceProducts {
-    DeviceProduct<Out> of[kMostProducts];
+    DeviceProduct<Out, T> of[kMostProducts];
     int tiles;
 
-    __device__ __forceinline__ const DeviceProduct<Out>& at(int tile) const {
+    __device__ __forceinline__ const DeviceProduct<Out, T>& at(int tile) const {
         return of[(tile >= of[1].first_tile ? 1 : 0) + (tile >= of[2].first_tile ? 1 : 0)];
     }
 };
 
 inline bool is_aligned(const void* p, size_t bytes) { return reinterpret_cast<uintptr_t>(p) % bytes == 0; }
 
-template <class Out>
-DeviceProducts<Out> device_products(std::span<const MatmulProduct<Out, bf16>> products, int64_t m, int64_t k,
-                                    int tile_rows) {
+template <class Out, class T>
+DeviceProducts<Out, T> device_products(std::span<const MatmulProduct<Out, T>> products, int64_t m, int64_t k,
+                                       int tile_rows) {
     CHECK(products.size() <= kMostProducts && m >= 0 && m < INT_MAX / 2);
     CHECK(k >= kSkinnyBlock && k % kSkinnyBlock == 0 && k < INT_MAX / 128);
-    DeviceProducts<Out> packed = {};
+    DeviceProducts<Out, T> packed = {};
     int count = 0;
     for (const auto& p : products) {
         CHECK(p.n >= 0 && p.n < INT_MAX / 2);
@@ -52,25 +52,19 @@ DeviceProducts<Out> device_products(std::span<const MatmulProduct<Out, bf16>> pr
 }
 
 // Two neighbouring values of a row of out, of which the second may lie behind the row's end.
-__device__ __forceinline__ void store_sums(const DeviceProduct<float>& product, int64_t row, int column, float a,
+template <class Out, class T>
+__device__ __forceinline__ void store_sums(const DeviceProduct<Out, T>& product, int64_t row, int column, float a,
                                            float b) {
-    float* const out = product.out + row * product.n + column;
+    Out* const out = product.out + row * product.n + column;
     if (product.paired) {
-        *reinterpret_cast<float2*>(out) = {a, b};
+        if constexpr (std::is_same_v<Out, float>)
+            *reinterpret_cast<float2*>(out) = {a, b};
+        else
+            *reinterpret_cast<uint32_t*>(out) = pack<Out>(a, b);
         return;
     }
-    out[0] = a;
-    if (column + 1 < product.n) out[1] = b;
-}
-__device__ __forceinline__ void store_sums(const DeviceProduct<bf16>& product, int64_t row, int column, float a,
-                                           float b) {
-    bf16* const out = product.out + row * product.n + column;
-    if (product.paired) {
-        *reinterpret_cast<uint32_t*>(out) = pack_bf16(a, b);
-        return;
-    }
-    out[0] = to_bf16(a);
-    if (column + 1 < product.n) out[1] = to_bf16(b);
+    out[0] = from_float<Out>(a);
+    if (column + 1 < product.n) out[1] = from_float<Out>(b);
 }
 
 }  // namespace spartan

@@ -16,9 +16,9 @@ namespace {
 constexpr int kWarps = 4, kThreads = 32 * kWarps, kBlocksAnSm = 4;
 
 // All rows of a tile through one item: 16 MMA tiles, [part][m][k] with m over outputs and k over inputs.
-template <int G>
-__device__ __forceinline__ void rotate_by_item(const uint4 (&w)[16], int item, int rows, int dim, const bf16* x,
-                                               bf16* out, int lane) {
+template <class T, int G>
+__device__ __forceinline__ void rotate_by_item(const uint4 (&w)[16], int item, int rows, int dim, const T* x, T* out,
+                                               int lane) {
     constexpr int kOutputs = int(kPackedItem) / G, kM = (G < kOutputs ? G : kOutputs) / 16, kK = G / 16;
     constexpr int kGroups = 16 / (kM * kK);             // of an item
     constexpr int kAtOnce = kGroups < 4 ? kGroups : 4;  // groups that are loaded, multiplied and stored together
@@ -48,21 +48,21 @@ __device__ __forceinline__ void rotate_by_item(const uint4 (&w)[16], int item, i
                 float c[kM][4];
 #pragma unroll
                 for (int m = 0; m < kM; ++m) {
-                    c[m][0] = bf16_low(y0[g][m]);
-                    c[m][2] = bf16_high(y0[g][m]);
-                    c[m][1] = bf16_low(y1[g][m]);
-                    c[m][3] = bf16_high(y1[g][m]);
+                    c[m][0] = low_of<T>(y0[g][m]);
+                    c[m][2] = high_of<T>(y0[g][m]);
+                    c[m][1] = low_of<T>(y1[g][m]);
+                    c[m][3] = high_of<T>(y1[g][m]);
                 }
 #pragma unroll
                 for (int k = 0; k < kK; ++k)
 #pragma unroll
                     for (int m = 0; m < kM; ++m)
-                        mma_bf16(c[m], w[((g0 + g) * kM + m) * kK + k], b[g][k / 2][k % 2 * 2],
-                                 b[g][k / 2][k % 2 * 2 + 1]);
+                        mma<T>(c[m], w[((g0 + g) * kM + m) * kK + k], b[g][k / 2][k % 2 * 2],
+                               b[g][k / 2][k % 2 * 2 + 1]);
 #pragma unroll
                 for (int m = 0; m < kM; ++m) {
-                    y0[g][m] = pack_bf16(c[m][0], c[m][2]);
-                    y1[g][m] = pack_bf16(c[m][1], c[m][3]);
+                    y0[g][m] = pack<T>(c[m][0], c[m][2]);
+                    y1[g][m] = pack<T>(c[m][1], c[m][3]);
                 }
             }
 #pragma unroll
@@ -98,8 +98,9 @@ __device__ __forceinline__ void load_item(uint4 (&w)[16], const char* items, int
 }
 
 // Copies the rows of tiles without a rotation as well; dim is a multiple of 8.
+template <class T>
 __global__ void __launch_bounds__(kThreads, kBlocksAnSm)
-    rotate_packed(bf16* out, const bf16* x, const CudaTile* tiles, int first_part, int64_t rows, int dim, Ahead ahead) {
+    rotate_packed(T* out, const T* x, const CudaTile* tiles, int first_part, int64_t rows, int dim, Ahead ahead) {
     pdl_trigger();
     // The last CTAs ask, behind what they read themselves.
     const auto ask = [&] {
@@ -130,19 +131,19 @@ __global__ void __launch_bounds__(kThreads, kBlocksAnSm)
     for (;;) {
         switch (group) {
             case 16:
-                rotate_by_item<16>(w, item, tile.rows, dim, x, out, lane);
+                rotate_by_item<T, 16>(w, item, tile.rows, dim, x, out, lane);
                 break;
             case 32:
-                rotate_by_item<32>(w, item, tile.rows, dim, x, out, lane);
+                rotate_by_item<T, 32>(w, item, tile.rows, dim, x, out, lane);
                 break;
             case 64:
-                rotate_by_item<64>(w, item, tile.rows, dim, x, out, lane);
+                rotate_by_item<T, 64>(w, item, tile.rows, dim, x, out, lane);
                 break;
             case 128:
-                rotate_by_item<128>(w, item, tile.rows, dim, x, out, lane);
+                rotate_by_item<T, 128>(w, item, tile.rows, dim, x, out, lane);
                 break;
             case 256:
-                rotate_by_item<256>(w, item, tile.rows, dim, x, out, lane);
+                rotate_by_item<T, 256>(w, item, tile.rows, dim, x, out, lane);
                 break;
         }
         item += int(gridDim.x) * kWarps;
@@ -192,8 +193,8 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // 8 values that lie together: two columns' four inputs.
-template <class R>
-__device__ __forceinline__ void pack_unit(bf16* packed, const R* r, int64_t dim, int group, int64_t i) {
+template <class T, class R>
+__device__ __forceinline__ void pack_unit(T* packed, const R* r, int64_t dim, int group, int64_t i) {
     const PackedPlace place = packed_rotation_place(group, i * 8);
     const int64_t g = place.column / group, v = place.column % group;
     float d[2][4] = {};
@@ -203,25 +204,26 @@ __device__ __forceinline__ void pack_unit(bf16* packed, const R* r, int64_t dim,
                 const int64_t u = place.u + e;
                 d[h][e] = to_float(r[(g * group + u) * group + v + h]) - (u == v + h ? 1.f : 0.f);
             }
-    reinterpret_cast<uint4*>(packed)[i] = make_uint4(pack_bf16(d[0][0], d[0][1]), pack_bf16(d[1][0], d[1][1]),
-                                                     pack_bf16(d[0][2], d[0][3]), pack_bf16(d[1][2], d[1][3]));
+    reinterpret_cast<uint4*>(packed)[i] = make_uint4(pack<T>(d[0][0], d[0][1]), pack<T>(d[1][0], d[1][1]),
+                                                     pack<T>(d[0][2], d[0][3]), pack<T>(d[1][2], d[1][3]));
 }
 
 constexpr int64_t kUnits = kPackedItem / 8;  // of an item
 
-template <class R>
+template <class T, class R>
 __global__ void __launch_bounds__(kThreads)
-    pack_rotation_kernel(bf16* packed, const R* r, int64_t dim, int group, int64_t count) {
+    pack_rotation_kernel(T* packed, const R* r, int64_t dim, int group, int64_t count) {
     pdl_trigger();
     pdl_wait();
     const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x;
     if (i < count) pack_unit(packed, r, dim, group, i);
 }
 
-__global__ void __launch_bounds__(kThreads) pack_rotations_kernel(const PackJob* jobs) {
+template <class T>
+__global__ void __launch_bounds__(kThreads) pack_rotations_kernel(const PackJob<T>* jobs) {
     pdl_trigger();
     pdl_wait();
-    const PackJob job = jobs[blockIdx.y];
+    const PackJob<T> job = jobs[blockIdx.y];
     const int64_t count = packed_rotation_items(job.dim, job.group) * kUnits;
     const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x;
     if (i < count) pack_unit(job.packed, job.r, job.dim, job.group, i);
@@ -236,16 +238,16 @@ void rotate(CudaDevice& device, T* out, const T* x, const CudaTile* tiles, int n
     CHECK(dim > 0 && dim <= 1 << 24 && out != x);
     CHECK(max_group >= 0 && max_group <= 256);
     if (rows == 0 || num_tiles == 0) return;
-    const bool streams = std::is_same_v<T, bf16> && dim % 16 == 0;
+    const bool streams = is_16_bit<T> && dim % 16 == 0;
     CHECK(streams || max_group == 0);
-    if constexpr (std::is_same_v<T, bf16>)
+    if constexpr (is_16_bit<T>)
         if (streams) {
             CHECK(aligned_to_16(out) && aligned_to_16(x));
             // At least so many blocks that a row is copied in one turn.
             const int64_t blocks =
                 std::max(divide_up(packed_rotation_items(dim, max_group), kWarps), divide_up(dim / 8, kThreads));
-            launch(device, rotate_packed, tile_grid(device, blocks, num_projections, num_tiles, kBlocksAnSm), kThreads,
-                   0, out, x, tiles, first_part, rows, int(dim), ahead);
+            launch(device, rotate_packed<T>, tile_grid(device, blocks, num_projections, num_tiles, kBlocksAnSm),
+                   kThreads, 0, out, x, tiles, first_part, rows, int(dim), ahead);
         }
     if (any_plain || !streams) {
         const dim3 grid(unsigned(divide_up(dim, kThreads)), unsigned(num_projections), unsigned(num_tiles));
@@ -254,26 +256,33 @@ void rotate(CudaDevice& device, T* out, const T* x, const CudaTile* tiles, int n
     }
 }
 
-template <class R>
-void pack_rotation(CudaDevice& device, bf16* packed, const R* r, int64_t dim, int64_t group) {
-    CHECK(packs(dim, group, DType::bf16) && aligned_to_16(packed));
+template <class T, class R>
+void pack_rotation(CudaDevice& device, T* packed, const R* r, int64_t dim, int64_t group) {
+    CHECK(packs(dim, group, dtype_of<T>) && aligned_to_16(packed));
     CHECK(static_cast<const void*>(packed) != static_cast<const void*>(r));
     const int64_t count = packed_rotation_items(dim, group) * kUnits;
-    launch(device, pack_rotation_kernel<R>, dim3(unsigned(divide_up(count, kThreads))), kThreads, 0, packed, r, dim,
+    launch(device, pack_rotation_kernel<T, R>, dim3(unsigned(divide_up(count, kThreads))), kThreads, 0, packed, r, dim,
            int(group), count);
 }
 
-void pack_rotations(CudaDevice& device, const PackJob* jobs, int count, int64_t most_items) {
+template <class T>
+void pack_rotations(CudaDevice& device, const PackJob<T>* jobs, int count, int64_t most_items) {
     CHECK(count >= 0 && count <= 65535 && most_items >= 0);
     const dim3 grid(unsigned(divide_up(most_items * kUnits, kThreads)), unsigned(count));
-    launch(device, pack_rotations_kernel, grid, kThreads, 0, jobs);
+    launch(device, pack_rotations_kernel<T>, grid, kThreads, 0, jobs);
 }
 
 template void rotate<float>(CudaDevice&, float*, const float*, const CudaTile*, int, int, int, int64_t, int64_t, int,
                             bool, const Ahead&);
 template void rotate<bf16>(CudaDevice&, bf16*, const bf16*, const CudaTile*, int, int, int, int64_t, int64_t, int, bool,
                            const Ahead&);
-template void pack_rotation<float>(CudaDevice&, bf16*, const float*, int64_t, int64_t);
-template void pack_rotation<bf16>(CudaDevice&, bf16*, const bf16*, int64_t, int64_t);
+template void rotate<f16>(CudaDevice&, f16*, const f16*, const CudaTile*, int, int, int, int64_t, int64_t, int, bool,
+                          const Ahead&);
+template void pack_rotation(CudaDevice&, bf16*, const float*, int64_t, int64_t);
+template void pack_rotation(CudaDevice&, bf16*, const bf16*, int64_t, int64_t);
+template void pack_rotation(CudaDevice&, f16*, const float*, int64_t, int64_t);
+template void pack_rotation(CudaDevice&, f16*, const f16*, int64_t, int64_t);
+template void pack_rotations(CudaDevice&, const PackJob<bf16>*, int, int64_t);
+template void pack_rotations(CudaDevice&, const PackJob<f16>*, int, int64_t);
 
 }  // namespace spartan

@@ -5,9 +5,9 @@
 // where R and its group size G are those of the part [first_part + p] of the row's tile; without one the row is copied.
 // Rows of no tile are left alone. fp32 sums, one rounding. A row's bits depend on its own values and adapter only.
 //
-// Parts with rotation_packed (bf16) hold D = R - I in items of 8 KB, each 16 operands of mma.m16n8k16 in the order in
-// which a warp's lanes want them, and the sum starts from x: what rounding D costs scales with |R - I|, not with 1. An
-// item yields 4096 / G output columns. Other parts hold R as kernels/adapter_ops.h has it, in T.
+// Parts with rotation_packed (16-bit types) hold D = R - I in items of 8 KB, each 16 operands of mma.m16n8k16 in the
+// order in which a warp's lanes want them, and the sum starts from x: what rounding D costs scales with |R - I|, not
+// with 1. An item yields 4096 / G output columns. Other parts hold R as kernels/adapter_ops.h has it, in T.
 #pragma once
 
 #include "kernels/cuda/device.h"
@@ -28,7 +28,7 @@ constexpr int64_t kPackedItem = 4096;  // values
 // Whether a rotation of this geometry has a packed form.
 constexpr bool packs(int64_t dim, int64_t group, DType dtype) {
     const bool fits = group == 16 || group == 32 || group == 64 || group == 128 || group == 256;
-    return dtype == DType::bf16 && fits && dim > 0 && dim % group == 0;
+    return dtype != DType::f32 && fits && dim > 0 && dim % group == 0;
 }
 // Whole items: the last one is padded with zeros where dim * group is not a multiple of them.
 constexpr int64_t packed_rotation_items(int64_t dim, int64_t group) {
@@ -64,25 +64,27 @@ HOST_DEVICE constexpr PackedPlace packed_rotation_place(int64_t group, int64_t o
             k_tiles == 1 ? 4 * q + e : k / 2 * 32 + 8 * q + k % 2 * 4 + e};
 }
 
-// packed [packed_rotation_bytes()] = bf16(R - I) of r, R as [dim / group][group][group], for a geometry that packs().
+// packed [packed_rotation_bytes()] = T(R - I) of r, R as [dim / group][group][group], for a geometry that packs().
 // They must not alias.
-template <class R>
-void pack_rotation(CudaDevice&, bf16* packed, const R* r, int64_t dim, int64_t group);
+template <class T, class R>
+void pack_rotation(CudaDevice&, T* packed, const R* r, int64_t dim, int64_t group);
 
-// The same for `count` rotations in bf16 at once; `jobs` lie in device memory, none with more than `most_items` of
+// The same for `count` rotations in T at once; `jobs` lie in device memory, none with more than `most_items` of
 // packed_rotation_items().
+template <class T>
 struct PackJob {
-    const bf16* r = nullptr;
-    bf16* packed = nullptr;
+    const T* r = nullptr;
+    T* packed = nullptr;
     int32_t dim = 0, group = 0;
 };
-void pack_rotations(CudaDevice&, const PackJob* jobs, int count, int64_t most_items);
+template <class T>
+void pack_rotations(CudaDevice&, const PackJob<T>* jobs, int count, int64_t most_items);
 
 extern template void rotate<float>(CudaDevice&, float*, const float*, const CudaTile*, int, int, int, int64_t, int64_t,
                                    int, bool, const Ahead&);
 extern template void rotate<bf16>(CudaDevice&, bf16*, const bf16*, const CudaTile*, int, int, int, int64_t, int64_t,
                                   int, bool, const Ahead&);
-extern template void pack_rotation<float>(CudaDevice&, bf16*, const float*, int64_t, int64_t);
-extern template void pack_rotation<bf16>(CudaDevice&, bf16*, const bf16*, int64_t, int64_t);
+extern template void rotate<f16>(CudaDevice&, f16*, const f16*, const CudaTile*, int, int, int, int64_t, int64_t, int,
+                                 bool, const Ahead&);
 
 }  // namespace spartan

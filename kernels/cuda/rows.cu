@@ -12,28 +12,33 @@ namespace {
 
 constexpr int kWide = 8;  // values that a thread takes at once where dim and alignment allow it; else 1
 
-__device__ __forceinline__ void load(float (&v)[1], const float* p) { v[0] = *p; }
-__device__ __forceinline__ void load(float (&v)[1], const bf16* p) { v[0] = to_float(*p); }
+template <class T>
+__device__ __forceinline__ void load(float (&v)[1], const T* p) {
+    v[0] = to_float(*p);
+}
 __device__ __forceinline__ void load(float (&v)[kWide], const float* p) {
     const float4 a = reinterpret_cast<const float4*>(p)[0], b = reinterpret_cast<const float4*>(p)[1];
     v[0] = a.x, v[1] = a.y, v[2] = a.z, v[3] = a.w;
     v[4] = b.x, v[5] = b.y, v[6] = b.z, v[7] = b.w;
 }
-__device__ __forceinline__ void load(float (&v)[kWide], const bf16* p) {
+template <class T>
+__device__ __forceinline__ void load(float (&v)[kWide], const T* p) {
     const uint4 pairs = *reinterpret_cast<const uint4*>(p);
-    v[0] = bf16_low(pairs.x), v[1] = bf16_high(pairs.x), v[2] = bf16_low(pairs.y), v[3] = bf16_high(pairs.y);
-    v[4] = bf16_low(pairs.z), v[5] = bf16_high(pairs.z), v[6] = bf16_low(pairs.w), v[7] = bf16_high(pairs.w);
+    v[0] = low_of<T>(pairs.x), v[1] = high_of<T>(pairs.x), v[2] = low_of<T>(pairs.y), v[3] = high_of<T>(pairs.y);
+    v[4] = low_of<T>(pairs.z), v[5] = high_of<T>(pairs.z), v[6] = low_of<T>(pairs.w), v[7] = high_of<T>(pairs.w);
 }
 
-__device__ __forceinline__ void store(float* p, const float (&v)[1]) { *p = v[0]; }
-__device__ __forceinline__ void store(bf16* p, const float (&v)[1]) { *p = to_bf16(v[0]); }
+template <class T>
+__device__ __forceinline__ void store(T* p, const float (&v)[1]) {
+    *p = from_float<T>(v[0]);
+}
 __device__ __forceinline__ void store(float* p, const float (&v)[kWide]) {
     reinterpret_cast<float4*>(p)[0] = {v[0], v[1], v[2], v[3]};
     reinterpret_cast<float4*>(p)[1] = {v[4], v[5], v[6], v[7]};
 }
-__device__ __forceinline__ void store(bf16* p, const float (&v)[kWide]) {
-    *reinterpret_cast<uint4*>(p) = {pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]), pack_bf16(v[4], v[5]),
-                                    pack_bf16(v[6], v[7])};
+template <class T>
+__device__ __forceinline__ void store(T* p, const float (&v)[kWide]) {
+    *reinterpret_cast<uint4*>(p) = {pack<T>(v[0], v[1]), pack<T>(v[2], v[3]), pack<T>(v[4], v[5]), pack<T>(v[6], v[7])};
 }
 
 // Which tile holds `row`; -1: none. All threads of the block call it, once in a kernel.
@@ -418,6 +423,7 @@ void gate_mul(CudaDevice& device, T* out, const T* gate, const T* up, GateKind k
                            const OutputChange&, const OutputChange&, const Ahead&);
 INSTANTIATE(float)
 INSTANTIATE(bf16)
+INSTANTIATE(f16)
 #undef INSTANTIATE
 
 }  // namespace spartan

@@ -1,6 +1,6 @@
 // What the forward pass does to rows on their own: lookup, norms with the residual's addition, the gate. The residual
-// stream x is float, what goes into and comes out of products is T = float or bf16; all arithmetic is fp32 with one
-// rounding at the end. A row's sums are made in one order, whatever the number of rows.
+// stream x is float, what goes into and comes out of products is T = float, bf16 or f16; all arithmetic is fp32 with
+// one rounding at the end. A row's sums are made in one order, whatever the number of rows.
 //
 // `ahead`: device.h; asked for at the start, by CTAs of its own.
 //

@@ -43,14 +43,14 @@ __device__ __forceinline__ float2 sum_of_warps(const float2* partial, int stride
 //
 // in_turn: warps take the blocks of k in turn, so that what they read at a time lies together, 4 KB of a row by 32
 // warps, instead of 128 bytes here and there. Else each warp has a piece of k, the split that wide.cu knows.
-template <class Out, int kEights, int kMostWarps>
+template <class Out, class T, int kEights, int kMostWarps>
 __global__ void __launch_bounds__(kMostWarps * 32)
-    skinny(const __grid_constant__ DeviceProducts<Out> products, int m, int k, bool in_turn) {
+    skinny(const __grid_constant__ DeviceProducts<Out, T> products, int m, int k, bool in_turn) {
     extern __shared__ float2 partial[];  // [warp][tile of 16 rows of W][eight][row of x % 2][lane]
     pdl_trigger();
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
     const int tile = blockIdx.y;
-    const DeviceProduct<Out>& product = products.at(tile);
+    const DeviceProduct<Out, T>& product = products.at(tile);
     const int n0 = (tile - product.first_tile) * kSkinnyTile;
     const int64_t m0 = int64_t(blockIdx.x) * kSkinnyRows;
     const int rows = min(m - int(m0), kEights * 8);
@@ -94,8 +94,8 @@ __global__ void __launch_bounds__(kMostWarps * 32)
                 const uint4 &low = w[2 * t][half], &high = w[2 * t + 1][half];
 #pragma unroll
                 for (int i = 0; i < kEights; ++i) {
-                    mma_bf16(c[t][i], {low.x, high.x, low.y, high.y}, x[i][half].x, x[i][half].y);
-                    mma_bf16(c[t][i], {low.z, high.z, low.w, high.w}, x[i][half].z, x[i][half].w);
+                    mma<T>(c[t][i], {low.x, high.x, low.y, high.y}, x[i][half].x, x[i][half].y);
+                    mma<T>(c[t][i], {low.z, high.z, low.w, high.w}, x[i][half].z, x[i][half].w);
                 }
             }
         if (block + step < block_end) request(block + step);
@@ -118,10 +118,10 @@ __global__ void __launch_bounds__(kMostWarps * 32)
     }
 }
 
-template <class Out, int kEights, int kMostWarps>
-void launch_skinny(CudaDevice& device, const DeviceProducts<Out>& products, int64_t m, int64_t k, int warps,
+template <int kEights, int kMostWarps, class Out, class T>
+void launch_skinny(CudaDevice& device, const DeviceProducts<Out, T>& products, int64_t m, int64_t k, int warps,
                    bool in_turn) {
-    const auto kernel = skinny<Out, kEights, kMostWarps>;
+    const auto kernel = skinny<Out, T, kEights, kMostWarps>;
     const int64_t shared = int64_t(warps) * 4 * kEights * 32 * int64_t(sizeof(float2));
     if (shared > 48 * 1024)  // what a kernel may have without asking
         CHECK_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared)));
@@ -131,10 +131,10 @@ void launch_skinny(CudaDevice& device, const DeviceProducts<Out>& products, int6
 
 }  // namespace
 
-template <class Out>
-void skinny_matmul(CudaDevice& device, std::span<const MatmulProduct<Out, bf16>> products, int64_t m, int64_t k,
+template <class Out, class T>
+void skinny_matmul(CudaDevice& device, std::span<const MatmulProduct<Out, T>> products, int64_t m, int64_t k,
                    bool batch_invariant) {
-    const DeviceProducts<Out> packed = device_products<Out>(products, m, k, kSkinnyTile);
+    const DeviceProducts<Out, T> packed = device_products<Out, T>(products, m, k, kSkinnyTile);
     if (m == 0 || packed.tiles == 0) return;
     const int64_t blocks = k / kSkinnyBlock;
     const auto warps = [&](int most) {
@@ -142,14 +142,16 @@ void skinny_matmul(CudaDevice& device, std::span<const MatmulProduct<Out, bf16>>
     };
     // As many warps as the registers allow.
     if (m <= 8)
-        launch_skinny<Out, 1, 32>(device, packed, m, k, warps(32), !batch_invariant);
+        launch_skinny<1, 32>(device, packed, m, k, warps(32), !batch_invariant);
     else if (m <= 16)
-        launch_skinny<Out, 2, 24>(device, packed, m, k, warps(24), !batch_invariant);
+        launch_skinny<2, 24>(device, packed, m, k, warps(24), !batch_invariant);
     else
-        launch_skinny<Out, 4, 16>(device, packed, m, k, warps(16), !batch_invariant);
+        launch_skinny<4, 16>(device, packed, m, k, warps(16), !batch_invariant);
 }
 
-template void skinny_matmul<float>(CudaDevice&, std::span<const MatmulProduct<float, bf16>>, int64_t, int64_t, bool);
-template void skinny_matmul<bf16>(CudaDevice&, std::span<const MatmulProduct<bf16, bf16>>, int64_t, int64_t, bool);
+template void skinny_matmul(CudaDevice&, std::span<const MatmulProduct<float, bf16>>, int64_t, int64_t, bool);
+template void skinny_matmul(CudaDevice&, std::span<const MatmulProduct<bf16, bf16>>, int64_t, int64_t, bool);
+template void skinny_matmul(CudaDevice&, std::span<const MatmulProduct<float, f16>>, int64_t, int64_t, bool);
+template void skinny_matmul(CudaDevice&, std::span<const MatmulProduct<f16, f16>>, int64_t, int64_t, bool);
 
 }  // namespace spartan

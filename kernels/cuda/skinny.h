@@ -1,6 +1,6 @@
-// bf16 products with few rows: memory-bound, so all that counts is that the weights flow without a pause. Used through
-// matmul(). A CTA owns 32 rows of W; its warps share k in blocks of 64 and their partial sums meet in shared memory, to
-// be added in warp order: no atomics, the same bits in every run.
+// Products of 16-bit types with few rows: memory-bound, so all that counts is that the weights flow without a pause.
+// Used through matmul(). A CTA owns 32 rows of W; its warps share k in blocks of 64 and their partial sums meet in
+// shared memory, to be added in warp order: no atomics, the same bits in every run.
 //
 // Inside a block of 64 the order of k is permuted, the same way for x and W, so that every lane's operands of two
 // mma.m16n8k16 are 16 consecutive bytes of a row-major row: see the layout functions.
@@ -22,13 +22,13 @@ HOST_DEVICE constexpr int skinny_k(int lane, int half) { return half * 32 + lane
 
 // out = x * w^T for each of the products, in one launch. k a multiple of 64, x and w 16-byte aligned; any m and n.
 // `batch_invariant`: k is split the same way for every m (it is split finer for fewer rows otherwise).
-template <class Out>
-void skinny_matmul(CudaDevice& device, std::span<const MatmulProduct<Out, bf16>> products, int64_t m, int64_t k,
+template <class Out, class T>
+void skinny_matmul(CudaDevice& device, std::span<const MatmulProduct<Out, T>> products, int64_t m, int64_t k,
                    bool batch_invariant);
 
 // The same bits as skinny_matmul() gives when batch_invariant, for many rows: tiles of W and x pass through shared
 // memory, and one warp makes all of an output's partial sums, one after the other.
-template <class Out>
-void wide_matmul(CudaDevice& device, std::span<const MatmulProduct<Out, bf16>> products, int64_t m, int64_t k);
+template <class Out, class T>
+void wide_matmul(CudaDevice& device, std::span<const MatmulProduct<Out, T>> products, int64_t m, int64_t k);
 
 }  // namespace spartan

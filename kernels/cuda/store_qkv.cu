@@ -171,12 +171,12 @@ __global__ void __launch_bounds__(32 * kWarps) store_kernel(const __grid_constan
     }
 }
 
-// The same for bf16 with D a power of two: a lane takes 8 features and the 8 that turn with them, so a head is D / 16
-// lanes' and everything moves 16 bytes at a time. A block takes kBlockHeads heads of a row.
+// The same for 16-bit types with D a power of two: a lane takes 8 features and the 8 that turn with them, so a head is
+// D / 16 lanes' and everything moves 16 bytes at a time. A block takes kBlockHeads heads of a row.
 //
 // kAhead: tables are read and angles worked out before pdl_wait(), for the few rows of a step that follows another
 // kernel closely. With many rows a block asks for its features first.
-template <int D>
+template <class T, int D>
 struct FastStore {
     static constexpr int kWarps = 4, kLanes = D / 16, kTurns = 2, kHeadsOfTurn = kWarps * 32 / kLanes;
     static constexpr int kBlockHeads = kTurns * kHeadsOfTurn;
@@ -184,7 +184,7 @@ struct FastStore {
         float cosine[D / 2], sine[D / 2];
     };
 
-    const StoreArguments<bf16>& a;
+    const StoreArguments<T>& a;
     Turns& turns;
     const int part = int(threadIdx.x) % kLanes;  // of a head
     // What turns comes first: 8 of its pairs are chunks part and part + half / 8; else two chunks beside each other.
@@ -206,14 +206,14 @@ struct FastStore {
     __device__ static void widen(float (&to)[8], const uint32_t (&from)[4]) {
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-            to[2 * i] = bf16_low(from[i]);
-            to[2 * i + 1] = bf16_high(from[i]);
+            to[2 * i] = low_of<T>(from[i]);
+            to[2 * i + 1] = high_of<T>(from[i]);
         }
     }
-    __device__ static void store(bf16* to, const float (&x)[8]) {
+    __device__ static void store(T* to, const float (&x)[8]) {
         uint32_t words[4];
 #pragma unroll
-        for (int i = 0; i < 4; ++i) words[i] = pack_bf16(x[2 * i], x[2 * i + 1]);
+        for (int i = 0; i < 4; ++i) words[i] = pack<T>(x[2 * i], x[2 * i + 1]);
         store_words(to, words);
     }
     // x * gain + bias of features [at, at + 8); null: left out.
@@ -262,16 +262,16 @@ struct FastStore {
                 v[i] = v[i] * cosine + was * sine;
             }
         }
-        bf16* to = a.write_to(blockIdx.x, head, page, at.position);
+        T* to = a.write_to(blockIdx.x, head, page, at.position);
         store(to + first, u);
         store(to + second, v);
     }
 };
 
-template <int D, bool kAhead>
-__global__ void __launch_bounds__(32 * FastStore<D>::kWarps)
-    fast_kernel(const __grid_constant__ StoreArguments<bf16> a) {
-    using Store = FastStore<D>;
+template <class T, int D, bool kAhead>
+__global__ void __launch_bounds__(32 * FastStore<T, D>::kWarps)
+    fast_kernel(const __grid_constant__ StoreArguments<T> a) {
+    using Store = FastStore<T, D>;
     __shared__ typename Store::Turns turns;
     pdl_trigger();
     const Store store{a, turns};
@@ -292,7 +292,7 @@ __global__ void __launch_bounds__(32 * FastStore<D>::kWarps)
     for (int turn = 0; turn < Store::kTurns; ++turn) {
         const int head = store.head_of(turn);
         if (head >= a.heads + 2 * a.kv_heads) continue;
-        const bf16* from = a.read_from(blockIdx.x, head);
+        const T* from = a.read_from(blockIdx.x, head);
         load_words(x[turn].first, from + store.first);
         load_words(x[turn].second, from + store.second);
     }
@@ -307,22 +307,24 @@ __global__ void __launch_bounds__(32 * FastStore<D>::kWarps)
 
 constexpr int64_t kFewRows = 256;
 
-template <int D>
-void launch_fast(CudaDevice& device, int64_t rows, const StoreArguments<bf16>& a) {
-    using Store = FastStore<D>;
+template <int D, class T>
+void launch_fast(CudaDevice& device, int64_t rows, const StoreArguments<T>& a) {
+    using Store = FastStore<T, D>;
     const int64_t blocks = divide_up(a.heads + 2 * a.kv_heads, Store::kBlockHeads);
     const bool ahead = rows <= kFewRows && device.overlaps_launches();
-    launch(device, ahead ? fast_kernel<D, true> : fast_kernel<D, false>, dim3(unsigned(rows), unsigned(blocks)),
+    launch(device, ahead ? fast_kernel<T, D, true> : fast_kernel<T, D, false>, dim3(unsigned(rows), unsigned(blocks)),
            32 * Store::kWarps, 0, a);
 }
 
-bool takes_fast(const StoreArguments<bf16>& a) {
+template <class T>
+bool takes_fast(const StoreArguments<T>& a) {
     const auto aligned = [](const auto*... p) { return (aligned_to_16(p) && ...); };
     return a.steps.rotated % 16 == 0 && aligned(a.q, a.k, a.v, a.pool);
 }
 
 // Whether it did.
-bool launch_fast(CudaDevice& device, int64_t rows, const StoreArguments<bf16>& a) {
+template <class T>
+bool launch_fast(CudaDevice& device, int64_t rows, const StoreArguments<T>& a) {
     if (!takes_fast(a)) return false;
     switch (a.head_dim) {
         case 32:
@@ -364,7 +366,7 @@ void store_qkv(CudaDevice& device, T* pool, const KvLayout& l, View<T, 2> q, Vie
                                       .max_blocks = tables.max_blocks,
                                       .steps = steps,
                                       .tables = tables};
-    if constexpr (std::is_same_v<T, bf16>)
+    if constexpr (is_16_bit<T>)
         if (launch_fast(device, rows, arguments)) return;
     constexpr int kHeads = kWarps * kHeadsOfWarp;
     const dim3 grid(unsigned(rows), unsigned((all_heads + kHeads - 1) / kHeads));
@@ -378,5 +380,7 @@ template void store_qkv<float>(CudaDevice&, float*, const KvLayout&, View<float,
                                View<const float, 2>, const QkvSteps&, const CudaBatchTables&);
 template void store_qkv<bf16>(CudaDevice&, bf16*, const KvLayout&, View<bf16, 2>, View<const bf16, 2>,
                               View<const bf16, 2>, const QkvSteps&, const CudaBatchTables&);
+template void store_qkv<f16>(CudaDevice&, f16*, const KvLayout&, View<f16, 2>, View<const f16, 2>, View<const f16, 2>,
+                             const QkvSteps&, const CudaBatchTables&);
 
 }  // namespace spartan

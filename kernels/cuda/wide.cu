@@ -14,7 +14,7 @@ constexpr int kMostShared = 96 * 1024;  // what every GPU from compute capabilit
 struct alignas(16) Chunk {
     uint4 values;
 };
-constexpr int kChunks = kSkinnyBlock * int(sizeof(bf16)) / 16;  // of a row
+constexpr int kChunks = kSkinnyBlock * 2 / 16;  // of a row
 __device__ __forceinline__ int chunk_of_w(int row, int chunk) { return row * kChunks + (chunk ^ (row / 2 % 2 * 4)); }
 __device__ __forceinline__ int chunk_of_x(int row, int chunk) { return row * kChunks + (chunk ^ (row % 2 * 4)); }
 
@@ -45,14 +45,15 @@ __device__ __forceinline__ void take(Sums<kEights>& to, Sums<kEights>& from) {
 }
 
 // The order of all additions is skinny.cu's with sixteen warps: a partial sum for each split of k, added by fours.
-template <class Out, int kWarpsW, int kEights>
-__global__ void __launch_bounds__(kThreads) wide(const __grid_constant__ DeviceProducts<Out> products, int m, int k) {
+template <class Out, class T, int kWarpsW, int kEights>
+__global__ void __launch_bounds__(kThreads)
+    wide(const __grid_constant__ DeviceProducts<Out, T> products, int m, int k) {
     using Shape = Tile<kWarpsW, kEights>;
     extern __shared__ Chunk stages[];
     pdl_trigger();
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int tile = blockIdx.y;
-    const DeviceProduct<Out>& product = products.at(tile);
+    const DeviceProduct<Out, T>& product = products.at(tile);
     const int n0 = (tile - product.first_tile) * Shape::kRowsW, m0 = blockIdx.x * Shape::kRowsX;
     const int blocks = k / kSkinnyBlock;
 
@@ -61,7 +62,7 @@ __global__ void __launch_bounds__(kThreads) wide(const __grid_constant__ DeviceP
 #pragma unroll
         for (int i = 0; i < Shape::kRowsW * kChunks / kThreads; ++i) {
             const int row = (threadIdx.x + i * kThreads) / kChunks, chunk = threadIdx.x % kChunks;
-            const bf16* const from = product.w + int64_t(min(n0 + row, product.n - 1)) * k + block * kSkinnyBlock;
+            const T* const from = product.w + int64_t(min(n0 + row, product.n - 1)) * k + block * kSkinnyBlock;
             copy_async<16>(to + chunk_of_w(row, chunk), from + chunk * 8, n0 + row < product.n);
         }
     };
@@ -70,7 +71,7 @@ __global__ void __launch_bounds__(kThreads) wide(const __grid_constant__ DeviceP
 #pragma unroll
         for (int i = 0; i < Shape::kRowsX * kChunks / kThreads; ++i) {
             const int row = (threadIdx.x + i * kThreads) / kChunks, chunk = threadIdx.x % kChunks;
-            const bf16* const from = product.x + int64_t(min(m0 + row, m - 1)) * k + block * kSkinnyBlock;
+            const T* const from = product.x + int64_t(min(m0 + row, m - 1)) * k + block * kSkinnyBlock;
             copy_async<16>(to + chunk_of_x(row, chunk), from + chunk * 8, m0 + row < m);
         }
     };
@@ -114,8 +115,8 @@ __global__ void __launch_bounds__(kThreads) wide(const __grid_constant__ DeviceP
 #pragma unroll
                 for (int t = 0; t < 2; ++t) {
                     const uint4 &low = w[2 * t], &high = w[2 * t + 1];
-                    mma_bf16(partial[t][i], {low.x, high.x, low.y, high.y}, x.x, x.y);
-                    mma_bf16(partial[t][i], {low.z, high.z, low.w, high.w}, x.z, x.w);
+                    mma<T>(partial[t][i], {low.x, high.x, low.y, high.y}, x.x, x.y);
+                    mma<T>(partial[t][i], {low.z, high.z, low.w, high.w}, x.z, x.w);
                 }
             }
         }
@@ -134,12 +135,12 @@ __global__ void __launch_bounds__(kThreads) wide(const __grid_constant__ DeviceP
             }
 }
 
-template <int kWarpsW, int kEights, class Out>
-void launch_wide(CudaDevice& device, std::span<const MatmulProduct<Out, bf16>> products, int64_t m, int64_t k) {
+template <int kWarpsW, int kEights, class Out, class T>
+void launch_wide(CudaDevice& device, std::span<const MatmulProduct<Out, T>> products, int64_t m, int64_t k) {
     using Shape = Tile<kWarpsW, kEights>;
-    const DeviceProducts<Out> packed = device_products<Out>(products, m, k, Shape::kRowsW);
+    const DeviceProducts<Out, T> packed = device_products<Out, T>(products, m, k, Shape::kRowsW);
     if (m == 0 || packed.tiles == 0) return;
-    const auto kernel = wide<Out, kWarpsW, kEights>;
+    const auto kernel = wide<Out, T, kWarpsW, kEights>;
     constexpr int kShared = Shape::kStages * Shape::kStageBytes;
     CHECK_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared));
     const dim3 grid(unsigned((m + Shape::kRowsX - 1) / Shape::kRowsX), unsigned(packed.tiles));
@@ -148,8 +149,8 @@ void launch_wide(CudaDevice& device, std::span<const MatmulProduct<Out, bf16>> p
 
 }  // namespace
 
-template <class Out>
-void wide_matmul(CudaDevice& device, std::span<const MatmulProduct<Out, bf16>> products, int64_t m, int64_t k) {
+template <class Out, class T>
+void wide_matmul(CudaDevice& device, std::span<const MatmulProduct<Out, T>> products, int64_t m, int64_t k) {
     // 64 rows of W leave enough CTAs for a decode step's rows; more of both make the most of what a CTA has read.
     if (m <= 64) return launch_wide<2, 2>(device, products, m, k);
     if (m <= 96) return launch_wide<2, 3>(device, products, m, k);
@@ -157,7 +158,9 @@ void wide_matmul(CudaDevice& device, std::span<const MatmulProduct<Out, bf16>> p
     launch_wide<4, 8>(device, products, m, k);
 }
 
-template void wide_matmul<float>(CudaDevice&, std::span<const MatmulProduct<float, bf16>>, int64_t, int64_t);
-template void wide_matmul<bf16>(CudaDevice&, std::span<const MatmulProduct<bf16, bf16>>, int64_t, int64_t);
+template void wide_matmul(CudaDevice&, std::span<const MatmulProduct<float, bf16>>, int64_t, int64_t);
+template void wide_matmul(CudaDevice&, std::span<const MatmulProduct<bf16, bf16>>, int64_t, int64_t);
+template void wide_matmul(CudaDevice&, std::span<const MatmulProduct<float, f16>>, int64_t, int64_t);
+template void wide_matmul(CudaDevice&, std::span<const MatmulProduct<f16, f16>>, int64_t, int64_t);
 
 }  // namespace spartan

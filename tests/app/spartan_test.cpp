@@ -142,8 +142,9 @@ private slots:
             const Output o = with("cuda");
             QVERIFY2(o.code == 1 && o.err.contains(gpu["reason"].get<std::string>().c_str()), o.err);
         }
-        const Output f16 = spartan_with({"--dtype", "f16", "generate", "--model", "synthetic:tiny", "--prompt", "a"});
-        QVERIFY(f16.code == 1 && f16.err.contains("f16"));
+        const Output f16 = spartan_with(
+            {"--dtype", "f16", "--device", "cpu", "generate", "--model", "synthetic:tiny", "--prompt", "a"});
+        QVERIFY2(f16.code == 1 && f16.err.contains("--dtype: found f16, expected f32, bf16 or auto on a CPU"), f16.err);
     }
 
     void inspect_tells_what_is_there() {

@@ -33,17 +33,6 @@ class DequantiseTest : public QObject {
     Q_OBJECT
 
 private slots:
-    void everyHalf() {
-        for (uint32_t h = 0; h < 65536; ++h) {
-            const float got = f16_to_float(uint16_t(h));
-            const double want = half_oracle(uint16_t(h));
-            if (std::isnan(want))
-                QVERIFY(std::isnan(got));
-            else
-                QVERIFY(double(got) == want && std::signbit(got) == std::signbit(want));
-        }
-    }
-
     void blocks() {
         Random random(1);
         for (const GgufType type : {GgufType::q4_0, GgufType::q4_1, GgufType::q8_0}) {

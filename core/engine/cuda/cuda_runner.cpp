@@ -479,7 +479,7 @@ int64_t bytes_needed(const Model& model, const RunnerLimits& limits) {
 }  // namespace
 
 int64_t cuda_bytes_needed(const Model& model, const RunnerLimits& limits) {
-    return model.dtype == DType::f32 ? bytes_needed<float>(model, limits) : bytes_needed<bf16>(model, limits);
+    return with_type(model.dtype, [&]<class T>(T) { return bytes_needed<T>(model, limits); });
 }
 
 Result<std::unique_ptr<ModelRunner>> make_cuda_runner(int ordinal, std::shared_ptr<const Model> model,
@@ -494,9 +494,9 @@ Result<std::unique_ptr<ModelRunner>> make_cuda_runner(int ordinal, std::shared_p
         return Error{"", "device memory", free_of_total(int64_t(free_bytes), int64_t(total_bytes)),
                      format_bytes(needed) + " for weights, workspace and a pool of " + format_bytes(pool) +
                          " (smaller pool_bytes or max_batch_tokens)"};
-    if (model->dtype == DType::f32)
-        return std::unique_ptr<ModelRunner>(std::make_unique<CudaRunner<float>>(ordinal, model, limits, before));
-    return std::unique_ptr<ModelRunner>(std::make_unique<CudaRunner<bf16>>(ordinal, model, limits, before));
+    return with_type(model->dtype, [&]<class T>(T) {
+        return std::unique_ptr<ModelRunner>(std::make_unique<CudaRunner<T>>(ordinal, model, limits, before));
+    });
 }
 
 }  // namespace spartan

@@ -61,11 +61,11 @@ DeviceAdapters<T>::DeviceAdapters(CudaDevice& device, const ModelConfig& config,
       config_(config),
       strategy_(strategy),
       parts_bytes_(padded(config.num_layers * kNumProjections * int64_t(sizeof(CudaPart)), 64)),
-      slot_bytes_(padded(parts_bytes_ + config.num_layers * kNumProjections * int64_t(sizeof(PackJob)), 64)) {
+      slot_bytes_(padded(parts_bytes_ + config.num_layers * kNumProjections * int64_t(sizeof(PackJob<T>)), 64)) {
     copies_.set_overlap_launches(false);
     CHECK_CUDA(cudaEventCreateWithFlags(&given_, cudaEventDisableTiming));
     CHECK_CUDA(cudaEventCreate(&anchor_));
-    if (std::is_same_v<T, bf16>) staging_ = DeviceMemory(kStagingBytes);
+    if (is_16_bit<T>) staging_ = DeviceMemory(kStagingBytes);
     add_slab();
 }
 
@@ -103,7 +103,7 @@ size_t DeviceAdapters<T>::take_slot() {
 }
 
 template <class T>
-CudaPart DeviceAdapters<T>::place_part(const AdapterPart& part, std::byte* data, std::vector<PackJob>& jobs,
+CudaPart DeviceAdapters<T>::place_part(const AdapterPart& part, std::byte* data, std::vector<PackJob<T>>& jobs,
                                        AdapterNeeds& needs) {
     const uint32_t bit = 1u << int(part.projection);
     CudaPart placed = part_at(part, data);
@@ -127,7 +127,7 @@ CudaPart DeviceAdapters<T>::place_part(const AdapterPart& part, std::byte* data,
     if (packed) {
         placed.rotation_packed = 1;
         needs.max_group = std::max(needs.max_group, int(part.group));
-        jobs.push_back({nullptr, reinterpret_cast<bf16*>(data + part.rotation), int32_t(part.in), int32_t(part.group)});
+        jobs.push_back({nullptr, reinterpret_cast<T*>(data + part.rotation), int32_t(part.in), int32_t(part.group)});
     } else {
         needs.plain_rotations |= bit;
     }
@@ -168,16 +168,17 @@ void DeviceAdapters<T>::plan_tables(DeviceAdapter& placed) {
 // Cuts the rotations that are to be packed into runs that lie within kStagingBytes of the blob, where each will be
 // read.
 template <class T>
-std::vector<typename DeviceAdapters<T>::PackRun> DeviceAdapters<T>::plan_packing(std::vector<PackJob>& jobs) const {
-    std::sort(jobs.begin(), jobs.end(), [](const PackJob& a, const PackJob& b) { return a.packed < b.packed; });
+std::vector<typename DeviceAdapters<T>::PackRun> DeviceAdapters<T>::plan_packing(std::vector<PackJob<T>>& jobs) const {
+    std::sort(jobs.begin(), jobs.end(), [](const PackJob<T>& a, const PackJob<T>& b) { return a.packed < b.packed; });
+    constexpr auto kValueBytes = int64_t(sizeof(T));
     std::vector<PackRun> runs;
-    for (PackJob& job : jobs) {
+    for (PackJob<T>& job : jobs) {
         const int64_t values = int64_t(job.dim) * job.group;
-        const bool fits = !runs.empty() && (job.packed + values - runs.back().from) * 2 <= kStagingBytes;
+        const bool fits = !runs.empty() && (job.packed + values - runs.back().from) * kValueBytes <= kStagingBytes;
         if (!fits) runs.push_back({job.packed, 0, 0, 0});
         PackRun& run = runs.back();
-        job.r = staging_.as<bf16>() + (job.packed - run.from);
-        run.bytes = (job.packed + values - run.from) * 2;
+        job.r = staging_.as<T>() + (job.packed - run.from);
+        run.bytes = (job.packed + values - run.from) * kValueBytes;
         run.most_items = std::max(run.most_items, packed_rotation_items(job.dim, job.group));
         ++run.jobs;
     }
@@ -187,11 +188,11 @@ std::vector<typename DeviceAdapters<T>::PackRun> DeviceAdapters<T>::plan_packing
 // Turns rotations that lie in the pool as in the blob into the kernels' order.
 template <class T>
 void DeviceAdapters<T>::pack(const Slot& slot, const std::vector<PackRun>& runs) {
-    const auto* jobs = reinterpret_cast<const PackJob*>(slot.device + parts_bytes_);
+    const auto* jobs = reinterpret_cast<const PackJob<T>*>(slot.device + parts_bytes_);
     for (const PackRun& run : runs) {
         CHECK_CUDA(
             cudaMemcpyAsync(staging_.data(), run.from, size_t(run.bytes), cudaMemcpyDeviceToDevice, copies_.stream()));
-        pack_rotations(copies_, jobs, run.jobs, run.most_items);
+        if constexpr (is_16_bit<T>) pack_rotations(copies_, jobs, run.jobs, run.most_items);  // no others are packed
         jobs += run.jobs;
     }
 }
@@ -210,7 +211,7 @@ void DeviceAdapters<T>::load(AdapterId id, std::byte* data, std::shared_ptr<cons
     plan_tables(placed);
     placed.slot = take_slot();
     const Slot& slot = slots_[placed.slot];
-    std::vector<PackJob> jobs;
+    std::vector<PackJob<T>> jobs;
     auto* parts = reinterpret_cast<CudaPart*>(slot.host);
     std::fill_n(parts, config_.num_layers * kNumProjections, CudaPart{});
     for (const AdapterPart& part : adapter.parts) {
@@ -220,7 +221,7 @@ void DeviceAdapters<T>::load(AdapterId id, std::byte* data, std::shared_ptr<cons
         if (part.factors >= 0) parts[index].factors = factors + index;
     }
     const std::vector<PackRun> runs = plan_packing(jobs);
-    if (!jobs.empty()) std::memcpy(slot.host + parts_bytes_, jobs.data(), jobs.size() * sizeof(PackJob));
+    if (!jobs.empty()) std::memcpy(slot.host + parts_bytes_, jobs.data(), jobs.size() * sizeof(PackJob<T>));
     placed.needs.own_norms = !adapter.norms.empty();
     placed.needs.own_embedding = adapter.embedding.has_value();
     placed.needs.own_head = adapter.head.has_value();
@@ -289,5 +290,6 @@ void DeviceAdapters<T>::drop(AdapterId id) {
 
 template class DeviceAdapters<float>;
 template class DeviceAdapters<bf16>;
+template class DeviceAdapters<f16>;
 
 }  // namespace spartan

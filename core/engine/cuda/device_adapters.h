@@ -75,14 +75,14 @@ private:
 
     // Rotations that are packed at once: `jobs` of them.
     struct PackRun {
-        const bf16* from = nullptr;  // in the pool
+        const T* from = nullptr;  // in the pool
         int64_t bytes = 0, most_items = 0;
         int jobs = 0;
     };
 
-    CudaPart place_part(const AdapterPart& part, std::byte* data, std::vector<PackJob>& jobs, AdapterNeeds& needs);
+    CudaPart place_part(const AdapterPart& part, std::byte* data, std::vector<PackJob<T>>& jobs, AdapterNeeds& needs);
     void plan_tables(DeviceAdapter& placed);
-    std::vector<PackRun> plan_packing(std::vector<PackJob>& jobs) const;
+    std::vector<PackRun> plan_packing(std::vector<PackJob<T>>& jobs) const;
     void pack(const Slot& slot, const std::vector<PackRun>& runs);
     size_t take_slot();
     void add_slab();
@@ -110,5 +110,6 @@ private:
 
 extern template class DeviceAdapters<float>;
 extern template class DeviceAdapters<bf16>;
+extern template class DeviceAdapters<f16>;
 
 }  // namespace spartan

@@ -85,5 +85,6 @@ DeviceWeights<T>::DeviceWeights(CudaDevice& device, const Weights<T>& weights, i
 
 template class DeviceWeights<float>;
 template class DeviceWeights<bf16>;
+template class DeviceWeights<f16>;
 
 }  // namespace spartan

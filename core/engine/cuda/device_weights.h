@@ -43,5 +43,6 @@ private:
 
 extern template class DeviceWeights<float>;
 extern template class DeviceWeights<bf16>;
+extern template class DeviceWeights<f16>;
 
 }  // namespace spartan

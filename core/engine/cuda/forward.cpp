@@ -294,7 +294,7 @@ void Forward<T>::heads(const StepShape& shape, const StepView& view, int64_t fir
 
 template <class T>
 void Forward<T>::prepare_products(int64_t rows) {
-    if constexpr (std::is_same_v<T, bf16>) {
+    if constexpr (is_16_bit<T>) {
         if (batch_invariant_) return;
         constexpr int64_t kLeastBytes = 4 << 20;  // of weights: less is not worth the time
         constexpr int64_t kMostRows = 4096;       // more are as fast as they get
@@ -307,15 +307,15 @@ void Forward<T>::prepare_products(int64_t rows) {
         };
         const Use uses[] = {
             {kQkv, h_, {q_, k_, v_}}, {kO, attended_, {out_}}, {kGateUp, h_, {gate_, up_}}, {kDown, gate_, {out_}}};
-        const auto prepare = [&]<class Out>(const std::vector<MatmulRun<Out>>& runs, int64_t m, int64_t k) {
+        const auto prepare = [&]<class Out>(const std::vector<MatmulRun<Out, T>>& runs, int64_t m, int64_t k) {
             if (k % 64 == 0 && 2 * runs[0].first.n * k * runs[0].count >= kLeastBytes)
-                plans_.prepare<Out>(device_, runs, m, k);
+                plans_.template prepare<Out, T>(device_, runs, m, k);
         };
         const auto prepare_use = [&](const Use& use, int64_t m) {
             const int64_t width = in_features(config_, use.which[0]);
             // Runs begin with the same products in every layer, as the weights of all layers lie in the same way.
             for (size_t first = 0; first < use.which.size();) {
-                std::vector<MatmulRun<T>> runs;
+                std::vector<MatmulRun<T, T>> runs;
                 for (const DeviceLayer<T>& layer : weights_.layers) {
                     std::vector<MatmulProduct<T, T>> products;
                     for (size_t i = first; i < use.which.size(); ++i) {
@@ -334,7 +334,7 @@ void Forward<T>::prepare_products(int64_t rows) {
             for (const Use& use : uses) prepare_use(use, std::min(bucket, rows));
             if (bucket <= head_block_)
                 prepare(
-                    std::vector<MatmulRun<float>>{{.first = {logits_, head_in_, weights_.head, config_.vocab_size}}},
+                    std::vector<MatmulRun<float, T>>{{.first = {logits_, head_in_, weights_.head, config_.vocab_size}}},
                     bucket, hidden);
         }
         plans_.save();
@@ -343,5 +343,6 @@ void Forward<T>::prepare_products(int64_t rows) {
 
 template class Forward<float>;
 template class Forward<bf16>;
+template class Forward<f16>;
 
 }  // namespace spartan

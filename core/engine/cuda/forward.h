@@ -99,5 +99,6 @@ private:
 
 extern template class Forward<float>;
 extern template class Forward<bf16>;
+extern template class Forward<f16>;
 
 }  // namespace spartan

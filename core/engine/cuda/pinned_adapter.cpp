@@ -38,10 +38,7 @@ std::shared_ptr<const PinnedAdapter> PinnedAdapter::make(std::shared_ptr<const A
     const Adapter& a = *pinned->adapter;
     if (!has_tables(a) && int64_t(a.blob.size()) >= kLeastInPlace && pinned->pin_in_place()) return pinned;
     pinned->copy_blob();
-    if (a.dtype == DType::f32)
-        pinned->unpack_tables<float>(config);
-    else
-        pinned->unpack_tables<bf16>(config);
+    with_type(a.dtype, [&]<class T>(T) { pinned->template unpack_tables<T>(config); });
     return pinned;
 }
 

@@ -111,5 +111,6 @@ int64_t DeviceFactors<T>::batch(std::span<const AdapterSegment> segments, Factor
 
 template class DeviceFactors<float>;
 template class DeviceFactors<bf16>;
+template class DeviceFactors<f16>;
 
 }  // namespace spartan

@@ -67,5 +67,6 @@ private:
 
 extern template class DeviceFactors<float>;
 extern template class DeviceFactors<bf16>;
+extern template class DeviceFactors<f16>;
 
 }  // namespace spartan

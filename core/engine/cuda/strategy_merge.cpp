@@ -128,5 +128,6 @@ int64_t DeviceMerger<T>::merge(const Adapter* adapter, const std::byte* blob, co
 
 template class DeviceMerger<float>;
 template class DeviceMerger<bf16>;
+template class DeviceMerger<f16>;
 
 }  // namespace spartan

@@ -42,5 +42,6 @@ private:
 
 extern template class DeviceMerger<float>;
 extern template class DeviceMerger<bf16>;
+extern template class DeviceMerger<f16>;
 
 }  // namespace spartan

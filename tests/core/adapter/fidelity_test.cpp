@@ -91,12 +91,15 @@ private slots:
     void f32_data() { families(); }
     void f32();
     void bf16_data() { families(); }
-    void bf16();
+    void bf16() { check_16_bit(DType::bf16); }
+    void f16_data() { families(); }
+    void f16() { check_16_bit(DType::f16); }
     void strategies_data() { families(); }
     void strategies();
     void there_are_enough();
 
 private:
+    static void check_16_bit(DType dtype);
     static void families() {
         QTest::addColumn<QString>("family");
         for (const std::string& family : families_with_cases())
@@ -125,10 +128,13 @@ void FidelityTest::f32() {
     QVERIFY2(failed.isEmpty(), qPrintable(failed.join("; ")));
 }
 
-void FidelityTest::bf16() {
+// f16 has three bits more than bf16, whose bars and the reference's errors are divided by 8, and a little wider.
+void FidelityTest::check_16_bit(DType dtype) {
+    if (dtype == DType::f16 && test_device() < 0) QSKIP("a CPU does not compute in f16");
+    const double bar = dtype == DType::bf16 ? 1.25 : 1.5 / 8, finer = dtype == DType::bf16 ? 1 : 1. / 8;
     QFETCH(QString, family);
     const AdapterCases cases(family.toStdString());
-    const Subject s = load(cases, DType::bf16);
+    const Subject s = load(cases, dtype);
     const Answers alone = answer(cases, s, false), mixed = answer(cases, s, true);
     double square = 0, reference_square = 0;
     QStringList failed;
@@ -136,17 +142,18 @@ void FidelityTest::bf16() {
         for (size_t i = 0; i < cases.prompts().size(); ++i) {
             const double reference = double(cases.floats.at(s.names[a] + ".bf16_error")[i]);
             const double error = relative_error(alone[a][i].logits, cases.logits(s.names[a], i));
-            if (!(error <= std::max(2e-2, 2 * reference)))
+            if (!(error <= finer * std::max(2e-2, 2 * reference)))
                 failed << QString("%1 prompt %2: %3 (%4)").arg(s.names[a].c_str()).arg(i).arg(error).arg(reference);
-            QVERIFY2(agree(mixed[a][i].logits, alone[a][i].logits, DType::bf16), s.names[a].c_str());
+            QVERIFY2(agree(mixed[a][i].logits, alone[a][i].logits, dtype), s.names[a].c_str());
             square += error * error;
             reference_square += reference * reference;
         }
     }
     const double ratio = std::sqrt(square / reference_square);
-    qInfo("%zu adapters, error over the reference's own in bf16: %.2f (bar 1.25)", s.names.size() - 1, ratio);
+    qInfo("%zu adapters, error over the reference's own in bf16: %.3f (in %s, bar %.3g)", s.names.size() - 1, ratio,
+          name_of(dtype), bar);
     QVERIFY2(failed.isEmpty(), qPrintable(failed.join("; ")));
-    QVERIFY2(ratio <= 1.25, qPrintable(QString::number(ratio)));
+    QVERIFY2(ratio <= bar, qPrintable(QString::number(ratio)));
 }
 
 // The paper's own way, adapter by adapter and merged: what a strategy takes, it answers as PEFT does.

@@ -63,10 +63,7 @@ inline Model tiny_model(DType dtype = DType::f32) {
     model.info.name = "tiny";
     model.info.config = tiny_config();
     model.dtype = dtype;
-    if (dtype == DType::f32)
-        model.weights = tiny_weights<float>(tiny_config());
-    else
-        model.weights = tiny_weights<bf16>(tiny_config());
+    with_type(dtype, [&]<class T>(T) { model.weights = tiny_weights<T>(tiny_config()); });
     return model;
 }
 
@@ -205,8 +202,7 @@ oracle::Vec blob_values(const Adapter& adapter, int64_t offset, int64_t count) {
     return values;
 }
 inline oracle::Vec part_values(const Adapter& adapter, int64_t offset, int64_t count) {
-    return adapter.dtype == DType::f32 ? blob_values<float>(adapter, offset, count)
-                                       : blob_values<bf16>(adapter, offset, count);
+    return with_type(adapter.dtype, [&]<class T>(T) { return blob_values<T>(adapter, offset, count); });
 }
 
 // y = gain ⊙ (W · rot(x) + scale · B (A x)) + bias from the blob, in double precision.

@@ -86,16 +86,16 @@ private slots:
 
     void written_folders_load_as_the_same_adapter_data() {
         QTest::addColumn<QString>("spec");
-        QTest::addColumn<bool>("is_bf16");
+        QTest::addColumn<int>("dtype");
         for (const char* spec :
              {"synthetic:boft:3:b=8,m=2,b=16,m=1,b=4,m=3", "synthetic:oft:3:b=8,b=16", "synthetic:lora:3:r=4,r=7"})
-            for (const bool is_bf16 : {false, true})
-                QTest::addRow("%s %s", spec, is_bf16 ? "bf16" : "f32") << QString(spec) << is_bf16;
+            for (const DType dtype : {DType::f32, DType::bf16, DType::f16})
+                QTest::addRow("%s %s", spec, name_of(dtype)) << QString(spec) << int(dtype);
     }
     void written_folders_load_as_the_same_adapter() {
         QFETCH(QString, spec);
-        QFETCH(bool, is_bf16);
-        const Model model = tiny_model(is_bf16 ? DType::bf16 : DType::f32);
+        QFETCH(int, dtype);
+        const Model model = tiny_model(DType(dtype));
         const SyntheticSpec s = parsed(spec.toStdString());
         for (int64_t i = 0; i < s.count; ++i) {
             const auto made = make_synthetic_adapter(s, i, 5 + i, 42, model);

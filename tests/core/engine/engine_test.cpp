@@ -167,6 +167,11 @@ void EngineTest::refuses_options_that_are_not_built() {
     QVERIFY(error([](auto& o) { o.pool_bytes = int64_t(1) << 49; }).find("pool_bytes") != std::string::npos);
     QVERIFY(error([](auto& o) { o.threads = -1; }).find("threads") != std::string::npos);
     QCOMPARE(error([](auto& o) { o.graphs = false; }), std::string());
+    EngineOptions on_cpu = TestEngine::small_options();
+    on_cpu.cuda_device = -1;
+    const auto half = Engine::create(make_model(DType::f16), on_cpu, records.sink());
+    QVERIFY(!half &&
+            half.error().message().find("dtype: found f16, expected f32, bf16 or auto on a CPU") != std::string::npos);
     EngineOptions defaults;
     defaults.threads = 1;
     const auto engine = expect(Engine::create(model, defaults, records.sink()));

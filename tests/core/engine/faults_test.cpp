@@ -31,7 +31,7 @@ std::shared_ptr<Adapter> poisoned(const Adapter& healthy, int64_t AdapterPart::*
     adapter->name = "poisoned";
     adapter->content_hash = "poisoned";
     for (const AdapterPart& part : adapter->parts)
-        if (part.*what >= 0) std::memset(adapter->blob.data() + part.*what, 0xff, 4);  // one f32, or two bf16
+        if (part.*what >= 0) std::memset(adapter->blob.data() + part.*what, 0xff, 4);  // one f32, or two of 16 bits
     return adapter;
 }
 
@@ -189,7 +189,7 @@ void FaultsTest::nan_in_an_adapter_touches_only_its_own_requests_data() {
     QTest::addColumn<int>("part");
     QTest::addColumn<bool>("logits");
     const char* parts[] = {"rotation", "a", "b", "gain", "bias"};
-    for (const DType dtype : {DType::f32, DType::bf16})
+    for (const DType dtype : test_dtypes())
         for (int part = 0; part < 5; ++part)
             for (const bool logits : {false, true})  // a GPU replays a graph where nobody wants logits
                 QTest::addRow("%s %s%s", name_of(dtype), parts[part], logits ? " logits" : "")
@@ -237,7 +237,7 @@ void FaultsTest::nan_in_an_adapter_touches_only_its_own_requests() {
 
 // As many pages as the poisoned requests had, to the last one, half filled ones among them.
 void FaultsTest::pages_that_held_nan_serve_the_next_user() {
-    for (const DType dtype : {DType::f32, DType::bf16}) {
+    for (const DType dtype : test_dtypes()) {
         const auto model = make_model(dtype);
         const auto healthy = make_adapter(*model, "lora", {.rank = 4, .gain = true}, 2);
         EngineOptions options = invariant_options();

@@ -28,24 +28,33 @@ inline std::vector<float> uniform_vector(Random& random, int64_t n, float size, 
     return v;
 }
 
+// The same values after rounding to this type: f32 leaves them as they are.
+inline std::vector<float> rounded_to(DType dtype, std::vector<float> values) {
+    with_type(dtype, [&]<class T>(T) {
+        for (float& v : values) v = to_float(from_float<T>(v));
+    });
+    return values;
+}
+
 struct TinyShape {
     int64_t vocab = 260, hidden = 48, intermediate = 80, layers = 2, heads = 6, kv_heads = 2, head_dim = 8;
     int64_t max_position = 512;
     bool qkv_bias = true;
+    DType rounded = DType::f32;  // what matrices are rounded to before they get the model's type
 };
 
 template <class T>
-PackedMatrix<T> random_matrix(Random& random, int64_t rows, int64_t cols) {
+PackedMatrix<T> random_matrix(Random& random, int64_t rows, int64_t cols, DType rounded) {
     PackedMatrix<T> m(rows, cols);
-    const auto values = uniform_vector(random, rows * cols, 2.f / std::sqrt(float(cols)));
+    const auto values = rounded_to(rounded, uniform_vector(random, rows * cols, 2.f / std::sqrt(float(cols))));
     m.set_rows(0, rows, values.data());
     return m;
 }
 
 template <class T>
-Weights<T> random_weights(Random& random, const ModelConfig& c) {
+Weights<T> random_weights(Random& random, const ModelConfig& c, DType rounded) {
     Weights<T> w;
-    w.embedding = random_matrix<T>(random, c.vocab_size, c.hidden_size);
+    w.embedding = random_matrix<T>(random, c.vocab_size, c.hidden_size, rounded);
     w.final_norm = uniform_vector(random, c.hidden_size, 0.2f, 1);
     w.inv_freq = rope_inv_freq(c);
     for (int64_t l = 0; l < c.num_layers; ++l) {
@@ -55,7 +64,7 @@ Weights<T> random_weights(Random& random, const ModelConfig& c) {
         for (int p = 0; p < kNumProjections; ++p) {
             const auto projection = Projection(p);
             layer.projection[size_t(p)] =
-                random_matrix<T>(random, out_features(c, projection), in_features(c, projection));
+                random_matrix<T>(random, out_features(c, projection), in_features(c, projection), rounded);
             if (c.qkv_bias && projection <= Projection::v)
                 layer.bias[size_t(p)] = uniform_vector(random, out_features(c, projection), 0.3f);
         }
@@ -82,10 +91,7 @@ inline std::shared_ptr<const Model> make_model(DType dtype = DType::f32, TinySha
     model->info.name = "hand-made";
     model->info.tokenizer = make_byte_tokenizer();
     model->dtype = dtype;
-    if (dtype == DType::f32)
-        model->weights = random_weights<float>(random, c);
-    else
-        model->weights = random_weights<bf16>(random, c);
+    with_type(dtype, [&]<class T>(T) { model->weights = random_weights<T>(random, c, shape.rounded); });
     return model;
 }
 
@@ -109,12 +115,13 @@ struct AdapterShape {
     bool tables = false;                 // the same parts for the embedding and the head
     bool copies = false, norms = false;  // replaced as a whole
     std::vector<int32_t> tokens = {};    // replaced in embedding and head
+    DType rounded = DType::f32;          // as TinyShape::rounded
 };
 
 template <class T>
-int64_t append_packed(Adapter& adapter, Random& random, int64_t rows, int64_t cols) {
+int64_t append_packed(Adapter& adapter, Random& random, int64_t rows, int64_t cols, DType rounded) {
     PackedMatrix<T> m(rows, cols);
-    m.set_rows(0, rows, uniform_vector(random, rows * cols, 0.5f).data());
+    m.set_rows(0, rows, rounded_to(rounded, uniform_vector(random, rows * cols, 0.5f)).data());
     const auto offset = int64_t(adapter.blob.size() + 63) / 64 * 64;
     adapter.blob.resize(size_t(offset + m.bytes()));
     std::memcpy(adapter.blob.data() + offset, m.data(), size_t(m.bytes()));
@@ -129,19 +136,23 @@ TablePart make_table(Adapter& adapter, const ModelConfig& c, const AdapterShape&
     part.out = is_head ? c.vocab_size : c.hidden_size;
     if (shape.tables && shape.group > 0) {
         part.group = shape.group;
-        part.rotation = append<T>(adapter, uniform_vector(random, part.in * part.group, 0.8f));
+        part.rotation =
+            append<T>(adapter, rounded_to(shape.rounded, uniform_vector(random, part.in * part.group, 0.8f)));
     }
     if (shape.tables && shape.rank > 0) {
         part.rank = shape.rank;
         part.scale = 0.5f;
-        part.a = append<T>(adapter, uniform_vector(random, part.rank * (is_head ? part.in : c.vocab_size), 0.3f));
-        part.b_t = append<T>(adapter, uniform_vector(random, part.rank * part.out, 0.3f));
+        part.a = append<T>(
+            adapter,
+            rounded_to(shape.rounded, uniform_vector(random, part.rank * (is_head ? part.in : c.vocab_size), 0.3f)));
+        part.b_t = append<T>(adapter, rounded_to(shape.rounded, uniform_vector(random, part.rank * part.out, 0.3f)));
     }
     if (shape.tables && shape.gain) part.gain = append<float>(adapter, uniform_vector(random, part.out, 0.3f, 1));
-    if (shape.copies) table.copy = append_packed<T>(adapter, random, c.vocab_size, c.hidden_size);
+    if (shape.copies) table.copy = append_packed<T>(adapter, random, c.vocab_size, c.hidden_size, shape.rounded);
     table.tokens = shape.tokens;
     if (!shape.tokens.empty())
-        table.token_rows = append_packed<T>(adapter, random, int64_t(shape.tokens.size()), c.hidden_size);
+        table.token_rows =
+            append_packed<T>(adapter, random, int64_t(shape.tokens.size()), c.hidden_size, shape.rounded);
     return table;
 }
 
@@ -164,13 +175,16 @@ std::shared_ptr<Adapter> make_adapter_of(const Model& model, const std::string& 
             part.out = out_features(c, p);
             if (shape.group > 0 && part.in % shape.group == 0) {
                 part.group = shape.group;
-                part.rotation = append<T>(*adapter, uniform_vector(random, part.in * part.group, 0.8f));
+                part.rotation =
+                    append<T>(*adapter, rounded_to(shape.rounded, uniform_vector(random, part.in * part.group, 0.8f)));
             }
             if (shape.rank > 0) {
                 part.rank = shape.rank;
                 part.scale = 0.5f;
-                part.a = append<T>(*adapter, uniform_vector(random, part.rank * part.in, 0.3f));
-                part.b_t = append<T>(*adapter, uniform_vector(random, part.rank * part.out, 0.3f));
+                part.a =
+                    append<T>(*adapter, rounded_to(shape.rounded, uniform_vector(random, part.rank * part.in, 0.3f)));
+                part.b_t =
+                    append<T>(*adapter, rounded_to(shape.rounded, uniform_vector(random, part.rank * part.out, 0.3f)));
             }
             if (shape.gain) part.gain = append<float>(*adapter, uniform_vector(random, part.out, 0.3f, 1));
             if (shape.bias) part.bias = append<float>(*adapter, uniform_vector(random, part.out, 0.3f));
@@ -191,8 +205,7 @@ std::shared_ptr<Adapter> make_adapter_of(const Model& model, const std::string& 
 
 inline std::shared_ptr<Adapter> make_adapter(const Model& model, const std::string& name, AdapterShape shape,
                                              uint64_t seed) {
-    return model.dtype == DType::f32 ? make_adapter_of<float>(model, name, shape, seed)
-                                     : make_adapter_of<bf16>(model, name, shape, seed);
+    return with_type(model.dtype, [&]<class T>(T) { return make_adapter_of<T>(model, name, shape, seed); });
 }
 
 inline std::vector<Token> random_prompt(Random& random, int64_t length, int64_t vocab) {
@@ -294,6 +307,12 @@ inline std::string why_no_test_device() {
     do {                                                                                                        \
         if (const std::string why_ = ::spartan::test::why_no_test_device(); !why_.empty()) QSKIP(why_.c_str()); \
     } while (0)
+// The dtypes that the engines of these tests compute in.
+inline std::vector<DType> test_dtypes() {
+    std::vector<DType> dtypes = {DType::f32, DType::bf16};
+    if (test_device() >= 0) dtypes.push_back(DType::f16);
+    return dtypes;
+}
 
 struct TestEngine {
     Records records;
@@ -349,7 +368,9 @@ inline double relative_error(std::span<const float> got, std::span<const float> 
 inline bool agree(std::span<const float> got, std::span<const float> want, DType dtype) {
     if (test_device() < 0)
         return got.size() == want.size() && std::memcmp(got.data(), want.data(), got.size_bytes()) == 0;
-    return got.size() == want.size() && relative_error(got, want) < (dtype == DType::f32 ? 2e-5 : 2e-2);
+    return got.size() == want.size() && relative_error(got, want) < (dtype == DType::f32    ? 2e-5
+                                                                     : dtype == DType::bf16 ? 2e-2
+                                                                                            : 3e-3);
 }
 inline bool agree(const std::vector<Token>& got, const std::vector<Token>& want, DType dtype) {
     return got == want || (test_device() >= 0 && dtype != DType::f32);

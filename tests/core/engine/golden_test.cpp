@@ -111,9 +111,12 @@ private slots:
     void f32_data() { cases(); }
     void f32();
     void bf16_data() { cases(); }
-    void bf16();
+    void bf16() { check_16_bit(DType::bf16); }
+    void f16_data() { cases(); }
+    void f16() { check_16_bit(DType::f16); }
 
 private:
+    static void check_16_bit(DType dtype);
     static void cases() {
         QTest::addColumn<QString>("dir");
         const QDir golden(TESTS_DIR "/golden");
@@ -153,26 +156,30 @@ void GoldenTest::f32() {
     qInfo("%zu prompts, worst |difference| / max |logit| %.2g (bar 1e-4)", c.prompts.size(), worst);
 }
 
-void GoldenTest::bf16() {
+// f16 has three bits more than bf16, whose bars and the reference's errors are divided by 8, and a little wider.
+void GoldenTest::check_16_bit(DType dtype) {
+    if (dtype == DType::f16 && test_device() < 0) QSKIP("a CPU does not compute in f16");
+    const double bar = dtype == DType::bf16 ? 1.25 : 1.5 / 8, finer = dtype == DType::bf16 ? 1 : 1. / 8;
     QFETCH(QString, dir);
-    const Case c = load_case(dir.toStdString(), DType::bf16);
+    const Case c = load_case(dir.toStdString(), dtype);
     const auto alone = answer(c, false, 512), mixed = answer(c, true, 1024);
     double square = 0, reference_square = 0;
     for (size_t i = 0; i < c.prompts.size(); ++i) {
         const Tensor& logits = c.expected.at("logits." + std::to_string(i));
         const double reference = c.expected.at("bf16_error." + std::to_string(i)).values.at(0);
-        QVERIFY(agree(mixed[i].logits, alone[i].logits, DType::bf16));
-        QVERIFY(agree(mixed[i].greedy, alone[i].greedy, DType::bf16));
+        QVERIFY(agree(mixed[i].logits, alone[i].logits, dtype));
+        QVERIFY(agree(mixed[i].greedy, alone[i].greedy, dtype));
         QCOMPARE(alone[i].logits.size(), logits.values.size());
         const double error = relative_error(alone[i].logits, logits.values);
-        QVERIFY2(error <= std::max(2e-2, 2 * reference),
+        QVERIFY2(error <= finer * std::max(2e-2, 2 * reference),
                  qPrintable(QString("prompt %1 (%2): %3").arg(i).arg(c.prompts[i].adapter.c_str()).arg(error)));
         square += error * error;
         reference_square += reference * reference;
     }
     const double ratio = std::sqrt(square / reference_square);
-    qInfo("%zu prompts, error over the reference's own in bf16: %.2f (bar 1.25)", c.prompts.size(), ratio);
-    QVERIFY2(ratio <= 1.25, qPrintable(QString::number(ratio)));
+    qInfo("%zu prompts, error over the reference's own in bf16: %.3f (in %s, bar %.3g)", c.prompts.size(), ratio,
+          name_of(dtype), bar);
+    QVERIFY2(ratio <= bar, qPrintable(QString::number(ratio)));
 }
 
 QTEST_GUILESS_MAIN(GoldenTest)

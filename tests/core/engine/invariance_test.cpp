@@ -1,6 +1,6 @@
 // labels: gpu
 // The answer to a request is bitwise the same alone and in any batch: random neighbours, order, chunk sizes, arrival
-// times, preemptions, in f32 and bf16.
+// times, preemptions, in every dtype.
 #include "core/adapter/adapter.h"
 #include "core/engine/engine.h"
 #include "core/model/model.h"
@@ -100,18 +100,18 @@ private slots:
 
 void InvarianceTest::any_batch_gives_the_same_answer_data() {
     QTest::addColumn<QString>("name");
-    QTest::addColumn<bool>("half");
-    for (const bool half : {false, true})
+    QTest::addColumn<int>("type");
+    for (const DType dtype : test_dtypes())
         for (const char* name : {"hand-made", "llama-mha", "llama-gqa-tied", "qwen2"})
-            QTest::addRow("%s %s", name, half ? "bf16" : "f32") << QString(name) << half;
+            QTest::addRow("%s %s", name, name_of(dtype)) << QString(name) << int(dtype);
 }
 
 void InvarianceTest::any_batch_gives_the_same_answer() {
     QFETCH(QString, name);
-    QFETCH(bool, half);
-    const DType dtype = half ? DType::bf16 : DType::f32;
+    QFETCH(int, type);
+    const auto dtype = DType(type);
     const Subject s = name == "hand-made" ? hand_made(dtype) : golden(name.toStdString(), dtype);
-    Random random(name.size() * 2 + half);
+    Random random(name.size() * 2 + uint64_t(type));
 
     std::vector<Job> jobs;
     {

@@ -109,7 +109,7 @@ private slots:
     void answers_agree_data() {
         QTest::addColumn<int>("dtype");
         QTest::addColumn<int>("max_batch_tokens");
-        for (const DType dtype : {DType::f32, DType::bf16})
+        for (const DType dtype : test_dtypes())
             for (const int tokens : {512, 11})
                 QTest::addRow("%s, steps of %d", name_of(dtype), tokens) << int(dtype) << tokens;
     }

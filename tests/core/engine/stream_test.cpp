@@ -60,7 +60,7 @@ private slots:
         QTest::addColumn<int>("dtype");
         QTest::addColumn<int>("places");
         QTest::addColumn<bool>("graphs");
-        for (const DType dtype : {DType::f32, DType::bf16})
+        for (const DType dtype : test_dtypes())
             for (const int places : {0, 1, 3})
                 for (const bool graphs : {true, false})
                     QTest::addRow("%s %d places%s", name_of(dtype), places, graphs ? "" : " eager")

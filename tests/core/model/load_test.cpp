@@ -19,12 +19,8 @@ using namespace spartan::test;
 
 namespace {
 
-std::vector<float> row(const PackedMatrix<float>& m, int64_t n) {
-    std::vector<float> out(size_t(m.cols()), 0.f);
-    m.get_row(n, out.data());
-    return out;
-}
-std::vector<float> row(const PackedMatrix<bf16>& m, int64_t n) {
+template <class T>
+std::vector<float> row(const PackedMatrix<T>& m, int64_t n) {
     std::vector<float> out(size_t(m.cols()), 0.f);
     m.get_row(n, out.data());
     return out;
@@ -59,27 +55,32 @@ private slots:
         const std::string dir = std::string(TESTS_DIR) + "/golden/qwen2/model";
         const auto file = SafetensorsFile::open(dir + "/model.safetensors");
         VERIFY_OK(file);
-        Progress p1, p2;
+        Progress p1, p2, p3;
         const auto f32 = load_model(*open_model(dir), DType::f32, 2, p1),
-                   half = load_model(*open_model(dir), DType::bf16, 1, p2);
+                   half = load_model(*open_model(dir), DType::bf16, 1, p2),
+                   other_half = load_model(*open_model(dir), DType::f16, 1, p3);
         VERIFY_OK(f32);
         VERIFY_OK(half);
+        VERIFY_OK(other_half);
         const auto& w = std::get<Weights<float>>((*f32)->weights);
         const auto& b = std::get<Weights<bf16>>((*half)->weights);
+        const auto& h = std::get<Weights<f16>>((*other_half)->weights);
         const auto stored = [&](const std::string& name) { return *(*file)->read_finite(*(*file)->find(name)); };
-        const auto same = [&](const PackedMatrix<float>& m, const PackedMatrix<bf16>& h, const std::string& name) {
+        const auto same = [&]<class T>(const PackedMatrix<float>& m, const PackedMatrix<T>& rounded,
+                                       const std::string& name) {
             const std::vector<float> v = stored(name);
             QCOMPARE(int64_t(v.size()), m.rows() * m.cols());
             for (int64_t n = 0; n < m.rows(); ++n) {
-                const std::vector<float> x = row(m, n), y = row(h, n);
+                const std::vector<float> x = row(m, n), y = row(rounded, n);
                 for (int64_t k = 0; k < m.cols(); ++k) {
                     QCOMPARE(x[size_t(k)], v[size_t(n * m.cols() + k)]);
-                    QCOMPARE(y[size_t(k)], to_float(to_bf16(v[size_t(n * m.cols() + k)])));
+                    QCOMPARE(y[size_t(k)], to_float(from_float<T>(v[size_t(n * m.cols() + k)])));
                 }
             }
         };
         same(w.embedding, b.embedding, "model.embed_tokens.weight");
         same(w.head, b.head, "lm_head.weight");
+        same(w.embedding, h.embedding, "model.embed_tokens.weight");
         QCOMPARE(w.final_norm, stored("model.norm.weight"));
         for (size_t layer = 0; layer < w.layers.size(); ++layer) {
             const std::string prefix = "model.layers." + std::to_string(layer) + ".";
@@ -88,6 +89,7 @@ private slots:
             for (int i = 0; i < kNumProjections; ++i) {
                 const std::string name = prefix + (i < 4 ? "self_attn." : "mlp.") + name_of(Projection(i));
                 same(w.layers[layer].projection[size_t(i)], b.layers[layer].projection[size_t(i)], name + ".weight");
+                same(w.layers[layer].projection[size_t(i)], h.layers[layer].projection[size_t(i)], name + ".weight");
                 QCOMPARE(w.layers[layer].bias[size_t(i)], i < 3 ? stored(name + ".bias") : std::vector<float>{});
             }
         }
@@ -97,7 +99,7 @@ private slots:
     }
 
     void weight_bytes_are_what_is_held() {
-        for (const DType dtype : {DType::f32, DType::bf16}) {
+        for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
             Progress progress;
             const auto model = load_model(*open_model("synthetic:tiny"), dtype, 1, progress);
             VERIFY_OK(model);
@@ -156,12 +158,22 @@ private slots:
         VERIFY_OK(load_model(*open_model(at("large")), DType::f32, 1, p1));
         VERIFY_CONTAINS(load_model(*open_model(at("large")), DType::bf16, 1, p2).error().message(),
                         "lm_head.weight[0, 0]: found 3.4e+38");
+        for (const float v : {65519.f, 65520.f}) {  // from here on f16 has infinity
+            std::memcpy(hf.tensor("lm_head.weight").data.data(), &v, 4);
+            hf.write(at("large"));
+            Progress p3;
+            const auto model = load_model(*open_model(at("large")), DType::f16, 1, p3);
+            QCOMPARE(model.has_value(), v < 65520);
+            if (!model)
+                VERIFY_CONTAINS(model.error().message(),
+                                "lm_head.weight[0, 0]: found 65520, expected a finite value that fits f16");
+        }
     }
 
-    void refuses_f16_and_too_little_memory() {
+    void refuses_f16_on_a_cpu_and_too_little_memory() {
         Progress progress;
-        VERIFY_CONTAINS(load_model(*open_model("synthetic:tiny"), DType::f16, 1, progress).error().message(),
-                        "dtype: found f16");
+        QCOMPARE(*choose_dtype("f16", true), DType::f16);
+        VERIFY_CONTAINS(choose_dtype("f16").error().message(), "dtype: found f16, expected f32, bf16 or auto on a CPU");
         QCOMPARE(*choose_dtype("f32"), DType::f32);
         QCOMPARE(*choose_dtype("bf16"), DType::bf16);
         VERIFY_OK(choose_dtype("auto"));

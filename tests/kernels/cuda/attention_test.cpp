@@ -233,9 +233,11 @@ bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
     return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0;
 }
 
-// Sums of fp32 over thousands of keys; weights of 8 bits, then one rounding to bf16.
+// Sums of fp32 over thousands of keys; weights rounded to T, then one rounding to T.
 template <class T>
-constexpr double kAttentionTolerance = std::is_same_v<T, float> ? 2e-5 : 6e-3;
+constexpr double kAttentionTolerance = std::is_same_v<T, float>  ? 2e-5
+                                       : std::is_same_v<T, bf16> ? 6e-3
+                                                                 : 8e-4;
 
 // Every row against the oracle, twice, so that the workspace serves again; the second time with overlapping launches.
 template <class T>
@@ -272,6 +274,11 @@ void compare_with_oracle(const Shape& shape, const std::vector<Chunk>& chunks, b
     for (const T value : spare) QVERIFY(std::isnan(to_float(value)));
 }
 
+void compare_16_bit(const Shape& shape, const std::vector<Chunk>& chunks, bool row_by_row = false) {
+    compare_with_oracle<bf16>(shape, chunks, row_by_row);
+    compare_with_oracle<f16>(shape, chunks, row_by_row);
+}
+
 const std::vector<Chunk> kDecode{{0, 1},   {1, 1},   {14, 1},  {15, 1},  {16, 1},
                                  {254, 1}, {255, 1}, {256, 1}, {511, 1}, {2999, 1}};
 const std::vector<Chunk> kMixed{{299, 1}, {0, 2}, {0, 150}, {37, 33}, {700, 1}, {300, 129}, {0, 1}, {1000, 16}};
@@ -301,7 +308,7 @@ private slots:
     void decode() {
         SKIP_WITHOUT_GPU();
         const KvLayout l = layout();
-        compare_with_oracle<bf16>({l}, kDecode);
+        compare_16_bit({l}, kDecode);
         compare_with_oracle<float>({l}, kDecode);
     }
 
@@ -311,7 +318,7 @@ private slots:
         std::vector<Chunk> chunks;
         for (int32_t i = 0; i < 48; ++i) chunks.push_back({i * 61 % 1500, 1});
         for (const KvLayout& l : {KvLayout{4, 4, 128, 16}, KvLayout{16, 8, 64, 16}, KvLayout{4, 4, 256, 16}})
-            compare_with_oracle<bf16>({l}, chunks);
+            compare_16_bit({l}, chunks);
     }
 
     // Steps of few pieces and of many take turns with one workspace.
@@ -338,7 +345,7 @@ private slots:
     void mixed() {
         SKIP_WITHOUT_GPU();
         const KvLayout l = layout();
-        compare_with_oracle<bf16>({l}, kMixed);
+        compare_16_bit({l}, kMixed);
         if (l.num_heads <= 4) compare_with_oracle<float>({l}, kMixed);
     }
 
@@ -347,19 +354,19 @@ private slots:
         SKIP_WITHOUT_GPU();
         const KvLayout l = layout();
         for (const int64_t window : {1, 17, 256, 300, 4096}) {
-            compare_with_oracle<bf16>({l, window}, {{0, 1}, {20, 1}, {255, 1}, {256, 1}, {700, 1}, {0, 70}, {290, 40}});
+            compare_16_bit({l, window}, {{0, 1}, {20, 1}, {255, 1}, {256, 1}, {700, 1}, {0, 70}, {290, 40}});
             compare_with_oracle<float>({l, window}, {{20, 1}, {700, 1}, {290, 4}});
         }
     }
 
     void rowByRow() {
         SKIP_WITHOUT_GPU();
-        compare_with_oracle<bf16>({{4, 2, 64, 16}}, {{0, 40}, {250, 20}, {3, 1}}, true);
+        compare_16_bit({{4, 2, 64, 16}}, {{0, 40}, {250, 20}, {3, 1}}, true);
     }
 
     void nothingToDo() {
         SKIP_WITHOUT_GPU();
-        compare_with_oracle<bf16>({{4, 2, 64, 16}}, {});
+        compare_16_bit({{4, 2, 64, 16}}, {});
         compare_with_oracle<float>({{4, 2, 64, 16}}, {});
     }
 
@@ -428,6 +435,7 @@ private slots:
         for (const bool overlapping : {false, true}) {
             check_store<float>(overlapping);
             check_store<bf16>(overlapping);
+            check_store<f16>(overlapping);
         }
     }
 

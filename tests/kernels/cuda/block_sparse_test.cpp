@@ -145,6 +145,7 @@ private slots:
     void initTestCase() { SKIP_WITHOUT_GPU(); }
     void product_f32() { check_all<float>(); }
     void product_bf16() { check_all<bf16>(); }
+    void product_f16() { check_all<f16>(); }
 
     // Alone, or anywhere in a tile of any size: the same bits.
     void rows_do_not_see_each_other() {

@@ -48,11 +48,11 @@ Embedding<T> random_embedding(CudaDevice& device, const EmbeddingSpec& spec, int
         e.r = random_values<T>(size_t(hidden * spec.group), 3, 0.2f);
         table.part.rotation = e.store(e.r);
         table.part.group = int32_t(spec.group);
-        if constexpr (std::is_same_v<T, bf16>)
+        if constexpr (is_16_bit<T>)
             if (spec.pack) {
                 e.stored.push_back(std::make_unique<DeviceMemory>(packed_rotation_bytes(hidden, spec.group)));
-                pack_rotation(device, e.stored.back()->template as<bf16>(),
-                              static_cast<const bf16*>(table.part.rotation), hidden, spec.group);
+                pack_rotation(device, e.stored.back()->template as<T>(), static_cast<const T*>(table.part.rotation),
+                              hidden, spec.group);
                 table.part.rotation = e.stored.back()->data();
                 table.part.rotation_packed = 1;
             }
@@ -158,6 +158,7 @@ private slots:
         for (int i = 0; i < int(specs.size()); ++i) tiles.push_back({i == 3 ? 64 : 20 + i, i});
         for (const int64_t hidden : {48, 576}) {
             check_embed_own<bf16>(hidden, specs, tiles);
+            check_embed_own<f16>(hidden, specs, tiles);
             check_embed_own<float>(hidden, specs, tiles);
         }
     }

@@ -84,7 +84,9 @@ std::vector<T> folded(CudaDevice& device, const Case& c, const Rotation& r, bool
 // `got` against D or R: one rounding of T, and what fp32 loses before it.
 template <class T>
 std::string check_value(T got, double want, double lost, int64_t i) {
-    const double bar = lost + std::abs(want) * (std::is_same_v<T, float> ? 0 : 1. / 256);
+    const double bar = lost + std::abs(want) * (std::is_same_v<T, float>  ? 0
+                                                : std::is_same_v<T, bf16> ? 1. / 256
+                                                                          : 1. / 2048);
     const double error = std::abs(double(to_float(got)) - want);
     if (error <= bar) return {};
     return text_of("value ", i, ": found ", to_float(got), ", expected ", want, " up to ", bar);
@@ -111,9 +113,9 @@ std::string check(const Case& c, uint32_t seed = 1) {
         for (size_t i = end; i < some.size(); ++i)
             if (!std::isnan(to_float(some[i]))) return name_of(c) + ": written beyond its groups";
     }
-    if constexpr (std::is_same_v<T, bf16>) {
-        if (!packs(c.dim, r.group, DType::bf16)) return {};
-        const std::vector<bf16> packed = folded<bf16>(device, c, r, true, 2, r.groups, 0);
+    if constexpr (is_16_bit<T>) {
+        if (!packs(c.dim, r.group, dtype_of<T>)) return {};
+        const std::vector<T> packed = folded<T>(device, c, r, true, 2, r.groups, 0);
         for (int64_t i = 0; i < c.dim * r.group; ++i) {
             const int64_t u = i / r.group % r.group, column = i / r.group / r.group * r.group + i % r.group;
             const double d = r.r[size_t(i)] - (u == i % r.group ? 1 : 0);
@@ -133,6 +135,7 @@ private slots:
     void usual_geometries() {
         SKIP_WITHOUT_GPU();
         VERIFY_RIGHT(check<bf16>({.dim = 1024, .b = 32, .m = 2}));
+        VERIFY_RIGHT(check<f16>({.dim = 1024, .b = 32, .m = 2}));
         VERIFY_RIGHT(check<bf16>({.dim = 512, .b = 64, .m = 2}));
         VERIFY_RIGHT(check<bf16>({.dim = 512, .b = 32, .m = 1}));
         VERIFY_RIGHT(check<bf16>({.dim = 256, .b = 4, .m = 1, .deviation = 0.1}));
@@ -158,6 +161,7 @@ private slots:
                 VERIFY_RIGHT(check<bf16>({.dim = 3 * group, .b = b, .m = m}));
             }
         VERIFY_RIGHT(check<bf16>({.dim = 512, .b = 64, .m = 3}));
+        VERIFY_RIGHT(check<f16>({.dim = 512, .b = 64, .m = 3}));
         VERIFY_RIGHT(check<bf16>({.dim = 512, .b = 64, .m = 4}));
         VERIFY_RIGHT(check<bf16>({.dim = 512, .b = 128, .m = 2}));
         VERIFY_RIGHT(check<float>({.dim = 512, .b = 256, .m = 2, .half = false}));

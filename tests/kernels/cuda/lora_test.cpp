@@ -136,6 +136,11 @@ void check(const Case& c) {
     }
 }
 
+void check_16_bit(const Case& c) {
+    check<bf16>(c);
+    check<f16>(c);
+}
+
 }  // namespace
 
 class CudaLoraTest : public QObject {
@@ -144,9 +149,9 @@ private slots:
     void one_row_for_each_adapter() {
         SKIP_WITHOUT_GPU();
         const std::vector<int> ranks{64, 1, 4, 8, 16, 100, 0, 32, 48};
-        check<bf16>({.in = 4096, .widths = {4096, 1024, 1024}, .ranks = ranks, .tiles = tiles_in_turn(96, 1, 9, 12)});
-        check<bf16>({.in = 4096, .widths = {4096}, .ranks = {64}, .tiles = {{1, 0}}, .first_part = 3});
-        check<bf16>(
+        check_16_bit({.in = 4096, .widths = {4096, 1024, 1024}, .ranks = ranks, .tiles = tiles_in_turn(96, 1, 9, 12)});
+        check_16_bit({.in = 4096, .widths = {4096}, .ranks = {64}, .tiles = {{1, 0}}, .first_part = 3});
+        check_16_bit(
             {.in = 11008, .widths = {512}, .ranks = {256, 24, 300}, .tiles = {{1, 0}, {2, 1}, {1, -1}, {1, 2}}});
     }
 
@@ -154,19 +159,19 @@ private slots:
     void large_ranks() {
         SKIP_WITHOUT_GPU();
         const std::vector<TileSpec> tiles{{1, 0}, {12, 1}, {8, 2}, {40, 0}, {7, -1}, {3, 1}};
-        check<bf16>({.in = 136, .widths = {264, 72}, .ranks = {300, 512, 257}, .tiles = tiles});
-        check<bf16>({.in = 136, .widths = {264}, .ranks = {520, 16, 192}, .tiles = tiles});
+        check_16_bit({.in = 136, .widths = {264, 72}, .ranks = {300, 512, 257}, .tiles = tiles});
+        check_16_bit({.in = 136, .widths = {264}, .ranks = {520, 16, 192}, .tiles = tiles});
     }
 
     void tiles_of_many_rows() {
         SKIP_WITHOUT_GPU();
         const std::vector<int> ranks{64, 1, 100, 8, 16, 0};
-        check<bf16>({.in = 576,
-                     .widths = {576, 192, 192},
-                     .ranks = ranks,
-                     .tiles = tiles_in_turn(6, 64, 6, 4),
-                     .first_part = 1});
-        check<bf16>(
+        check_16_bit({.in = 576,
+                      .widths = {576, 192, 192},
+                      .ranks = ranks,
+                      .tiles = tiles_in_turn(6, 64, 6, 4),
+                      .first_part = 1});
+        check_16_bit(
             {.in = 1536, .widths = {576, 64}, .ranks = ranks, .tiles = {{9, 0}, {8, 1}, {33, 2}, {1, 4}, {63, 3}}});
     }
 
@@ -177,26 +182,26 @@ private slots:
         for (const TileSpec& t : {TileSpec{1, 0}, {8, 2}, {9, 2}, {1, 3}, {17, 4}}) tiles.push_back(t);
         const std::vector<int> ranks{64, 16, 100, 1, 130};
         for (const bool invariant : {false, true}) {
-            check<bf16>(
+            check_16_bit(
                 {.in = 576, .widths = {576, 192, 192}, .ranks = ranks, .tiles = tiles, .batch_invariant = invariant});
-            check<bf16>({.in = 1096, .widths = {320}, .ranks = ranks, .tiles = tiles, .batch_invariant = invariant});
+            check_16_bit({.in = 1096, .widths = {320}, .ranks = ranks, .tiles = tiles, .batch_invariant = invariant});
         }
-        check<bf16>({.in = 48, .widths = {48, 64}, .ranks = {16, 3}, .tiles = tiles_in_turn(10, 64, 2)});
+        check_16_bit({.in = 48, .widths = {48, 64}, .ranks = {16, 3}, .tiles = tiles_in_turn(10, 64, 2)});
     }
 
-    // Sums over k are not rounded to bf16 on their way to B.
+    // Sums over k are not rounded to T on their way to B.
     void inner_sums_are_exact() {
         SKIP_WITHOUT_GPU();
         for (const int rank : {2, 40, 100})
-            check<bf16>({.in = 512, .widths = {264}, .ranks = {rank}, .tiles = {{1, 0}, {20, 0}}, .cancels = true});
-        check<bf16>({.in = 512, .widths = {264}, .ranks = {40}, .tiles = tiles_in_turn(10, 64, 1), .cancels = true});
+            check_16_bit({.in = 512, .widths = {264}, .ranks = {rank}, .tiles = {{1, 0}, {20, 0}}, .cancels = true});
+        check_16_bit({.in = 512, .widths = {264}, .ranks = {40}, .tiles = tiles_in_turn(10, 64, 1), .cancels = true});
     }
 
     void odd_sizes() {
         SKIP_WITHOUT_GPU();
         for (const int64_t in : {8, 30, 48, 64, 1024, 1032})
             for (const int64_t out : {8, 33, 64, 136}) {
-                check<bf16>({.in = in, .widths = {out, 48}, .ranks = {7, 16, 33}, .tiles = tiles_in_turn(5, 3, 3, 2)});
+                check_16_bit({.in = in, .widths = {out, 48}, .ranks = {7, 16, 33}, .tiles = tiles_in_turn(5, 3, 3, 2)});
                 check<float>(
                     {.in = in, .widths = {out, 48}, .ranks = {7, 16, 33}, .tiles = tiles_in_turn(5, 11, 3, 2)});
             }
@@ -212,7 +217,7 @@ private slots:
 
     void nothing_at_all() {
         SKIP_WITHOUT_GPU();
-        check<bf16>({.in = 64, .widths = {64}, .ranks = {0}, .tiles = {{3, 0}, {2, -1}}});
+        check_16_bit({.in = 64, .widths = {64}, .ranks = {0}, .tiles = {{3, 0}, {2, -1}}});
     }
 
     // With batch_invariant a row's bits are the same alone as among many of its adapter; without, among few.

@@ -81,7 +81,9 @@ struct Output {
 };
 
 template <class Out>
-constexpr double kRounding = std::is_same_v<Out, float> ? 2e-4 : 1. / 256;
+constexpr double kRounding = std::is_same_v<Out, float>  ? 2e-4
+                             : std::is_same_v<Out, bf16> ? 1. / 256
+                                                         : 1. / 2048 + 2e-4;
 
 // x and w in host and device memory and their exact product for up to `rows` rows of x.
 template <class T>
@@ -193,15 +195,10 @@ private slots:
             QCOMPARE(MatmulPlans::bucket_of(m), bucket);
     }
 
-    void squareBf16() {
+    void square() {
         SKIP_WITHOUT_GPU();
-        CudaDevice device;
-        MatmulPlans plans;
-        const Problem<bf16> problem(256, 4096, 4096, 1);
-        for (const size_t m : {1, 7, 8, 9, 16, 17, 31, 32, 33, 48, 64, 65, 96, 256}) {
-            VERIFY_RIGHT(problem.run<bf16>(device, plans, m));
-            VERIFY_RIGHT(problem.run<float>(device, plans, m));
-        }
+        square_<bf16>();
+        square_<f16>();
     }
 
     void vocabulary() {
@@ -215,18 +212,8 @@ private slots:
 
     void oddSizes() {
         SKIP_WITHOUT_GPU();
-        CudaDevice device;
-        MatmulPlans plans, invariant(true);
-        uint32_t seed = 10;
-        for (const auto& [n, k] : std::vector<std::pair<size_t, size_t>>{
-                 {70, 48}, {70, 64}, {71, 128}, {1, 64}, {33, 1088}, {257, 1}, {100, 7}, {192, 2560}, {31, 11008}}) {
-            const Problem<bf16> problem(130, n, k, seed++);
-            for (const size_t m : {0, 1, 5, 8, 13, 24, 32, 33, 64, 97, 130}) {
-                VERIFY_RIGHT(problem.run<bf16>(device, plans, m));
-                VERIFY_RIGHT(problem.run<float>(device, plans, m));
-                VERIFY_RIGHT(problem.run<bf16>(device, invariant, m));
-            }
-        }
+        odd_sizes_<bf16>();
+        odd_sizes_<f16>();
     }
 
     void plainFloat() {
@@ -247,21 +234,8 @@ private slots:
     // x or w in the middle of a row: no 16-byte loads.
     void misaligned() {
         SKIP_WITHOUT_GPU();
-        CudaDevice device;
-        MatmulPlans plans;
-        constexpr size_t m = 3, n = 70, k = 128;
-        const auto x = random_values<bf16>(m * k + 1, 50), w = random_values<bf16>(n * k + 1, 51);
-        const DeviceArray<bf16> device_x(x), device_w(w);
-        const auto behind_first = [](const std::vector<bf16>& v) { return std::vector<bf16>(v.begin() + 1, v.end()); };
-        Output<bf16> out(m * n);
-        matmul(device, plans, out.data(), device_x.data() + 1, device_w.data() + 1, m, n, k);
-        VERIFY_RIGHT(out.wrong(exact_product(behind_first(x), behind_first(w), m, n, k), kRounding<bf16>));
-        Output<bf16> shifted(m * n + 1);  // out may lie anywhere
-        matmul(device, plans, shifted.data() + 1, device_x.data(), device_w.data(), m, n, k);
-        std::vector<bf16> values = shifted.values();
-        QVERIFY(std::isnan(to_float(values[0])));
-        values.erase(values.begin());
-        QVERIFY(relative_error(values, exact_product(x, w, m, n, k)) < kTolerance<bf16>);
+        misaligned_<bf16>();
+        misaligned_<f16>();
     }
 
     void severalProductsAtOnce() {
@@ -302,21 +276,8 @@ private slots:
 
     void batchInvariance() {
         SKIP_WITHOUT_GPU();
-        CudaDevice device;
-        MatmulPlans plans(true);
-        for (const auto& [n, k] : std::vector<std::pair<size_t, size_t>>{{4096, 4096}, {130, 576}, {576, 1536}}) {
-            constexpr size_t kRows = 300;
-            const Problem<bf16> problem(kRows, n, k, uint32_t(70 + n));
-            const std::vector<float> all = problem.values<float>(device, plans, 0, kRows);
-            for (const size_t m : {1, 7, 8, 15, 16, 24, 32, 33, 64, 96, 97, 256}) {
-                VERIFY_RIGHT(problem.run<bf16>(device, plans, m));
-                for (const size_t first : {size_t(0), size_t(3), kRows - m}) {
-                    const std::vector<float> some = problem.values<float>(device, plans, first, m);
-                    QVERIFY2(std::memcmp(some.data(), all.data() + first * n, m * n * sizeof(float)) == 0,
-                             text_of("n ", n, " k ", k, " m ", m, " from row ", first).c_str());
-                }
-            }
-        }
+        batch_invariance_<bf16>();
+        batch_invariance_<f16>();
     }
 
     void sameBitsEveryTime() {
@@ -337,7 +298,7 @@ private slots:
         std::vector<bf16> memory(1024);
         bf16* const p = memory.data();
         using Product = MatmulProduct<bf16, bf16>;
-        const auto count_of = [](std::vector<Product> products) { return leading_run<bf16>(products, 8).count; };
+        const auto count_of = [](std::vector<Product> products) { return leading_run<bf16, bf16>(products, 8).count; };
         QCOMPARE(count_of({{p, p, p, 8}}), 1);
         QCOMPARE(count_of({{p, p, p, 8}, {p + 64, p, p + 128, 8}, {p + 128, p, p + 256, 8}}), 3);
         QCOMPARE(count_of({{p, p, p, 8}, {p + 64, p, p + 128, 8}, {p + 128, p, p + 264, 8}}), 2);
@@ -347,7 +308,7 @@ private slots:
         QCOMPARE(count_of({{p, p, p, 8}, {p + 4, p, p + 128, 8}}), 1);   // not whole pieces of 16 bytes
         QCOMPARE(count_of({{p + 64, p, p, 8}, {p, p, p + 128, 8}}), 1);  // backwards
         QCOMPARE(count_of({{}, {p, p, p, 8}}), 1);
-        const auto run = leading_run<bf16>(std::vector<Product>{{p, p, p, 8}, {p + 64, p + 32, p + 128, 8}}, 8);
+        const auto run = leading_run<bf16, bf16>(std::vector<Product>{{p, p, p, 8}, {p + 64, p + 32, p + 128, 8}}, 8);
         QCOMPARE(run.out_step, 64);
         QCOMPARE(run.x_step, 32);
         QCOMPARE(run.w_step, 128);
@@ -356,31 +317,8 @@ private slots:
     // Three products as one, with an input each or one for all, before and after they have been timed.
     void equallySpaced() {
         SKIP_WITHOUT_GPU();
-        CudaDevice device;
-        MatmulPlans plans;
-        constexpr size_t kCount = 3, kRows = 100, n = 320, k = 512;
-        const Problem<bf16> all(kCount * kRows, kCount * n, k, 95);
-        for (const bool prepared : {false, true})
-            for (const size_t m : {9, 16, 32, 40, 100})
-                for (const bool shared : {false, true}) {
-                    Output<bf16> out(kCount * m * n);
-                    std::vector<MatmulProduct<bf16, bf16>> products;
-                    for (size_t i = 0; i < kCount; ++i)
-                        products.push_back({out.data() + i * m * n, all.device_x.data() + (shared ? 0 : i * kRows * k),
-                                            all.device_w.data() + i * n * k, int64_t(n)});
-                    const auto run = leading_run<bf16>(products, int64_t(m));
-                    QCOMPARE(run.count, int64_t(kCount));
-                    if (prepared) plans.prepare<bf16>(device, {&run, 1}, int64_t(m), int64_t(k));
-                    matmul<bf16, bf16>(device, plans, products, int64_t(m), int64_t(k));
-                    std::vector<double> want;
-                    for (size_t i = 0; i < kCount; ++i)
-                        for (size_t row = 0; row < m; ++row) {
-                            const size_t from = (shared ? 0 : i * kRows) + row;
-                            const double* const wanted = all.want.data() + from * kCount * n + i * n;
-                            want.insert(want.end(), wanted, wanted + n);
-                        }
-                    VERIFY_RIGHT(out.wrong(want, kRounding<bf16>));
-                }
+        equally_spaced_<bf16>();
+        equally_spaced_<f16>();
     }
 
     void plansAreKept() {
@@ -391,8 +329,8 @@ private slots:
         constexpr int64_t m = 48, n = 512, k = 512;
         const DeviceArray<bf16> x(random_values<bf16>(size_t(m * k), 1)), w(random_values<bf16>(size_t(n * k), 2));
         DeviceArray<bf16> out(size_t(m * n));
-        const MatmulRun<bf16> run{.first = {out.data(), x.data(), w.data(), n}};
-        const auto prepare = [&](MatmulPlans& plans) { return plans.prepare<bf16>(device, {&run, 1}, m, k); };
+        const MatmulRun<bf16, bf16> run{.first = {out.data(), x.data(), w.data(), n}};
+        const auto prepare = [&](MatmulPlans& plans) { return plans.prepare<bf16, bf16>(device, {&run, 1}, m, k); };
         MatmulPlans first(false, file);
         const MatmulPlans::Choice chosen = prepare(first);
         QVERIFY(chosen.candidates > 0);
@@ -401,6 +339,10 @@ private slots:
         const MatmulPlans::Choice known = prepare(second);
         QCOMPARE(known.candidates, 0);
         QCOMPARE(known.skinny, chosen.skinny);
+        const MatmulRun<f16, f16> other_type{.first = {reinterpret_cast<f16*>(out.data()),
+                                                       reinterpret_cast<const f16*>(x.data()),
+                                                       reinterpret_cast<const f16*>(w.data()), n}};
+        QVERIFY((second.prepare<f16, f16>(device, {&other_type, 1}, m, k).candidates > 0));
         // Of another machine, or damaged: found again.
         QFile kept(QString::fromStdString(file));
         QVERIFY(kept.open(QIODevice::ReadOnly));
@@ -417,35 +359,136 @@ private slots:
 
     void preparedAndCaptured() {
         SKIP_WITHOUT_GPU();
+        prepared_and_captured_<bf16>();
+        prepared_and_captured_<f16>();
+    }
+
+private:
+    template <class T>
+    static void square_() {
+        CudaDevice device;
+        MatmulPlans plans;
+        const Problem<T> problem(256, 4096, 4096, 1);
+        for (const size_t m : {1, 7, 8, 9, 16, 17, 31, 32, 33, 48, 64, 65, 96, 256}) {
+            VERIFY_RIGHT(problem.template run<T>(device, plans, m));
+            VERIFY_RIGHT(problem.template run<float>(device, plans, m));
+        }
+    }
+
+    template <class T>
+    static void odd_sizes_() {
+        CudaDevice device;
+        MatmulPlans plans, invariant(true);
+        uint32_t seed = 10;
+        for (const auto& [n, k] : std::vector<std::pair<size_t, size_t>>{
+                 {70, 48}, {70, 64}, {71, 128}, {1, 64}, {33, 1088}, {257, 1}, {100, 7}, {192, 2560}, {31, 11008}}) {
+            const Problem<T> problem(130, n, k, seed++);
+            for (const size_t m : {0, 1, 5, 8, 13, 24, 32, 33, 64, 97, 130}) {
+                VERIFY_RIGHT(problem.template run<T>(device, plans, m));
+                VERIFY_RIGHT(problem.template run<float>(device, plans, m));
+                VERIFY_RIGHT(problem.template run<T>(device, invariant, m));
+            }
+        }
+    }
+
+    template <class T>
+    static void misaligned_() {
+        CudaDevice device;
+        MatmulPlans plans;
+        constexpr size_t m = 3, n = 70, k = 128;
+        const auto x = random_values<T>(m * k + 1, 50), w = random_values<T>(n * k + 1, 51);
+        const DeviceArray<T> device_x(x), device_w(w);
+        const auto behind_first = [](const std::vector<T>& v) { return std::vector<T>(v.begin() + 1, v.end()); };
+        Output<T> out(m * n);
+        matmul(device, plans, out.data(), device_x.data() + 1, device_w.data() + 1, m, n, k);
+        VERIFY_RIGHT(out.wrong(exact_product(behind_first(x), behind_first(w), m, n, k), kRounding<T>));
+        Output<T> shifted(m * n + 1);  // out may lie anywhere
+        matmul(device, plans, shifted.data() + 1, device_x.data(), device_w.data(), m, n, k);
+        std::vector<T> values = shifted.values();
+        QVERIFY(std::isnan(to_float(values[0])));
+        values.erase(values.begin());
+        QVERIFY(relative_error(values, exact_product(x, w, m, n, k)) < kTolerance<T>);
+    }
+
+    template <class T>
+    static void batch_invariance_() {
+        CudaDevice device;
+        MatmulPlans plans(true);
+        for (const auto& [n, k] : std::vector<std::pair<size_t, size_t>>{{4096, 4096}, {130, 576}, {576, 1536}}) {
+            constexpr size_t kRows = 300;
+            const Problem<T> problem(kRows, n, k, uint32_t(70 + n));
+            const std::vector<float> all = problem.template values<float>(device, plans, 0, kRows);
+            for (const size_t m : {1, 7, 8, 15, 16, 24, 32, 33, 64, 96, 97, 256}) {
+                VERIFY_RIGHT(problem.template run<T>(device, plans, m));
+                for (const size_t first : {size_t(0), size_t(3), kRows - m}) {
+                    const std::vector<float> some = problem.template values<float>(device, plans, first, m);
+                    QVERIFY2(std::memcmp(some.data(), all.data() + first * n, m * n * sizeof(float)) == 0,
+                             text_of("n ", n, " k ", k, " m ", m, " from row ", first).c_str());
+                }
+            }
+        }
+    }
+
+    template <class T>
+    static void equally_spaced_() {
+        CudaDevice device;
+        MatmulPlans plans;
+        constexpr size_t kCount = 3, kRows = 100, n = 320, k = 512;
+        const Problem<T> all(kCount * kRows, kCount * n, k, 95);
+        for (const bool prepared : {false, true})
+            for (const size_t m : {9, 16, 32, 40, 100})
+                for (const bool shared : {false, true}) {
+                    Output<T> out(kCount * m * n);
+                    std::vector<MatmulProduct<T, T>> products;
+                    for (size_t i = 0; i < kCount; ++i)
+                        products.push_back({out.data() + i * m * n, all.device_x.data() + (shared ? 0 : i * kRows * k),
+                                            all.device_w.data() + i * n * k, int64_t(n)});
+                    const auto run = leading_run<T, T>(products, int64_t(m));
+                    QCOMPARE(run.count, int64_t(kCount));
+                    if (prepared) plans.prepare<T, T>(device, {&run, 1}, int64_t(m), int64_t(k));
+                    matmul<T, T>(device, plans, products, int64_t(m), int64_t(k));
+                    std::vector<double> want;
+                    for (size_t i = 0; i < kCount; ++i)
+                        for (size_t row = 0; row < m; ++row) {
+                            const size_t from = (shared ? 0 : i * kRows) + row;
+                            const double* const wanted = all.want.data() + from * kCount * n + i * n;
+                            want.insert(want.end(), wanted, wanted + n);
+                        }
+                    VERIFY_RIGHT(out.wrong(want, kRounding<T>));
+                }
+    }
+
+    template <class T>
+    static void prepared_and_captured_() {
         CudaDevice device;
         MatmulPlans plans;
         constexpr size_t kRows = 256, n = 1024, k = 2048;
-        const Problem<bf16> problem(kRows, n, k, 90);
-        const DeviceArray<bf16> other_w(problem.w);
-        const std::array<const bf16*, 2> layers{problem.device_w.data(), other_w.data()};
-        Output<bf16> scratch(kRows * n);
+        const Problem<T> problem(kRows, n, k, 90);
+        const DeviceArray<T> other_w(problem.w);
+        const std::array<const T*, 2> layers{problem.device_w.data(), other_w.data()};
+        Output<T> scratch(kRows * n);
         DeviceArray<float> logits(kRows * n);
         for (const int64_t m : {16, 32, 48, 64, 96, 256}) {
-            std::vector<MatmulRun<bf16>> runs;
-            std::vector<MatmulRun<float>> float_runs;
-            for (const bf16* w : layers) {
+            std::vector<MatmulRun<T, T>> runs;
+            std::vector<MatmulRun<float, T>> float_runs;
+            for (const T* w : layers) {
                 runs.push_back({.first = {scratch.data(), problem.device_x.data(), w, n}});
                 float_runs.push_back({.first = {logits.data(), problem.device_x.data(), w, n}});
             }
             for (const auto& choice :
-                 {plans.prepare<bf16>(device, runs, m, k), plans.prepare<float>(device, float_runs, m, k)}) {
+                 {plans.prepare<T, T>(device, runs, m, k), plans.prepare<float, T>(device, float_runs, m, k)}) {
                 QVERIFY(choice.candidates >= 1);
                 QVERIFY(choice.us > 0.5 && choice.us < 5000);
                 QVERIFY(m <= 96 || !choice.skinny);
             }
             // The plan of a bucket serves what is in it.
             for (const int64_t below : {m, m - 1, m - 13}) {
-                VERIFY_RIGHT(problem.run<bf16>(device, plans, size_t(below)));
-                VERIFY_RIGHT(problem.run<float>(device, plans, size_t(below)));
+                VERIFY_RIGHT(problem.template run<T>(device, plans, size_t(below)));
+                VERIFY_RIGHT(problem.template run<float>(device, plans, size_t(below)));
             }
         }
         for (const size_t m : {4, 48, 96, 200, 256}) {  // 200 is in 256's bucket
-            Output<bf16> out(m * n);
+            Output<T> out(m * n);
             cudaGraph_t graph = nullptr;
             cudaGraphExec_t executable = nullptr;
             CHECK_CUDA(cudaStreamBeginCapture(device.stream(), cudaStreamCaptureModeThreadLocal));
@@ -456,7 +499,7 @@ private slots:
             CHECK_CUDA(cudaGraphInstantiate(&executable, graph, 0));
             CHECK_CUDA(cudaGraphLaunch(executable, device.stream()));
             device.synchronize();
-            VERIFY_RIGHT(out.wrong(problem.want_of(m), kRounding<bf16>));
+            VERIFY_RIGHT(out.wrong(problem.want_of(m), kRounding<T>));
             CHECK_CUDA(cudaGraphExecDestroy(executable));
             CHECK_CUDA(cudaGraphDestroy(graph));
         }

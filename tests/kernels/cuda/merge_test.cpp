@@ -66,6 +66,7 @@ private slots:
     void initTestCase() { SKIP_WITHOUT_GPU(); }
     void merged_f32() { check_all<float>(); }
     void merged_bf16() { check_all<bf16>(); }
+    void merged_f16() { check_all<f16>(); }
 };
 
 QTEST_GUILESS_MAIN(MergeTest)

@@ -33,9 +33,9 @@ Rotations<T> random_rotations(CudaDevice& device, int64_t dim, int64_t group, bo
             }
         a.stored.push_back(std::make_unique<DeviceArray<T>>(a.r.back()));
         parts[size_t(i)].group = int32_t(group);
-        if constexpr (std::is_same_v<T, bf16>)
+        if constexpr (is_16_bit<T>)
             if (pack) {
-                auto packed = std::make_unique<DeviceArray<bf16>>(size_t(packed_rotation_bytes(dim, group) / 2));
+                auto packed = std::make_unique<DeviceArray<T>>(size_t(packed_rotation_bytes(dim, group) / 2));
                 pack_rotation(device, packed->data(), a.stored.back()->data(), dim, group);
                 device.synchronize();
                 a.stored.back() = std::move(packed);
@@ -125,6 +125,55 @@ void check(const Case& c) {
     }
 }
 
+void check_16_bit(const Case& c) {
+    check<bf16>(c);
+    check<f16>(c);
+}
+
+template <class T>
+void check_packing() {
+    CudaDevice device;
+    for (const auto& [dim, group] : {std::pair<int64_t, int64_t>{576, 32}, {576, 16}, {4096, 64}, {1536, 256}}) {
+        const auto r = random_values<float>(size_t(dim * group), 3);
+        const DeviceArray<float> device_r(r);
+        const DeviceArray<T> packed(size_t(packed_rotation_bytes(dim, group) / 2));
+        pack_rotation(device, packed.data(), device_r.data(), dim, group);
+        device.synchronize();
+        const auto got = packed.read();
+        for (int64_t at = 0; at < int64_t(got.size()); ++at) {
+            const PackedPlace place = packed_rotation_place(group, at);
+            float want = 0;
+            if (place.column < dim) {
+                const int64_t v = place.column % group, row = place.column - v + place.u;
+                want = r[size_t(row * group + v)] - (place.u == v ? 1.f : 0.f);
+            }
+            QCOMPARE(got[size_t(at)].bits, from_float<T>(want).bits);
+        }
+    }
+}
+
+template <class T>
+void check_packing_at_once() {
+    CudaDevice device;
+    const std::vector<std::pair<int64_t, int64_t>> sizes{{576, 32}, {4096, 64}, {1536, 256}, {48, 16}, {4096, 16}};
+    std::vector<DeviceArray<T>> r, one, many;
+    std::vector<PackJob<T>> jobs;
+    int64_t most_items = 0;
+    for (const auto& [dim, group] : sizes) {
+        const auto count = size_t(packed_rotation_bytes(dim, group) / 2);
+        r.emplace_back(random_values<T>(size_t(dim * group), uint32_t(jobs.size())));
+        one.emplace_back(count);
+        many.emplace_back(count);
+        pack_rotation(device, one.back().data(), r.back().data(), dim, group);
+        jobs.push_back({r.back().data(), many.back().data(), int32_t(dim), int32_t(group)});
+        most_items = std::max(most_items, packed_rotation_items(dim, group));
+    }
+    const DeviceArray<PackJob<T>> device_jobs(jobs);
+    pack_rotations(device, device_jobs.data(), int(jobs.size()), most_items);
+    device.synchronize();
+    for (size_t i = 0; i < jobs.size(); ++i) QVERIFY(same_bits(many[i].read(), one[i].read()));
+}
+
 }  // namespace
 
 class CudaRotateTest : public QObject {
@@ -153,7 +202,7 @@ private slots:
             }
         QCOMPARE(packed_rotation_bytes(576, 32), int64_t(5 * 8192));
         QVERIFY(!packs(4096, 24, DType::bf16) && !packs(4096, 512, DType::bf16) && !packs(96, 64, DType::bf16));
-        QVERIFY(!packs(4096, 64, DType::f32));
+        QVERIFY(packs(4096, 64, DType::f16) && !packs(4096, 64, DType::f32));
     }
 
     // What an item is for: a lane's 16 bytes of a tile are an operand of mma.m16n8k16, whose inputs and outputs lie
@@ -173,57 +222,25 @@ private slots:
 
     void packs_what_it_is_given() {
         SKIP_WITHOUT_GPU();
-        CudaDevice device;
-        for (const auto& [dim, group] : {std::pair<int64_t, int64_t>{576, 32}, {576, 16}, {4096, 64}, {1536, 256}}) {
-            const auto r = random_values<float>(size_t(dim * group), 3);
-            const DeviceArray<float> device_r(r);
-            const DeviceArray<bf16> packed(size_t(packed_rotation_bytes(dim, group) / 2));
-            pack_rotation(device, packed.data(), device_r.data(), dim, group);
-            device.synchronize();
-            const auto got = packed.read();
-            for (int64_t at = 0; at < int64_t(got.size()); ++at) {
-                const PackedPlace place = packed_rotation_place(group, at);
-                float want = 0;
-                if (place.column < dim) {
-                    const int64_t v = place.column % group, row = place.column - v + place.u;
-                    want = r[size_t(row * group + v)] - (place.u == v ? 1.f : 0.f);
-                }
-                QCOMPARE(got[size_t(at)].bits, to_bf16(want).bits);
-            }
-        }
+        check_packing<bf16>();
+        check_packing<f16>();
     }
 
     void packs_many_at_once_as_one_by_one() {
         SKIP_WITHOUT_GPU();
-        CudaDevice device;
-        const std::vector<std::pair<int64_t, int64_t>> sizes{{576, 32}, {4096, 64}, {1536, 256}, {48, 16}, {4096, 16}};
-        std::vector<DeviceArray<bf16>> r, one, many;
-        std::vector<PackJob> jobs;
-        int64_t most_items = 0;
-        for (const auto& [dim, group] : sizes) {
-            const auto count = size_t(packed_rotation_bytes(dim, group) / 2);
-            r.emplace_back(random_values<bf16>(size_t(dim * group), uint32_t(jobs.size())));
-            one.emplace_back(count);
-            many.emplace_back(count);
-            pack_rotation(device, one.back().data(), r.back().data(), dim, group);
-            jobs.push_back({r.back().data(), many.back().data(), int32_t(dim), int32_t(group)});
-            most_items = std::max(most_items, packed_rotation_items(dim, group));
-        }
-        const DeviceArray<PackJob> device_jobs(jobs);
-        pack_rotations(device, device_jobs.data(), int(jobs.size()), most_items);
-        device.synchronize();
-        for (size_t i = 0; i < jobs.size(); ++i) QVERIFY(same_bits(many[i].read(), one[i].read()));
+        check_packing_at_once<bf16>();
+        check_packing_at_once<f16>();
     }
 
     void packed_groups_in_one_launch() {
         SKIP_WITHOUT_GPU();
         const std::vector<int64_t> groups{64, 16, 0, 256, 32, 128};
-        check<bf16>({.dim = 4096, .groups = groups, .tiles = tiles_in_turn(96, 1, 6, 16)});
-        check<bf16>({.dim = 4096, .groups = {64}, .tiles = {{1, 0}}, .num_projections = 1, .first_part = 3});
-        check<bf16>({.dim = 1536, .groups = groups, .tiles = tiles_in_turn(12, 64, 6, 4), .first_part = 2});
-        check<bf16>(
+        check_16_bit({.dim = 4096, .groups = groups, .tiles = tiles_in_turn(96, 1, 6, 16)});
+        check_16_bit({.dim = 4096, .groups = {64}, .tiles = {{1, 0}}, .num_projections = 1, .first_part = 3});
+        check_16_bit({.dim = 1536, .groups = groups, .tiles = tiles_in_turn(12, 64, 6, 4), .first_part = 2});
+        check_16_bit(
             {.dim = 768, .groups = groups, .tiles = {{5, 1}, {8, 4}, {9, 0}, {3, -1}, {17, 5}, {64, 3}, {63, 2}}});
-        check<bf16>({.dim = 14336, .groups = groups, .tiles = tiles_in_turn(7, 2, 6, 3), .num_projections = 1});
+        check_16_bit({.dim = 14336, .groups = groups, .tiles = tiles_in_turn(7, 2, 6, 3), .num_projections = 1});
     }
 
     void packed_items_that_are_not_full() {
@@ -231,18 +248,18 @@ private slots:
         for (const int64_t dim : {48, 64, 576, 4160})
             for (const int64_t group : {16, 32, 64})
                 if (dim % group == 0)
-                    check<bf16>({.dim = dim, .groups = {group, group}, .tiles = {{1, 0}, {7, 1}, {2, -1}, {64, 0}}});
+                    check_16_bit({.dim = dim, .groups = {group, group}, .tiles = {{1, 0}, {7, 1}, {2, -1}, {64, 0}}});
     }
 
     void plain_groups() {
         SKIP_WITHOUT_GPU();
         for (const bool pack : {false, true}) {  // true: packed ones between
-            check<bf16>(
+            check_16_bit(
                 {.dim = 576, .groups = {3, 24, 48, 576, 32, 64}, .pack = pack, .tiles = tiles_in_turn(20, 3, 6, 4)});
-            check<bf16>({.dim = 1536, .groups = {512, 24, 64}, .pack = pack, .tiles = tiles_in_turn(9, 64, 3, 2)});
-            check<bf16>({.dim = 48, .groups = {1, 16, 24, 0}, .pack = pack, .tiles = tiles_in_turn(96, 1, 4)});
+            check_16_bit({.dim = 1536, .groups = {512, 24, 64}, .pack = pack, .tiles = tiles_in_turn(9, 64, 3, 2)});
+            check_16_bit({.dim = 48, .groups = {1, 16, 24, 0}, .pack = pack, .tiles = tiles_in_turn(96, 1, 4)});
         }
-        check<bf16>({.dim = 30, .groups = {5, 15, 0}, .tiles = tiles_in_turn(9, 11, 3, 2)});  // no 16 bytes in a row
+        check_16_bit({.dim = 30, .groups = {5, 15, 0}, .tiles = tiles_in_turn(9, 11, 3, 2)});  // no 16 bytes in a row
     }
 
     void floats() {
@@ -255,7 +272,7 @@ private slots:
 
     void base_only_and_nothing_at_all() {
         SKIP_WITHOUT_GPU();
-        check<bf16>({.dim = 4096, .groups = {}, .tiles = {{64, -1}, {1, -1}}});
+        check_16_bit({.dim = 4096, .groups = {}, .tiles = {{64, -1}, {1, -1}}});
         check<float>({.dim = 40, .groups = {}, .tiles = {{3, -1}}});
         CudaDevice device;
         rotate<bf16>(device, nullptr, DeviceArray<bf16>(8).data(), nullptr, 0, 0, 3, 0, 4096, 64, true);

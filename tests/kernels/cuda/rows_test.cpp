@@ -30,7 +30,7 @@ bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
 
 template <class T>
 const char* type_name() {
-    return std::is_same_v<T, float> ? "f32" : "bf16";
+    return name_of(dtype_of<T>);
 }
 
 // From 8-wide in registers, one chunk and two, to plain ones, short and long.
@@ -353,26 +353,31 @@ private slots:
         SKIP_WITHOUT_GPU();
         gather_<float>();
         gather_<bf16>();
+        gather_<f16>();
     }
     void norm() {
         SKIP_WITHOUT_GPU();
         norm_<float>();
         norm_<bf16>();
+        norm_<f16>();
     }
     void addNorm() {
         SKIP_WITHOUT_GPU();
         add_norm_<float>();
         add_norm_<bf16>();
+        add_norm_<f16>();
     }
     void addChanged() {
         SKIP_WITHOUT_GPU();
         add_changed_<float>();
         add_changed_<bf16>();
+        add_changed_<f16>();
     }
     void gateMul() {
         SKIP_WITHOUT_GPU();
         gate_<float>();
         gate_<bf16>();
+        gate_<f16>();
     }
     void normInPlace() {
         SKIP_WITHOUT_GPU();
