@@ -183,12 +183,12 @@ void EngineLoop::handle(QuitCommand&) {
 
 // Whether the source has no more to give for now; false: there was no time to ask further.
 bool EngineLoop::poll_source() {
-    // Making prompts takes time, which running requests should not wait for.
-    constexpr int64_t kLongest_us = 10'000;
+    // Making prompts takes time, which running requests should not wait for, nor a GPU beyond the step in flight.
+    const int64_t longest_us = scheduler_.num_running() > 0 ? 2'000 : 10'000;
     const int64_t begin_us = shared_.clock.now_us();
     while (source_ && shared_.queued < shared_.options.max_waiting) {
         const int64_t now_us = shared_.clock.now_us();
-        if (now_us - begin_us > kLongest_us) return false;
+        if (now_us - begin_us > longest_us) return false;
         auto request = source_->next(now_us - source_start_us_, source_unfinished_);
         if (!request) break;
         deliver(std::move(*request));
@@ -320,7 +320,7 @@ void EngineLoop::publish(int64_t start_us, int64_t end_us) {
     record->end_us = end_us;
     record->held_us = shared_.clock.held_us();
     record->times.publish_wait = std::exchange(publish_wait_us_, 0);
-    record->pool = pool_.state();
+    record->pool = pool_.state();  // now: after the schedule of a step that was prepared beside this one
     if (failure_.empty() && end_us - device_memory_us_ >= kAskDriverEvery_us) {
         device_memory_us_ = end_us;
         record->device = runner_->device_memory();

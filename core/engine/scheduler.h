@@ -43,6 +43,7 @@ struct SchedulerLimits {
     int32_t adapter_slots = 0;      // adapters in the pool at once, at most; 0: as many as find room
     bool pass_over = false;         // residency `stream`
     bool background_loads = false;  // an adapter may be used only after adapter_arrived()
+    int64_t max_loading = 32;       // on their way at once: whoever begins many more waits for the device to take them
     int64_t pass_over_us = 2'000'000;
 };
 

@@ -86,6 +86,7 @@ WaitReason Scheduler::admit(Sequence& sequence, Line& line, Schedule& out) {
     if (num_running() >= row_limit_) return WaitReason::row_budget;
     if (line.budget == 0) return WaitReason::token_budget;
     if (loading(sequence.adapter())) return WaitReason::adapter_loading;
+    if (num_loading_ >= limits_.max_loading && pages_to_place(sequence) > 0) return WaitReason::adapter_loading;
     if (held_back(sequence, line)) {
         if (sequence.passed_us < 0) sequence.passed_us = line.now_us;
         return WaitReason::adapter_no_room;

@@ -53,6 +53,7 @@ private slots:
     void an_overdue_request_gets_the_place_of_the_longest_there();
     void nobody_is_passed_over_for_ever_data();
     void nobody_is_passed_over_for_ever();
+    void so_many_adapters_are_on_their_way_at_most();
     void an_adapters_requests_come_in_together();
     void who_was_overtaken_comes_first_in_the_end();
     void random_streams_end_and_conserve();
@@ -408,6 +409,28 @@ void SchedulerTest::nobody_is_passed_over_for_ever() {
     }
     // It comes after 19 others, six at a time and eight steps each; then two seconds, and the rest of who runs.
     QVERIFY2(admitted_us > 0 && admitted_us < 6'000'000, qPrintable(QString::number(admitted_us)));
+}
+
+void SchedulerTest::so_many_adapters_are_on_their_way_at_most() {
+    PagePool pool(1000);
+    Scheduler scheduler({.max_batch_tokens = 64, .block_tokens = 4, .background_loads = true, .max_loading = 2}, pool);
+    std::vector<std::unique_ptr<Sequence>> all;
+    for (uint64_t id = 1; id <= 5; ++id) {
+        all.push_back(sequence(id, 2, AdapterId(id % 5), 5));  // the last one on the base
+        scheduler.add(*all.back());
+    }
+    Schedule plan = scheduler.schedule(1);
+    QCOMPARE(plan.moves.size(), size_t(2));
+    QCOMPARE(shares(plan), (Shares{{5, 2}}));
+    QVERIFY(plan.waiting_for.size() == 1 && plan.waiting_for[0].reason == WaitReason::adapter_loading);
+    QCOMPARE(plan.waiting_for[0].requests, 4);
+    compute(plan);
+    scheduler.adapter_arrived(AdapterId(1));
+    plan = scheduler.schedule(2);
+    QCOMPARE(shares(plan), (Shares{{5, 1}, {1, 2}}));
+    QCOMPARE(plan.moves.size(), size_t(1));
+    QVERIFY(plan.moves[0].load && plan.moves[0].id == AdapterId(3));
+    scheduler.check_invariants();
 }
 
 void SchedulerTest::an_adapters_requests_come_in_together() {
