@@ -16,8 +16,6 @@ constexpr bool kCheckWhenIdle = false;
 #endif
 
 constexpr int64_t kAskDriverEvery_us = 1'000'000;
-// How soon the end of a copy is seen while nothing is computed.
-constexpr std::chrono::microseconds kArrivalPoll{50};
 
 SchedulerLimits limits_of(const EngineShared& shared, bool background_loads) {
     const EngineOptions& o = shared.options;

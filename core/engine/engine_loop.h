@@ -13,6 +13,7 @@
 #include "core/engine/scheduler.h"
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <limits>
@@ -68,6 +69,9 @@ public:
     const ModelRunner& runner() const { return *runner_; }
 
 private:
+    // How soon the end of a copy is seen while nothing is computed.
+    static constexpr std::chrono::microseconds kArrivalPoll{50};
+
     void turn();
     void step();
     void await_adapters();

@@ -5,15 +5,12 @@
 
 #include <algorithm>
 #include <chrono>
-#include <thread>
 #include <utility>
 
 namespace spartan {
 namespace {
 
 constexpr int32_t kStepsBeforeMore = 64;  // that go well with fewer rows, before more are tried
-// How soon the end of a copy is seen while nothing is computed.
-constexpr std::chrono::microseconds kArrivalPoll{50};
 
 }  // namespace
 
@@ -135,15 +132,17 @@ void EngineLoop::land(Flight& f) {
     pending_.trouble = std::move(f.result.trouble);
     if (f.result.completed) take_results(f, end_us);
     pending_.waiting_for = f.plan.waiting_for;
+    // What came in since the launch, and is no launch's, belongs to this record too.
+    const int64_t arrived_us = pending_.times.transfer, arrived_bytes = pending_.bytes.transfer;
     pending_.times = f.result.times;
-    pending_.times.transfer += f.transfer_us;
+    pending_.times.transfer += f.transfer_us + arrived_us;
     pending_.times.schedule = std::clamp<int64_t>(f.scheduled_us - start_us, 0, f.schedule_us);
     pending_.gap_us = f.result.gap_us;
     pending_.strategy = strategy_of(shared_.options);
     pending_.passes = f.result.passes;
     pending_.common_block = f.result.common_block;
     if (f.result.completed) pending_.bytes = f.result.bytes;  // how much an abandoned step read is not known
-    pending_.bytes.transfer = f.transfer_bytes;
+    pending_.bytes.transfer = f.transfer_bytes + arrived_bytes;
     std::vector<RequestId> batch;
     for (const ScheduledRow& row : f.plan.rows) {
         Sequence& s = *row.sequence;
@@ -268,7 +267,8 @@ void EngineLoop::take_results(Flight& f, int64_t end_us) {
         StepRow& row = f.rows[i];
         (row.prefill ? pending_.prefill_tokens : pending_.decode_tokens) += row.num_tokens;
         s.coming -= f.picks(i);
-        if (!s.over) {
+        const bool was_over = s.over;  // since the step before: this row was computed in vain
+        if (!was_over) {
             if (f.result.not_finite[i])
                 finish(s, FinishReason::error,
                        "adapter " + shared_.registry.name(s.adapter()) + ": logits are not finite in step " +
@@ -278,7 +278,7 @@ void EngineLoop::take_results(Flight& f, int64_t end_us) {
             else if (s.remaining_tokens() == 0)
                 finish(s, FinishReason::length);  // max_tokens 0: the prompt was all that was asked for
         }
-        row.finish = s.record.finish;
+        if (!was_over) row.finish = s.record.finish;
         pending_.rows.push_back(row);
     }
 }

@@ -1,5 +1,5 @@
-// Where a model's arithmetic runs: owns the device, the pool's memory and the workspace. The one virtual call of a step
-// is forward(). Only the engine's thread may call it.
+// Where a model's arithmetic runs: owns the device, the pool's memory and the workspace. Only the engine's thread may
+// call it.
 #pragma once
 
 #include "core/adapter/adapter.h"

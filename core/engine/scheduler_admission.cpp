@@ -31,6 +31,12 @@ void Scheduler::admit_waiting(Line line, Schedule& out) {
         }
         return;
     }
+    const bool full = num_running() >= row_limit_;
+    if (full || line.budget == 0) {  // a long line is not put in order for nothing
+        if (!waiting_.empty())
+            count_waiting(full ? WaitReason::row_budget : WaitReason::token_budget, num_waiting(), 0, out.waiting_for);
+        return;
+    }
     const std::vector<Sequence*> in_turn = line_up(line);
     for (auto it = in_turn.begin(); it != in_turn.end(); ++it) {
         if (admit_or_pass(**it, line, out)) continue;
@@ -40,7 +46,8 @@ void Scheduler::admit_waiting(Line line, Schedule& out) {
     }
 }
 
-// Those whose turn has come; the base's; adapter by adapter; last, who lack a place. Each in their order.
+// Those whose turn has come; the base's; adapter by adapter; last, who lack a place. Each in their order. With
+// one_adapter all in their order: turns are by age alone.
 std::vector<Sequence*> Scheduler::line_up(const Line& line) const {
     std::vector<std::pair<int64_t, Sequence*>> places;
     for (auto it = waiting_.begin(); it != waiting_.end() && std::ssize(places) < kLookAhead; ++it) {
@@ -55,7 +62,8 @@ std::vector<Sequence*> Scheduler::line_up(const Line& line) const {
             place = found->second.placed;
         places.emplace_back(place, &sequence);
     }
-    std::stable_sort(places.begin(), places.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+    if (!limits_.one_adapter)
+        std::stable_sort(places.begin(), places.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
     std::vector<Sequence*> in_turn;
     for (const auto& place : places) in_turn.push_back(place.second);
     return in_turn;

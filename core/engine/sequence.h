@@ -14,7 +14,7 @@ namespace spartan {
 struct Sequence {
     Request request;                  // its prompt is in `tokens`
     std::vector<Token> tokens;        // prompt, then output
-    int32_t num_computed_tokens = 0;  // of `tokens`: have their K and V in the pool
+    int32_t num_computed_tokens = 0;  // of `tokens`: K and V are in the pool, or come there by the step in flight
     int32_t recompute_until = 0;      // computed before the last preemption; those below are prefill again
     std::vector<std::vector<int32_t>> block_tables;  // [layer][block]: page
     RequestRecord record;

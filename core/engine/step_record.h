@@ -48,7 +48,7 @@ struct StepBytes {
 
 enum class PageOwner : uint8_t { free, kv, adapter, transient };
 
-// Pages [first, first + count) changed hands in this step.
+// Pages [first, first + count) changed hands since the record before.
 struct PageChange {
     int32_t first = 0, count = 0;
     PageOwner owner = PageOwner::free;
@@ -124,7 +124,7 @@ struct StepRecord {
     PoolState pool;
     DeviceMemoryUse device;
     std::vector<PageChange> page_changes;
-    int32_t running = 0, waiting = 0;  // sequences after the step
+    int32_t running = 0, waiting = 0;  // sequences, when the record was made: a GPU has the next step by then
     std::vector<WaitCount> waiting_for;
     std::vector<Arrival> arrivals;  // entered the queue in this step
     std::vector<RequestId> preempted;

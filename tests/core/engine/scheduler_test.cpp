@@ -1,6 +1,7 @@
 #include "core/engine/scheduler.h"
 
 #include <QtTest>
+#include <deque>
 #include <random>
 
 using namespace spartan;
@@ -41,6 +42,7 @@ private slots:
     void chunks_prompts_and_serves_decodes_first();
     void groups_rows_by_adapter_base_first();
     void one_adapter_at_a_time();
+    void nobody_overtakes_the_next_adapter();
     void batched_pages_come_and_go();
     void says_why_requests_wait();
     void preempts_the_youngest_and_resumes_it();
@@ -138,6 +140,35 @@ void SchedulerTest::one_adapter_at_a_time() {
     plan = scheduler.schedule(5);
     QCOMPARE(shares(plan), (Shares{{5, 2}}));
     scheduler.check_invariants();
+}
+
+// Also where requests without a place let others pass: whose adapter runs may not keep the next one waiting for ever.
+void SchedulerTest::nobody_overtakes_the_next_adapter() {
+    PagePool pool(100);
+    Scheduler scheduler({.max_batch_tokens = 64,
+                         .max_batch_rows = 8,
+                         .block_tokens = 4,
+                         .num_layers = 1,
+                         .one_adapter = true,
+                         .adapter_slots = 2,
+                         .pass_over = true},
+                        pool);
+    std::deque<std::unique_ptr<Sequence>> of_first;
+    const auto other = sequence(2, 2, AdapterId(2), 3);
+    for (uint64_t step = 1; step < 20; ++step) {
+        of_first.push_back(sequence(step == 1 ? 1 : step + 1, 2, AdapterId(1), 3));
+        scheduler.add(*of_first.back());
+        if (step == 2) scheduler.add(*other);
+        const Schedule plan = scheduler.schedule(int64_t(step), int64_t(step) * 30'000);
+        for (const ScheduledRow& row : plan.rows)
+            if (row.sequence == other.get()) return;
+        compute(plan);
+        if (step > 3) {  // the first adapter's leave, the oldest first
+            scheduler.remove(*of_first.front());
+            of_first.pop_front();
+        }
+    }
+    QFAIL("never ran");
 }
 
 void SchedulerTest::batched_pages_come_and_go() {
