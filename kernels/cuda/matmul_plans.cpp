@@ -240,17 +240,27 @@ bool MatmulPlans::multiply(CudaDevice& device, const MatmulRun<Out, T>& run, int
     return !algorithms.empty() && state_->blas->multiply(device, shape, operands, algorithms.front());
 }
 
-#define INSTANTIATE(Out, T)                                                                                      \
-    template MatmulPlans::Choice MatmulPlans::prepare(CudaDevice&, std::span<const MatmulRun<Out, T>>, int64_t,  \
-                                                      int64_t);                                                  \
-    template double MatmulPlans::best_blas_us(CudaDevice&, std::span<const MatmulRun<Out, T>>, int64_t, int64_t, \
-                                              int64_t);                                                          \
-    template bool MatmulPlans::uses_blas(const MatmulRun<Out, T>&, int64_t, int64_t);                            \
-    template bool MatmulPlans::multiply(CudaDevice&, const MatmulRun<Out, T>&, int64_t, int64_t);
-INSTANTIATE(float, bf16)
-INSTANTIATE(bf16, bf16)
-INSTANTIATE(float, f16)
-INSTANTIATE(f16, f16)
-#undef INSTANTIATE
+template MatmulPlans::Choice MatmulPlans::prepare(CudaDevice&, std::span<const MatmulRun<float, bf16>>, int64_t,
+                                                  int64_t);
+template double MatmulPlans::best_blas_us(CudaDevice&, std::span<const MatmulRun<float, bf16>>, int64_t, int64_t,
+                                          int64_t);
+template bool MatmulPlans::uses_blas(const MatmulRun<float, bf16>&, int64_t, int64_t);
+template bool MatmulPlans::multiply(CudaDevice&, const MatmulRun<float, bf16>&, int64_t, int64_t);
+template MatmulPlans::Choice MatmulPlans::prepare(CudaDevice&, std::span<const MatmulRun<bf16, bf16>>, int64_t,
+                                                  int64_t);
+template double MatmulPlans::best_blas_us(CudaDevice&, std::span<const MatmulRun<bf16, bf16>>, int64_t, int64_t,
+                                          int64_t);
+template bool MatmulPlans::uses_blas(const MatmulRun<bf16, bf16>&, int64_t, int64_t);
+template bool MatmulPlans::multiply(CudaDevice&, const MatmulRun<bf16, bf16>&, int64_t, int64_t);
+template MatmulPlans::Choice MatmulPlans::prepare(CudaDevice&, std::span<const MatmulRun<float, f16>>, int64_t,
+                                                  int64_t);
+template double MatmulPlans::best_blas_us(CudaDevice&, std::span<const MatmulRun<float, f16>>, int64_t, int64_t,
+                                          int64_t);
+template bool MatmulPlans::uses_blas(const MatmulRun<float, f16>&, int64_t, int64_t);
+template bool MatmulPlans::multiply(CudaDevice&, const MatmulRun<float, f16>&, int64_t, int64_t);
+template MatmulPlans::Choice MatmulPlans::prepare(CudaDevice&, std::span<const MatmulRun<f16, f16>>, int64_t, int64_t);
+template double MatmulPlans::best_blas_us(CudaDevice&, std::span<const MatmulRun<f16, f16>>, int64_t, int64_t, int64_t);
+template bool MatmulPlans::uses_blas(const MatmulRun<f16, f16>&, int64_t, int64_t);
+template bool MatmulPlans::multiply(CudaDevice&, const MatmulRun<f16, f16>&, int64_t, int64_t);
 
 }  // namespace spartan
