@@ -91,10 +91,13 @@ Result<int> run(const GlobalOptions& options, const RunOptions& o, Progress& pro
     const ModelOptions model{workload.model, workload.adapters};
     TRY_ASSIGN(session, open_session(options, model, workload.seed, workload.engine, progress));
     for (std::string& idle : idle_settings(workload)) session.warnings.push_back(std::move(idle));
-    const RunSetup setup{*session.engine, *session.recorder,
-                         workload,        session.adapters,
-                         o.out,           make_run_header(*session.engine, options.program, &workload),
-                         .gives_up = true};
+    const RunSetup setup{*session.engine,
+                         *session.recorder,
+                         workload,
+                         session.adapters,
+                         o.out,
+                         make_run_header(*session.engine, options.program, &workload),
+                         /*gives_up=*/true};
     ProgressLine line;
     progress.done = 0;
     TRY_ASSIGN(outcome, run_workload(setup, progress, [&](const RunProgress& p) { line.show(progress_text(p)); }));
