@@ -90,7 +90,7 @@ private slots:
         for (const char* spec :
              {"synthetic:boft:3:b=8,m=2,b=16,m=1,b=4,m=3", "synthetic:oft:3:b=8,b=16", "synthetic:lora:3:r=4,r=7"})
             for (const DType dtype : {DType::f32, DType::bf16, DType::f16})
-                QTest::addRow("%s %s", spec, name_of(dtype)) << QString(spec) << int(dtype);
+                QTest::newRow(qPrintable(QString("%1 %2").arg(spec, name_of(dtype)))) << QString(spec) << int(dtype);
     }
     void written_folders_load_as_the_same_adapter() {
         QFETCH(QString, spec);
