@@ -68,6 +68,55 @@ EngineOptions options_on(int device, int32_t max_batch_tokens = 512) {
     return o;
 }
 
+// Of 7 layers and 5 prompts.
+Subject large_subject() {
+    const TinyShape shape{.vocab = 128,
+                          .hidden = 1024,
+                          .intermediate = 2048,
+                          .layers = 7,
+                          .heads = 8,
+                          .kv_heads = 8,
+                          .head_dim = 128,
+                          .max_position = 256};
+    Subject s;
+    s.model = make_model(DType::bf16, shape, 3);
+    Random random(4);
+    for (int i = 0; i < 5; ++i) s.prompts.push_back(random_prompt(random, 12, shape.vocab));
+    return s;
+}
+
+// R = I + a little of what it was.
+void bring_near_identity(Adapter& adapter) {
+    for (const AdapterPart& part : adapter.parts) {
+        if (part.rotation < 0) continue;
+        auto* r = reinterpret_cast<bf16*>(adapter.blob.data() + part.rotation);
+        for (int64_t i = 0; i < part.in * part.group; ++i)
+            r[i] = to_bf16(0.025f * to_float(r[i]) + (i / part.group % part.group == i % part.group ? 1.f : 0.f));
+    }
+}
+
+// Resident and streaming through two slots, once more: the same bits, which are the CPU's up to bf16.
+void check_large(const Subject& s) {
+    EngineOptions on_cpu = options_on(-1), on_gpu = options_on(0);
+    for (EngineOptions* o : {&on_cpu, &on_gpu}) {
+        o->pool_bytes = 256 << 20;
+        o->adapter_bytes = 256 << 20;
+    }
+    on_gpu.batch_invariant = true;
+    EngineOptions streaming = on_gpu;
+    streaming.residency = "stream";
+    streaming.adapter_slots = 2;
+    const Outcome cpu = run(s, on_cpu, true), first = run(s, on_gpu, true);
+    for (size_t i = 0; i < cpu.logits.size(); ++i) {
+        const double error = relative_error(first.logits[i], cpu.logits[i]);
+        QVERIFY2(error < 4e-2, qPrintable(QString("prompt %1: %2").arg(i).arg(error)));
+    }
+    for (const EngineOptions& options : {streaming, on_gpu, streaming}) {
+        const Outcome again = run(s, options, true);
+        QVERIFY(again.logits == first.logits && again.tokens == first.tokens);
+    }
+}
+
 }  // namespace
 
 class AgreementTest : public QObject {
@@ -126,42 +175,20 @@ private slots:
     }
 
     // Adapters that are pinned where they lie, whose rotations are put into the kernels' order in more than one run,
-    // and that come in one after another while others compute.
+    // and that come in one after another while others compute. Activations in bf16 cost such a model about 0.015 of its
+    // logits, a rotation in the wrong order changes 0.8 of them (both by simulation). Rotations far from the identity
+    // would not do: with random ones of this size softmax is so sharp that bf16 alone costs up to 0.12.
     void large_adapters_come_in_beside_the_steps() {
-        const TinyShape shape{.vocab = 128,
-                              .hidden = 1024,
-                              .intermediate = 2048,
-                              .layers = 7,
-                              .heads = 8,
-                              .kv_heads = 8,
-                              .head_dim = 128,
-                              .max_position = 256};
-        Subject s;
-        s.model = make_model(DType::bf16, shape, 3);
-        Random random(4);
+        Subject s = large_subject();
         for (uint64_t i = 0; i < 4; ++i) {
-            const AdapterShape adapter{.group = i % 2 ? 0 : 256, .rank = i % 2 ? 64 : 0, .gain = i == 2};
-            s.adapters.push_back(make_adapter(*s.model, "a" + std::to_string(i), adapter, i));
-            QVERIFY(s.adapters.back()->blob.size() > size_t(2) << 20);
+            const AdapterShape shape{.group = i % 2 ? 0 : 256, .rank = i % 2 ? 64 : 0, .gain = i == 2};
+            auto adapter = make_adapter(*s.model, "a" + std::to_string(i), shape, i);
+            QVERIFY(adapter->blob.size() > size_t(2) << 20);
+            bring_near_identity(*adapter);
+            s.adapters.push_back(std::move(adapter));
         }
         QVERIFY(s.adapters[0]->blob.size() > size_t(16) << 20);  // two runs
-        for (int i = 0; i < 5; ++i) s.prompts.push_back(random_prompt(random, 12, shape.vocab));
-        EngineOptions on_cpu = options_on(-1), on_gpu = options_on(0);
-        for (EngineOptions* o : {&on_cpu, &on_gpu}) {
-            o->pool_bytes = 256 << 20;
-            o->adapter_bytes = 256 << 20;
-        }
-        EngineOptions streaming = on_gpu;
-        streaming.residency = "stream";
-        streaming.adapter_slots = 2;
-        const Outcome cpu = run(s, on_cpu, true);
-        for (const EngineOptions& options : {on_gpu, streaming}) {
-            const Outcome gpu = run(s, options, true);
-            for (size_t i = 0; i < cpu.logits.size(); ++i) {
-                const double error = relative_error(gpu.logits[i], cpu.logits[i]);
-                QVERIFY2(error < 6e-2, qPrintable(QString("prompt %1: %2").arg(i).arg(error)));
-            }
-        }
+        check_large(s);
     }
 
     // Replayed launches compute what the same launches compute one by one.
