@@ -70,6 +70,7 @@ gather_window() { # BUILD_DIR FOLDER
   cp "$plugins/iconengines/libqsvgicon.so" "$out/plugins/iconengines/"
   local style
   for style in regular medium semibold bold; do cp "$(fc-match -f '%{file}' "Inter:$style")" "$out/fonts/"; done
+  cp "$(fc-match -f '%{file}' 'DejaVu Sans')" "$out/fonts/" # signs that Inter has not
   cat >"$out/fonts/fonts.conf" <<'X'
 <?xml version="1.0"?>
 <!DOCTYPE fontconfig SYSTEM "fonts.dtd">

@@ -709,7 +709,8 @@ void Session::makeLive(Start start) {
     plan.model = model_;
     plan.cuda_device = cuda_device_;
     plan.workload = start.workload;
-    plan.phase_times = phase_times_;
+    plan.phase_times = phase_times_wanted_;
+    phase_times_ = phase_times_wanted_ || (plan.workload && plan.workload->engine.phase_times);
     plan.program = program_;
     plan.listener = bridge->listener();
     for (const LibraryEntry& e : library_.entries())
@@ -903,7 +904,7 @@ void Session::startAgain() {
 }
 
 void Session::setPhaseTimes(bool on) {
-    phase_times_ = on;
+    phase_times_ = phase_times_wanted_ = on;
     if (live_) live_->engine->time_phases(on);
 }
 

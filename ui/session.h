@@ -240,7 +240,8 @@ private:
     std::shared_ptr<EngineBridge> bridge_;
     std::deque<Start> starts_;
     int engines_ = 0;  // alive, being made or being taken down
-    bool failing_ = false, device_lost_ = false, told_trouble_ = false, phase_times_ = false;
+    bool failing_ = false, device_lost_ = false, told_trouble_ = false;
+    bool phase_times_wanted_ = false, phase_times_ = false;  // by the switch; by it or the workload that runs
     std::optional<Workload> lost_workload_;
     std::shared_ptr<const Watchdog> watchdog_;  // of the newest engine
     QString silence_;
