@@ -12,11 +12,14 @@
 #                             invariant (steps whose bits do not depend on the batch), f16 (steps in that instead of
 #                             bf16), changed (how many answers differ
 #                             between requests alone and together), strategies (the paper's own way, adapter by
-#                             adapter and merged, beside folded) and sanitize (the kernels' tests under NVIDIA's
-#                             compute-sanitizer: the program SPARTAN_SANITIZER, or the one in the PATH)
+#                             adapter and merged, beside folded) and sanitize (the kernels' tests, with fewer and
+#                             smaller cases, under NVIDIA's compute-sanitizer: the program SPARTAN_SANITIZER, or the
+#                             one in the PATH)
 #                             Last, window: pictures of the window with 96 adapters at work, drawn without a screen, in
 #                             REPORT_DIR/window-*
-#          --limit PART=S     seconds for a part (default 80, 80, 110, 150: 7 minutes together; window 200)
+#          --limit PART=S     seconds for a part (default 80, 80, 110, 150: 7 minutes together; window 200, sanitize 400)
+#          --sanitize-tools TOOL,…   of racecheck, initcheck, memcheck, synccheck (all)
+#          --sanitize-tests TEST,…   of attention, fold, lora, … (all): tests/kernels/cuda/TEST_test.cpp
 #          --full             all parts, the paper's workload for every number of adapters, and its decode at batch 96;
 #                             half an hour
 #          --device D, --model MODEL   instead of cuda and synthetic:llama-2-7b
@@ -125,11 +128,15 @@ pack() {
 # --- run ---
 
 parts=(tests kernels steps phases invariant f16 strategies changed sanitize paper window)
-declare -A limit=([tests]=80 [kernels]=80 [steps]=110 [phases]=60 [invariant]=60 [f16]=60 [strategies]=180 [changed]=90 [sanitize]=150 [paper]=150 [window]=200)
+declare -A limit=([tests]=80 [kernels]=80 [steps]=110 [phases]=60 [invariant]=60 [f16]=60 [strategies]=180 [changed]=90 [sanitize]=400 [paper]=150 [window]=200)
 declare -A full_limit=([tests]=600 [kernels]=180 [steps]=300 [phases]=60 [invariant]=60 [f16]=60 [strategies]=300 [changed]=90 [sanitize]=900 [paper]=1500 [window]=200)
 paper_runs=(base boft:8 boft:32 boft:96 mixed:96 lora64:32 lora64:96 lora32:96)
 paper_counts=(1 8 16 32 64 96)
 window_requests=20000
+only=(tests kernels steps paper)
+all_tools=(racecheck initcheck memcheck synccheck) # the slowest first
+sanitize_tools=("${all_tools[@]}") sanitize_tests=()
+sanitizer=${SPARTAN_SANITIZER:-compute-sanitizer}
 root='' raw='' report='' linked='' part='' part_end=0 verdict=0 full=no device=cuda model_name=synthetic:llama-2-7b
 environment=(LC_ALL=C) # of what `one` starts; system programs must not get our libraries
 
@@ -228,16 +235,28 @@ run_changed() {
   done
 }
 
+# NAME of each program kernels_cuda_NAME_test.
+kernel_tests() { cut -f2 tests.tsv | sed -n 's/^kernels_cuda_\(.*\)_test$/\1/p' | sort -u; }
+
 run_sanitize() {
-  local tool program sanitizer=${SPARTAN_SANITIZER:-compute-sanitizer}
-  command -v "$sanitizer" >/dev/null || fail "sanitize needs compute-sanitizer (or SPARTAN_SANITIZER)"
-  for tool in memcheck racecheck initcheck synccheck; do
-    for program in $(cut -f2 tests.tsv | grep ^kernels_cuda_ | sort -u); do
+  local tool name
+  for tool in "${sanitize_tools[@]}"; do
+    for name in "${sanitize_tests[@]}"; do
       while [ "$(jobs -rp | wc -l)" -ge 8 ]; do wait -n || true; done
-      one "$tool-$program" 600 "$sanitizer" --tool "$tool" --error-exitcode 9 "bin/$program" &
+      one "$tool-$name" 600 env SPARTAN_SMALL_CASES=1 "$sanitizer" --tool "$tool" --error-exitcode 9 \
+        "bin/kernels_cuda_${name}_test" &
     done
   done
   wait
+}
+
+# Before anything else runs: what the part needs is here.
+check_sanitize() {
+  local all name
+  command -v "$sanitizer" >/dev/null || fail "sanitize needs compute-sanitizer (or SPARTAN_SANITIZER)"
+  mapfile -t all < <(kernel_tests)
+  if [ ${#sanitize_tests[@]} -eq 0 ]; then sanitize_tests=("${all[@]}"); fi
+  for name in "${sanitize_tests[@]}"; do one_of --sanitize-tests "$name" "${all[@]}"; done
 }
 
 run_strategies() {
@@ -300,30 +319,51 @@ X
     --theme "$1" --screenshot "$report/$name" "${@:2}"
 }
 
-run() {
-  local only="tests kernels steps paper" p n
+one_of() { # OPTION FOUND EXPECTED…
+  local option=$1 found=$2
+  shift 2
+  [[ " $* " == *" $found "* ]] || fail "$option: found $found, expected one of $*"
+}
+
+read_options() {
+  local p n
   while [ $# -gt 0 ]; do
     case $1 in
-      --only) only=${2//,/ } && shift ;;
+      --only | --device | --model | --limit | --sanitize-tools | --sanitize-tests) [ $# -gt 1 ] || fail "$1 needs a value" ;;
+    esac
+    case $1 in
+      --only) IFS=, read -ra only <<<"$2" && shift ;;
       --device) device=$2 && shift ;;
       --model) model_name=$2 && shift ;;
-      --limit) limit[${2%%=*}]=${2#*=} && shift ;;
+      --limit)
+        one_of --limit "${2%%=*}" "${parts[@]}"
+        [[ ${2#*=} =~ ^[0-9]+$ ]] || fail "--limit: found $2, expected PART=SECONDS"
+        limit[${2%%=*}]=${2#*=} && shift
+        ;;
+      --sanitize-tools) IFS=, read -ra sanitize_tools <<<"$2" && shift ;;
+      --sanitize-tests) IFS=, read -ra sanitize_tests <<<"$2" && shift ;;
       --full)
-        full=yes only=${parts[*]}
+        full=yes only=("${parts[@]}")
         for p in "${parts[@]}"; do limit[$p]=${full_limit[$p]}; done
         paper_runs=(base)
         for p in boft mixed lora64 lora32; do for n in "${paper_counts[@]}"; do paper_runs+=("$p:$n"); done; done
         ;;
-      -*) fail "unknown option $1" ;;
+      -*) fail "unknown option $1 (see --help)" ;;
       *) report=$1 ;;
     esac
     shift
   done
-  for p in $only; do [[ " ${parts[*]} " == *" $p "* ]] || fail "--only: found $p, expected ${parts[*]}"; done
+  for p in "${only[@]}"; do one_of --only "$p" "${parts[@]}"; done
+  for p in "${sanitize_tools[@]}"; do one_of --sanitize-tools "$p" "${all_tools[@]}"; done
+}
+
+run() {
+  local p
   [ -n "$report" ] || fail "run needs a REPORT_DIR"
   mkdir -p "$report"
   report=$(cd "$report" && pwd)
   cd "$root"
+  if [[ " ${only[*]} " == *" sanitize "* ]]; then check_sanitize; fi
   raw=$(mktemp -d)
   trap finish EXIT
   cp commit "$raw/commit"
@@ -335,7 +375,7 @@ run() {
   environment+=("LD_LIBRARY_PATH=$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" GLIBC_TUNABLES=glibc.malloc.hugetlb=1)
   link_fixtures
   one devices 20 bin/spartan devices --json
-  for p in $only; do
+  for p in "${only[@]}"; do
     begin_part "$p"
     "run_$p"
   done
@@ -350,17 +390,21 @@ case ${1:-} in
   run)
     shift
     root=$here
+    read_options "$@"
     [ -f "$root/tests.tsv" ] || fail "run: this is not an unpacked folder (see pack)"
-    run "$@"
+    run
     ;;
   -h | --help) sed -n '2,/^set -/p' "${BASH_SOURCE[0]}" | sed '$d; s/^# \{0,1\}//' ;;
   *)
+    report=build/gpu-report
+    read_options "$@" # a wrong one is told where there is no GPU too
     cd "$here/.."
-    capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -1 | tr -d .) || fail "no GPU here (see --help)"
+    capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | head -1 | tr -d .) ||
+      fail "no GPU here: nvidia-smi does not answer (see --help for pack and run)"
     : "${SPARTAN_CUDA_ARCHITECTURES:=${capability/90/90a}}"
     build_programs build/cuda all
     gather build/cuda build/gpu-run all
     root=$PWD/build/gpu-run
-    run build/gpu-report "$@"
+    run
     ;;
 esac

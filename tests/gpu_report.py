@@ -232,14 +232,35 @@ def changed_text(changes):
                                         c["tokens_to_first_change"], f"{c['changed_per_token'] * 100:.2f} %"] for c in changes])
 
 
-def sanitize_text(raw):
-    rows = []
-    for run in raw.of("sanitize"):
-        tool, program = run["name"].split("-", 1)
-        summary = [line for line in raw.text(run["name"]).splitlines() if "SUMMARY" in line]
-        verdict = summary[-1].strip("= ") if summary else raw.why(run)
-        rows.append([tool, program, verdict if run["code"] == 0 or run["code"] == 9 else raw.why(run)])
-    return table(["tool", "program", "result"], rows)
+def sanitizer_result(raw, run):
+    """"clean", or why the run of a test under a sanitizer is not."""
+    if run["code"] in (None, 124, 137):
+        return raw.why(run)
+    text = raw.text(run["name"])
+    summary = re.findall(r"SUMMARY: (\d+ (?:error|hazard)s?)", text)
+    if not summary:
+        return raw.why(run)
+    if not summary[-1].startswith("0 "):
+        return summary[-1]
+    if run["code"] != 0:
+        return (re.findall(r"^FAIL!.*", text, re.M) or [raw.why(run)])[0]
+    totals = re.findall(r"^Totals: \d+ passed, \d+ failed, (\d+) skipped", text, re.M)
+    if not totals:
+        return "the test did not end"
+    return "clean" if totals[-1] == "0" else f"{totals[-1]} skipped"
+
+
+def sanitize_of(raw):
+    return [dict(zip(("tool", "test"), run["name"].split("-", 1)), result=sanitizer_result(raw, run), seconds=run["seconds"])
+            for run in raw.of("sanitize")]
+
+
+def sanitize_text(results):
+    """A row for each test, a column for each tool."""
+    tools, tests = (list(dict.fromkeys(r[key] for r in results)) for key in ("tool", "test"))
+    cells = {(r["test"], r["tool"]): r["result"] if r["result"].startswith(("not run", "cut off"))
+             else f"{r['result']}, {r['seconds']:.0f} s" for r in results}
+    return table(["test", *tools], [[test, *(cells.get((test, tool), "") for tool in tools)] for test in sorted(tests)])
 
 
 def limits_text(limits):
@@ -255,13 +276,14 @@ def main(raw_folder, report_folder):
     commit = (raw.folder / "commit").read_text().strip()
     gpu = last_line(raw.text("gpu"))
     changes = changed_of(raw)
+    sanitized = sanitize_of(raw)
     ran = [run for run in raw.runs if run["part"] != "machine"]
     if not any("synthetic:llama-2-7b" in run["command"] for run in ran):
         for wanted in (WANTED_SHARE, WANTED_STEP_MS, WANTED_REQUESTS, WANTED_PREFILL):
             wanted.clear()
     for document in filter(None, papers.values()):
         del document["per_adapter"]  # in raw.tar.xz
-    report = {"schema": 1, "commit": commit, "gpu": gpu, "runs": raw.runs, "tests": tests, **documents, "changed": changes,
+    report = {"schema": 1, "commit": commit, "gpu": gpu, "runs": raw.runs, "tests": tests, **documents, "changed": changes, "sanitize": sanitized,
               "paper": papers}
     text = [f"# CUDA backend: tests and measurements\n\nCommit {commit}. {gpu or 'nvidia-smi did not answer'}.\n"]
     limits = next((d["limits"] for d in documents.values() if isinstance(d, dict) and d.get("limits")), None)
@@ -307,8 +329,8 @@ def main(raw_folder, report_folder):
             text.append(f"{title}\n\n" + prefill_text(document["prefill"]))
     if changes:
         text.append("## Answers alone and among others\n\n" + changed_text(changes))
-    if raw.of("sanitize"):
-        text.append("## Compute-sanitizer\n\n" + sanitize_text(raw))
+    if sanitized:
+        text.append("## Compute-sanitizer\n\n" + sanitize_text(sanitized))
     if papers:
         text.append("## The paper's workload\n\n" + paper_text(raw, raw.of("paper")))
     text.append("## Time\n\n" + table(["part", "program", "exit", "s"], [
@@ -318,7 +340,7 @@ def main(raw_folder, report_folder):
         (out / (name + ".part")).write_text(content)
         os.replace(out / (name + ".part"), out / name)
     nothing_ran = not any(run["code"] == 0 for run in ran)
-    faults = any(run["code"] != 0 for part in ("sanitize", "changed") for run in raw.of(part))
+    faults = any(run["code"] != 0 for run in raw.of("changed")) or any(r["result"] != "clean" for r in sanitized)
     faults |= any(c["batch_invariant"] and c["changed_requests"] for c in changes)
     return 1 if nothing_ran or faults or any(t["state"] != "passed" for t in tests) else 0
 

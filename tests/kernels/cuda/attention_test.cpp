@@ -279,9 +279,20 @@ void compare_16_bit(const Shape& shape, const std::vector<Chunk>& chunks, bool r
     compare_with_oracle<f16>(shape, chunks, row_by_row);
 }
 
-const std::vector<Chunk> kDecode{{0, 1},   {1, 1},   {14, 1},  {15, 1},  {16, 1},
-                                 {254, 1}, {255, 1}, {256, 1}, {511, 1}, {2999, 1}};
-const std::vector<Chunk> kMixed{{299, 1}, {0, 2}, {0, 150}, {37, 33}, {700, 1}, {300, 129}, {0, 1}, {1000, 16}};
+// Few: rows of one piece and of several, queries of one tile and of two, after keys or not.
+std::vector<Chunk> decode_chunks() {
+    return cases<std::vector<Chunk>>(
+        {{0, 1}, {1, 1}, {14, 1}, {15, 1}, {16, 1}, {254, 1}, {255, 1}, {256, 1}, {511, 1}, {2999, 1}},
+        {{0, 1}, {15, 1}, {255, 1}, {400, 1}});
+}
+std::vector<Chunk> mixed_chunks() {
+    return cases<std::vector<Chunk>>({{299, 1}, {0, 2}, {0, 150}, {37, 33}, {700, 1}, {300, 129}, {0, 1}, {1000, 16}},
+                                     {{40, 1}, {0, 2}, {0, 129}, {17, 15}, {400, 1}, {0, 1}});
+}
+std::vector<Chunk> window_chunks() {
+    return cases<std::vector<Chunk>>({{0, 1}, {20, 1}, {255, 1}, {256, 1}, {700, 1}, {0, 70}, {290, 40}},
+                                     {{20, 1}, {400, 1}, {90, 40}});
+}
 
 // MHA, GQA 3:1, 8:1 and more heads than one product takes; every head_dim with a fast path and some without.
 const std::vector<KvLayout> kLayouts{
@@ -308,15 +319,15 @@ private slots:
     void decode() {
         SKIP_WITHOUT_GPU();
         const KvLayout l = layout();
-        compare_16_bit({l}, kDecode);
-        compare_with_oracle<float>({l}, kDecode);
+        compare_16_bit({l}, decode_chunks());
+        compare_with_oracle<float>({l}, decode_chunks());
     }
 
     // More pieces of work than blocks take without asking, of rows of many lengths.
     void decodeOfMany() {
         SKIP_WITHOUT_GPU();
         std::vector<Chunk> chunks;
-        for (int32_t i = 0; i < 48; ++i) chunks.push_back({i * 61 % 1500, 1});
+        for (int32_t i = 0; i < 48; ++i) chunks.push_back({i * 61 % cases(1500, 400), 1});
         for (const KvLayout& l : {KvLayout{4, 4, 128, 16}, KvLayout{16, 8, 64, 16}, KvLayout{4, 4, 256, 16}})
             compare_16_bit({l}, chunks);
     }
@@ -327,7 +338,7 @@ private slots:
         CudaDevice device;
         const Shape shape{{4, 4, 128, 16}};
         std::vector<Chunk> chunks;
-        for (int32_t i = 0; i < 24; ++i) chunks.push_back({500 + i * 97, 1});
+        for (int32_t i = 0; i < 24; ++i) chunks.push_back({cases(500, 300) + i * cases(97, 5), 1});
         const Batch<bf16> many(shape, chunks), few(shape, {{900, 1}});
         const OnDevice<bf16> large(many), alone(few);
         const OnDevice<bf16> small(few, false, &large);
@@ -345,16 +356,16 @@ private slots:
     void mixed() {
         SKIP_WITHOUT_GPU();
         const KvLayout l = layout();
-        compare_16_bit({l}, kMixed);
-        if (l.num_heads <= 4) compare_with_oracle<float>({l}, kMixed);
+        compare_16_bit({l}, mixed_chunks());
+        if (l.num_heads <= 4) compare_with_oracle<float>({l}, mixed_chunks());
     }
 
     void windows_data() { layouts(); }
     void windows() {
         SKIP_WITHOUT_GPU();
         const KvLayout l = layout();
-        for (const int64_t window : {1, 17, 256, 300, 4096}) {
-            compare_16_bit({l, window}, {{0, 1}, {20, 1}, {255, 1}, {256, 1}, {700, 1}, {0, 70}, {290, 40}});
+        for (const int64_t window : cases<std::vector<int64_t>>({1, 17, 256, 300, 4096}, {17, 300})) {
+            compare_16_bit({l, window}, window_chunks());
             compare_with_oracle<float>({l, window}, {{20, 1}, {700, 1}, {290, 4}});
         }
     }
@@ -376,7 +387,8 @@ private slots:
         CudaDevice device;
         for (const KvLayout& l : {KvLayout{8, 2, 128, 16}, KvLayout{3, 1, 96, 32}}) {
             const int64_t dim = l.num_heads * l.head_dim;
-            for (const int64_t window : {0, 100}) {
+            const int32_t last = cases(700, 266), part = cases(300, 114);  // the row compared; where a chunk begins
+            for (const int64_t window : cases<std::vector<int64_t>>({0, 100}, {0})) {
                 const Shape shape{l, window};
                 // The same tokens at every step: only which of them are rows, and what else is there, differs.
                 const auto run = [&](const std::vector<Chunk>& chunks, bool row_by_row) {
@@ -398,13 +410,14 @@ private slots:
                     on_device.store(device);
                     return rows_of(on_device.attend(device), dim, begin, chunks[0].rows);
                 };
-                const auto decoded = run({{700, 1}}, false);
-                QVERIFY(same_bits(decoded, run({{700, 1}, {90, 1}, {0, 200}, {1000, 1}}, false)));
-                const auto whole = run({{0, 701}}, true);
-                QVERIFY(same_bits(decoded, rows_of(whole, dim, 700, 1)));
-                const auto prefilled = run({{0, 701}}, false);
-                QVERIFY(same_bits(rows_of(prefilled, dim, 300, 401), run({{300, 401}, {40, 1}, {5, 64}}, false)));
-                QVERIFY(same_bits(rows_of(prefilled, dim, 333, 2), run({{333, 2}}, false)));
+                const auto decoded = run({{last, 1}}, false);
+                QVERIFY(same_bits(decoded, run({{last, 1}, {90, 1}, {0, 200}, {1000, 1}}, false)));
+                const auto whole = run({{0, last + 1}}, true);
+                QVERIFY(same_bits(decoded, rows_of(whole, dim, last, 1)));
+                const auto prefilled = run({{0, last + 1}}, false);
+                const int32_t rest = last + 1 - part;
+                QVERIFY(same_bits(rows_of(prefilled, dim, part, rest), run({{part, rest}, {40, 1}, {5, 64}}, false)));
+                QVERIFY(same_bits(rows_of(prefilled, dim, part + 33, 2), run({{part + 33, 2}}, false)));
             }
         }
     }
@@ -498,7 +511,7 @@ private:
         QFETCH(bool, adapters);
         QFETCH(bool, norms);
         const KvLayout l{6, 3, head_dim, 16};
-        Batch<T> batch({l}, {{0, 3}, {5000, 1}, {31, 20}, {7, 1}});
+        Batch<T> batch({l}, {{0, 3}, {cases(5000, 50), 1}, {31, 20}, {7, 1}});
         const int64_t q_dim = l.num_heads * head_dim, kv_dim = l.kv_heads * head_dim, half = rotated / 2;
         const auto floats = [](int64_t n, uint32_t seed) { return random_values<float>(size_t(n), seed); };
         const std::vector<float> gain_q = floats(q_dim, 11), gain_v = floats(kv_dim, 12), bias_k = floats(kv_dim, 13);

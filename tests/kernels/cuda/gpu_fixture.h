@@ -28,6 +28,13 @@
 
 namespace spartan {
 
+// Fewer and smaller cases of every kernel: for sanitizers, which slow kernels a hundredfold (gpu.sh asks for them).
+inline bool small_cases() { return qEnvironmentVariableIntValue("SPARTAN_SMALL_CASES") != 0; }
+template <class V>
+V cases(V all, V few) {
+    return small_cases() ? few : all;
+}
+
 std::string text_of(const auto&... parts) {
     std::ostringstream out;
     (out << ... << parts);

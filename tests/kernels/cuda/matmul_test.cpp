@@ -205,7 +205,7 @@ private slots:
         SKIP_WITHOUT_GPU();
         CudaDevice device;
         MatmulPlans plans;
-        const Problem<bf16> problem(40, 49152, 576, 3);
+        const Problem<bf16> problem(40, cases(49152, 1030), cases(576, 128), 3);
         for (const size_t m : {1, 16, 24, 40}) VERIFY_RIGHT(problem.run<float>(device, plans, m));
         VERIFY_RIGHT(problem.run<bf16>(device, plans, 8));
     }
@@ -223,6 +223,7 @@ private slots:
         uint32_t seed = 30;
         for (const auto& [n, k] :
              std::vector<std::pair<size_t, size_t>>{{1, 1}, {70, 48}, {576, 576}, {65, 1537}, {129, 16}}) {
+            if (small_cases() && n * k > 20'000) continue;
             const Problem<float> problem(70, n, k, seed++);
             for (const size_t m : {0, 1, 3, 63, 64, 65, 70}) VERIFY_RIGHT(problem.run<float>(device, plans, m));
             const std::vector<float> all = problem.values<float>(device, plans, 0, 70);
@@ -242,8 +243,8 @@ private slots:
         SKIP_WITHOUT_GPU();
         CudaDevice device;
         MatmulPlans plans, invariant(true);
-        constexpr size_t k = 576;
-        const Problem<bf16> q(70, 576, k, 60), key(70, 193, k, 62), v(70, 40, k, 64);
+        const size_t k = cases(576, 192);
+        const Problem<bf16> q(70, cases(576, 136), k, 60), key(70, 193, k, 62), v(70, 40, k, 64);
         for (MatmulPlans* p : {&plans, &invariant})
             for (const size_t m : {1, 9, 30, 70}) {
                 Output<bf16> out_q(m * q.n), out_k(m * key.n), out_v(m * v.n);
@@ -284,10 +285,10 @@ private slots:
         SKIP_WITHOUT_GPU();
         CudaDevice device;
         MatmulPlans plans;
-        const Problem<bf16> problem(96, 1000, 1024, 80);
+        const Problem<bf16> problem(96, cases(1000, 200), cases(1024, 512), 80);
         for (const size_t m : {1, 12, 32, 96}) {
             const std::vector<float> first = problem.values<float>(device, plans, 0, m);
-            for (int i = 0; i < 5; ++i)
+            for (int i = 0; i < cases(5, 1); ++i)
                 QVERIFY(std::memcmp(first.data(), problem.values<float>(device, plans, 0, m).data(),
                                     first.size() * sizeof(float)) == 0);
         }
@@ -326,7 +327,7 @@ private slots:
         CudaDevice device;
         QTemporaryDir folder;
         const std::string file = folder.filePath("plans.txt").toStdString();
-        constexpr int64_t m = 48, n = 512, k = 512;
+        const int64_t m = 48, n = cases(512, 136), k = cases(512, 128);
         const DeviceArray<bf16> x(random_values<bf16>(size_t(m * k), 1)), w(random_values<bf16>(size_t(n * k), 2));
         DeviceArray<bf16> out(size_t(m * n));
         const MatmulRun<bf16, bf16> run{.first = {out.data(), x.data(), w.data(), n}};
@@ -368,7 +369,8 @@ private:
     static void square_() {
         CudaDevice device;
         MatmulPlans plans;
-        const Problem<T> problem(256, 4096, 4096, 1);
+        const size_t side = cases(4096, 320);
+        const Problem<T> problem(256, side, side, 1);
         for (const size_t m : {1, 7, 8, 9, 16, 17, 31, 32, 33, 48, 64, 65, 96, 256}) {
             VERIFY_RIGHT(problem.template run<T>(device, plans, m));
             VERIFY_RIGHT(problem.template run<float>(device, plans, m));
@@ -382,8 +384,10 @@ private:
         uint32_t seed = 10;
         for (const auto& [n, k] : std::vector<std::pair<size_t, size_t>>{
                  {70, 48}, {70, 64}, {71, 128}, {1, 64}, {33, 1088}, {257, 1}, {100, 7}, {192, 2560}, {31, 11008}}) {
+            if (small_cases() && n * k > 40'000) continue;
             const Problem<T> problem(130, n, k, seed++);
-            for (const size_t m : {0, 1, 5, 8, 13, 24, 32, 33, 64, 97, 130}) {
+            for (const size_t m :
+                 cases<std::vector<size_t>>({0, 1, 5, 8, 13, 24, 32, 33, 64, 97, 130}, {5, 13, 24, 33, 97})) {
                 VERIFY_RIGHT(problem.template run<T>(device, plans, m));
                 VERIFY_RIGHT(problem.template run<float>(device, plans, m));
                 VERIFY_RIGHT(problem.template run<T>(device, invariant, m));
@@ -414,11 +418,13 @@ private:
     static void batch_invariance_() {
         CudaDevice device;
         MatmulPlans plans(true);
-        for (const auto& [n, k] : std::vector<std::pair<size_t, size_t>>{{4096, 4096}, {130, 576}, {576, 1536}}) {
+        const std::vector<std::pair<size_t, size_t>> sizes{{4096, 4096}, {130, 576}, {576, 1536}};
+        for (const auto& [n, k] : cases(sizes, {{130, 320}, {33, 1088}})) {
             constexpr size_t kRows = 300;
             const Problem<T> problem(kRows, n, k, uint32_t(70 + n));
             const std::vector<float> all = problem.template values<float>(device, plans, 0, kRows);
-            for (const size_t m : {1, 7, 8, 15, 16, 24, 32, 33, 64, 96, 97, 256}) {
+            const std::vector<size_t> counts{1, 7, 8, 15, 16, 24, 32, 33, 64, 96, 97, 256};
+            for (const size_t m : cases(counts, {8, 15, 24, 64, 96, 256})) {
                 VERIFY_RIGHT(problem.template run<T>(device, plans, m));
                 for (const size_t first : {size_t(0), size_t(3), kRows - m}) {
                     const std::vector<float> some = problem.template values<float>(device, plans, first, m);
@@ -433,10 +439,11 @@ private:
     static void equally_spaced_() {
         CudaDevice device;
         MatmulPlans plans;
-        constexpr size_t kCount = 3, kRows = 100, n = 320, k = 512;
+        constexpr size_t kCount = 3, kRows = 100;
+        const size_t n = cases(320, 136), k = cases(512, 128);
         const Problem<T> all(kCount * kRows, kCount * n, k, 95);
         for (const bool prepared : {false, true})
-            for (const size_t m : {9, 16, 32, 40, 100})
+            for (const size_t m : cases<std::vector<size_t>>({9, 16, 32, 40, 100}, {9, 40}))
                 for (const bool shared : {false, true}) {
                     Output<T> out(kCount * m * n);
                     std::vector<MatmulProduct<T, T>> products;
@@ -462,23 +469,24 @@ private:
     static void prepared_and_captured_() {
         CudaDevice device;
         MatmulPlans plans;
-        constexpr size_t kRows = 256, n = 1024, k = 2048;
+        constexpr size_t kRows = 256;
+        const size_t n = cases(1024, 136), k = cases(2048, 256);
         const Problem<T> problem(kRows, n, k, 90);
         const DeviceArray<T> other_w(problem.w);
         const std::array<const T*, 2> layers{problem.device_w.data(), other_w.data()};
         Output<T> scratch(kRows * n);
         DeviceArray<float> logits(kRows * n);
-        for (const int64_t m : {16, 32, 48, 64, 96, 256}) {
+        for (const int64_t m : cases<std::vector<int64_t>>({16, 32, 48, 64, 96, 256}, {48, 256})) {
             std::vector<MatmulRun<T, T>> runs;
             std::vector<MatmulRun<float, T>> float_runs;
             for (const T* w : layers) {
-                runs.push_back({.first = {scratch.data(), problem.device_x.data(), w, n}});
-                float_runs.push_back({.first = {logits.data(), problem.device_x.data(), w, n}});
+                runs.push_back({.first = {scratch.data(), problem.device_x.data(), w, int64_t(n)}});
+                float_runs.push_back({.first = {logits.data(), problem.device_x.data(), w, int64_t(n)}});
             }
-            for (const auto& choice :
-                 {plans.prepare<T, T>(device, runs, m, k), plans.prepare<float, T>(device, float_runs, m, k)}) {
+            for (const auto& choice : {plans.prepare<T, T>(device, runs, m, int64_t(k)),
+                                       plans.prepare<float, T>(device, float_runs, m, int64_t(k))}) {
                 QVERIFY(choice.candidates >= 1);
-                QVERIFY(choice.us > 0.5 && choice.us < 5000);
+                QVERIFY(choice.us > 0.5 && (choice.us < 5000 || small_cases()));  // a sanitizer has no hurry
                 QVERIFY(m <= 96 || !choice.skinny);
             }
             // The plan of a bucket serves what is in it.

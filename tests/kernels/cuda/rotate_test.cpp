@@ -235,17 +235,18 @@ private slots:
     void packed_groups_in_one_launch() {
         SKIP_WITHOUT_GPU();
         const std::vector<int64_t> groups{64, 16, 0, 256, 32, 128};
-        check_16_bit({.dim = 4096, .groups = groups, .tiles = tiles_in_turn(96, 1, 6, 16)});
+        check_16_bit({.dim = cases(4096, 1024), .groups = groups, .tiles = tiles_in_turn(96, 1, 6, 16)});
         check_16_bit({.dim = 4096, .groups = {64}, .tiles = {{1, 0}}, .num_projections = 1, .first_part = 3});
         check_16_bit({.dim = 1536, .groups = groups, .tiles = tiles_in_turn(12, 64, 6, 4), .first_part = 2});
         check_16_bit(
             {.dim = 768, .groups = groups, .tiles = {{5, 1}, {8, 4}, {9, 0}, {3, -1}, {17, 5}, {64, 3}, {63, 2}}});
-        check_16_bit({.dim = 14336, .groups = groups, .tiles = tiles_in_turn(7, 2, 6, 3), .num_projections = 1});
+        check_16_bit(
+            {.dim = cases(14336, 3584), .groups = groups, .tiles = tiles_in_turn(7, 2, 6, 3), .num_projections = 1});
     }
 
     void packed_items_that_are_not_full() {
         SKIP_WITHOUT_GPU();
-        for (const int64_t dim : {48, 64, 576, 4160})
+        for (const int64_t dim : cases<std::vector<int64_t>>({48, 64, 576, 4160}, {48, 576}))
             for (const int64_t group : {16, 32, 64})
                 if (dim % group == 0)
                     check_16_bit({.dim = dim, .groups = {group, group}, .tiles = {{1, 0}, {7, 1}, {2, -1}, {64, 0}}});

@@ -34,8 +34,9 @@ const char* type_name() {
 }
 
 // From 8-wide in registers, one chunk and two, to plain ones, short and long.
-const std::vector<int64_t> kDims = {1, 17, 576, 4096, 4100, 8192, 8200, 16384, 16392};
-const std::vector<int64_t> kRows = {0, 1, 3, 70};
+const std::vector<int64_t> kDims = cases<std::vector<int64_t>>({1, 17, 576, 4096, 4100, 8192, 8200, 16384, 16392},
+                                                               {17, 576, 4100, 8192, 16384, 16392});
+const std::vector<int64_t> kRows = cases<std::vector<int64_t>>({0, 1, 3, 70}, {1, 35});
 
 // A batch of 70 rows in tiles: an adapter with everything, the base, an empty tile, an adapter with nothing here, one
 // with a gain, one with a bias, and empty tiles behind them. Rows 60 to 69 are in no tile. Adapters have two layers of
@@ -168,7 +169,7 @@ class CudaRowsTest : public QObject {
     template <class T>
     void gather_() {
         CudaDevice device;
-        for (const int64_t dim : {1, 17, 576, 4096}) {
+        for (const int64_t dim : cases<std::vector<int64_t>>({1, 17, 576, 4096}, {17, 576})) {
             constexpr int64_t kVocab = 50;
             const auto table = random_values<T>(size_t(kVocab * dim), 7);
             const DeviceArray<T> device_table(table);
@@ -271,7 +272,7 @@ class CudaRowsTest : public QObject {
     template <class T>
     void add_changed_() {
         CudaDevice device;
-        for (const int64_t dim : {17, 4096, 16384, 16392}) {
+        for (const int64_t dim : cases<std::vector<int64_t>>({17, 4096, 16384, 16392}, {17, 4096, 16392})) {
             constexpr int64_t kBatch = 70;
             const Adapters adapters(dim);
             const auto weight = random_values<float>(size_t(dim), 13),
@@ -309,7 +310,7 @@ class CudaRowsTest : public QObject {
     template <class T>
     void gate_() {
         CudaDevice device;
-        for (const int64_t dim : {1, 17, 1536, 4100, 11008}) {
+        for (const int64_t dim : cases<std::vector<int64_t>>({1, 17, 1536, 4100, 11008}, {17, 1536})) {
             const Adapters adapters(dim);
             for (const int64_t rows : kRows) {
                 auto gate = random_values<T>(size_t(rows * dim), 16, 4);
