@@ -9,6 +9,7 @@
 #   bash gpu.sh run [OPTIONS] REPORT_DIR           in the unpacked folder, on the GPU machine
 #
 # OPTIONS: --only PART,…      of tests, kernels, steps, paper (the default), phases (times of a step's phases),
+#                             arrivals (adapters that come in beside decode steps),
 #                             invariant (steps whose bits do not depend on the batch), f16 (steps in that instead of
 #                             bf16), changed (how many answers differ
 #                             between requests alone and together), strategies (the paper's own way, adapter by
@@ -127,9 +128,9 @@ pack() {
 
 # --- run ---
 
-parts=(tests kernels steps phases invariant f16 strategies changed sanitize paper window)
-declare -A limit=([tests]=80 [kernels]=80 [steps]=110 [phases]=60 [invariant]=60 [f16]=60 [strategies]=180 [changed]=90 [sanitize]=400 [paper]=150 [window]=200)
-declare -A full_limit=([tests]=600 [kernels]=180 [steps]=300 [phases]=60 [invariant]=60 [f16]=60 [strategies]=300 [changed]=90 [sanitize]=900 [paper]=1500 [window]=200)
+parts=(tests kernels steps phases arrivals invariant f16 strategies changed sanitize paper window)
+declare -A limit=([tests]=80 [kernels]=80 [steps]=110 [phases]=60 [arrivals]=60 [invariant]=60 [f16]=60 [strategies]=180 [changed]=90 [sanitize]=400 [paper]=150 [window]=200)
+declare -A full_limit=([tests]=600 [kernels]=180 [steps]=300 [phases]=60 [arrivals]=90 [invariant]=60 [f16]=60 [strategies]=300 [changed]=90 [sanitize]=900 [paper]=1500 [window]=200)
 paper_runs=(base boft:8 boft:32 boft:96 mixed:96 lora64:32 lora64:96 lora32:96)
 paper_counts=(1 8 16 32 64 96)
 window_requests=20000
@@ -218,6 +219,8 @@ some_steps() { # NAME MORE…
 }
 
 run_phases() { some_steps phases --set phase_times=true; }
+
+run_arrivals() { one arrivals 90 bin/spartan bench arrivals --device "$device" --model "$model_name" --batch 96 --context 160 --json; }
 
 run_invariant() { some_steps invariant --set batch_invariant=true; }
 

@@ -164,6 +164,17 @@ def phases_text(figures):
     return table(["adapters", "rows", "distinct", "step ms", *(p.removesuffix("_us") + " us" for p in phases)], rows)
 
 
+def arrivals_text(figures):
+    def wanted(f):
+        return "2 ms, 10 %" if f["kind"] == "boft" and WANTED_PREFILL else ""
+
+    rows = [[f["kind"], f["fold_blocks"] or "", short(f["host_bytes"] / 1e6), short(f["pool_bytes"] / 1e6), short(f["alone_ms"]),
+             short(f["beside_ms"]), short(f["every_ms"]), short(f["step_ms"]), short(f["step_beside_ms"]),
+             f"{f['slower'] * 100:+.1f} %", percent(f["streaming_share"]), wanted(f)] for f in figures]
+    return table(["adapter", "fold blocks", "MB travel", "MB in the pool", "alone ms", "beside ms", "one every ms", "step ms",
+                  "step beside ms", "slower", "steps beside all along", "wanted"], rows)
+
+
 def against_usual_text(figures, others, columns):
     usual = {case_of(f): f["median_ms"] for f in others or []}
     rows = []
@@ -270,7 +281,7 @@ def limits_text(limits):
 
 def main(raw_folder, report_folder):
     raw, out = Raw(Path(raw_folder)), Path(report_folder)
-    documents = {name: raw.json(name) for name in ("devices", "kernels", "peers", "decode", "ablation", "prefill", "phases", "invariant", "f16", "strategies")}
+    documents = {name: raw.json(name) for name in ("devices", "kernels", "peers", "decode", "ablation", "prefill", "phases", "arrivals", "invariant", "f16", "strategies")}
     tests = tests_of(raw)
     papers = {run["name"]: raw.json(run["name"]) for run in raw.of("paper")}
     commit = (raw.folder / "commit").read_text().strip()
@@ -305,6 +316,7 @@ def main(raw_folder, report_folder):
         title = {"kernels": "## Kernels", "decode": "## Decode steps, context 256", "ablation": "## Ablation, context 160",
                  "prefill": "## Prefill", "phases": "## Phases of a step, context 256, eager",
                  "invariant": "## Batch-invariant steps, context 256", "f16": "## Decode steps in f16, context 256",
+                 "arrivals": "## Adapters come in beside a decode of 96 rows, context 160",
                  "strategies": "## Strategies, steps of 32 requests, context 256"}[run["name"]]
         if run["code"] != 0:
             text.append(f"{title}\n\n{raw.why(run)}\n")
@@ -323,6 +335,8 @@ def main(raw_folder, report_folder):
         elif run["name"] in ("invariant", "f16"):
             columns = {"invariant": ["not invariant ms", "cost (wanted: at most 8 %)"], "f16": ["in bf16 ms", "difference"]}[run["name"]]
             text.append(f"{title}\n\n" + against_usual_text(document["decode"], (documents["decode"] or {}).get("decode"), columns))
+        elif run["name"] == "arrivals":
+            text.append(f"{title}\n\n" + arrivals_text(document["arrivals"]))
         elif run["name"] == "strategies":
             text.append(f"{title}\n\n" + strategies_text(document["decode"]))
         else:

@@ -70,7 +70,7 @@ RunAdapter runAdapterOf(AdapterId id, const Adapter& adapter) {
     a.name = adapter.name;
     a.geometry = adapter.geometry();
     a.targets = adapter.targets();
-    a.bytes = int64_t(adapter.blob.size());
+    a.bytes = adapter.bytes();
     a.orthogonality_error = adapter.orthogonality_error;
     a.parts = adapter.parts;
     return a;
@@ -84,7 +84,7 @@ Json adapterJson(AdapterId id, const Adapter& adapter) {
             {"geometry", adapter.geometry()},
             {"targets", adapter.targets()},
             {"hash", adapter.content_hash},
-            {"bytes", adapter.blob.size()},
+            {"bytes", adapter.bytes()},
             {"orthogonality_error", adapter.orthogonality_error},
             {"parts", partsJson(adapter)}};
 }
@@ -165,8 +165,8 @@ namespace {
 Result<std::shared_ptr<const Adapter>> inForm(const LiveAdapter& a, AdapterForm form, const Model& model,
                                               Progress& progress) {
     const bool as_it_is =
-        form == AdapterForm::folded || std::none_of(a.adapter->parts.begin(), a.adapter->parts.end(),
-                                                    [](const AdapterPart& part) { return part.rotation >= 0; });
+        form != AdapterForm::factored || std::none_of(a.adapter->parts.begin(), a.adapter->parts.end(),
+                                                      [](const AdapterPart& part) { return part.rotation >= 0; });
     if (as_it_is) return a.adapter;
     return load_adapter(a.request, model, kLibrarySeed, progress, form);
 }
@@ -189,7 +189,8 @@ Result<std::shared_ptr<LiveRun>> startLiveRun(const LiveRunPlan& plan) {
     Json adapters = Json::array();
     std::vector<std::shared_ptr<const Adapter>> added;
     for (const LiveAdapter& a : plan.adapters) {
-        TRY_ASSIGN(adapter, inForm(a, form_of(strategy_of(live->engine->options())), *plan.model, live->progress));
+        TRY_ASSIGN(adapter, inForm(a, form_of(strategy_of(live->engine->options()), plan.cuda_device), *plan.model,
+                                   live->progress));
         TRY_ASSIGN(id, live->engine->add_adapter(adapter));
         live->ids[a.key] = id;
         live->workload_adapters.push_back(id);

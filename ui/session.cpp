@@ -531,13 +531,13 @@ void Session::readEntries(const std::vector<int>& keys) {
         ++reading_;
         runInWorker(
             adapters_, this,
-            [key, generation = adapter_generation_, request = e->request, model = model_,
-             progress = adapter_progress_] {
+            [key, generation = adapter_generation_, request = e->request, model = model_, progress = adapter_progress_,
+             form = cuda_device_ >= 0 ? AdapterForm::skew : AdapterForm::folded] {
                 AdapterRead read;
                 read.key = key;
                 read.generation = generation;
                 if (model) {
-                    const auto loaded = load_adapter(request, *model, kLibrarySeed, *progress);
+                    const auto loaded = load_adapter(request, *model, kLibrarySeed, *progress, form);
                     if (loaded)
                         read.adapter = *loaded;
                     else
@@ -578,7 +578,7 @@ void Session::applyReads() {
             e.where = LibraryEntry::Where::host;
             e.geometry = r.adapter->geometry();
             e.targets = r.adapter->targets();
-            e.bytes = int64_t(r.adapter->blob.size());
+            e.bytes = r.adapter->bytes();
             e.warnings = r.adapter->warnings;
         } else if (r.info && r.info->problems.empty()) {
             e.state = LibraryEntry::State::waiting;

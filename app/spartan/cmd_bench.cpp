@@ -1,6 +1,7 @@
 #include "app/spartan/session.h"
 #include "core/base/text.h"
 #include "core/engine/bench.h"
+#include "core/engine/bench_arrivals.h"
 #include "core/run/device_info.h"
 #include "core/run/html.h"
 #include "core/run/kernel_bench.h"
@@ -325,6 +326,36 @@ Result<int> bench_prefill(const GlobalOptions& options, const BenchOptions& o, P
     return kDone;
 }
 
+Result<int> bench_arrivals(const GlobalOptions& options, const BenchOptions& o, Progress& progress) {
+    TRY_ASSIGN(device, chosen_device(options));
+    if (device < 0) return Error{"", "--device", "the CPU", "a GPU: on a CPU nothing comes in beside a step"};
+    Json d = document_of(options, device);
+    TRY_ASSIGN(model, load_bench_model(options, o, progress, d));
+    ArrivalBenchOptions arrivals;
+    arrivals.cuda_device = device;
+    arrivals.rows = o.sizes[0];
+    if (!o.adapters.empty()) arrivals.adapters = o.adapters[0];
+    arrivals.sizes = {o.boft, o.lora};
+    arrivals.context = o.context;
+    arrivals.steps = o.steps;
+    arrivals.seed = options.seed_or();
+    TRY_ASSIGN(figures, measure_arrivals(model, arrivals, progress));
+    d["arrivals"] = to_json(figures);
+    d["rows"] = arrivals.rows;
+    d["context"] = arrivals.context;
+    std::vector<std::vector<std::string>> rows;
+    for (const ArrivalFigure& f : figures)
+        rows.push_back({f.kind, f.fold_blocks > 0 ? std::to_string(f.fold_blocks) : "", format_bytes(f.host_bytes),
+                        format_bytes(f.pool_bytes), format_figure(f.alone_ms), format_figure(f.beside_ms),
+                        format_figure(f.every_ms), format_figure(f.step_ms), format_figure(f.step_beside_ms),
+                        format_figure(f.slower * 100) + " %", percent(f.streaming_share)});
+    show(options, d,
+         text_table({"adapters", "fold blocks", "travel", "in the pool", "alone ms", "beside ms", "one every ms",
+                     "step ms", "beside ms", "slower", "streaming"},
+                    rows));
+    return kDone;
+}
+
 Result<int> bench_load(const GlobalOptions& options, const BenchOptions& o, Progress& progress) {
     TRY_ASSIGN(device, chosen_device(options));
     TRY_ASSIGN(precision, chosen_precision(options));
@@ -474,6 +505,25 @@ void add_bench(CLI::App& app, GlobalOptions& options, Action& action) {
     prefill->parse_complete_callback([&options, o] {
         refuse_two_documents(options, *o);
         if (o->sizes.empty()) o->sizes = {128, 512};
+    });
+
+    CLI::App* arrivals = add_bench_command(*bench, "arrivals", "On a GPU: adapters that come in beside decode steps",
+                                           " --model synthetic:llama-2-7b", options, action, o, bench_arrivals);
+    add_model_option(arrivals, o->model);
+    add_sizes(arrivals, "--batch", o->sizes, "Requests that decode side by side (default 96)")
+        ->expected(1)
+        ->delimiter('\0')
+        ->type_name("N");
+    add_sizes(arrivals, "--adapters", o->adapters, "Distinct BOFT adapters that they use (default 8)")
+        ->expected(1)
+        ->delimiter('\0')
+        ->type_name("N");
+    add_adapter_sizes(arrivals, "boft", o->boft, "b=32,m=2");
+    add_adapter_sizes(arrivals, "lora", o->lora, "r=64");
+    add_number(arrivals, "--context", o->context, "Tokens before those that are decoded (default 256)", 1 << 20);
+    add_number(arrivals, "--steps", o->steps, "Timed steps, alone and beside (default 20)", 100'000);
+    arrivals->parse_complete_callback([o] {
+        if (o->sizes.empty()) o->sizes = {96};
     });
 
     CLI::App* load = add_bench_command(*bench, "load", "From the files to a model that is ready", " --model demo",

@@ -75,7 +75,7 @@ std::vector<Check> checks_of(const Adapter& adapter, const Model& model) {
                        std::to_string(model.config().hidden_size) + " wide, " +
                        std::to_string(model.config().vocab_size) + " tokens)"}};
     if (rotates(adapter.kind)) checks.push_back({"rotations", orthogonality_text(adapter.orthogonality_error)});
-    checks.push_back({"memory", format_bytes(int64_t(adapter.blob.size())) + " folded in " + name_of(adapter.dtype)});
+    checks.push_back({"memory", format_bytes(adapter.bytes()) + " folded in " + name_of(adapter.dtype)});
     checks.push_back({"content", "SHA-256 " + adapter.content_hash});
     return checks;
 }

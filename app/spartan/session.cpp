@@ -97,7 +97,7 @@ Result<Session> open_session(const GlobalOptions& options, const ModelOptions& m
     engine_options.cuda_device = device;
     TRY_ASSIGN(engine, Engine::create(s.model, engine_options, s.recorder->sink(), std::move(logits)));
     s.engine = std::move(engine);
-    const AdapterForm form = form_of(strategy_of(s.engine->options()));
+    const AdapterForm form = form_of(strategy_of(s.engine->options()), device);
     for (const AdapterRequest& request : requests) {
         TRY_ASSIGN(adapter, with_progress(line, "Loading adapter " + request.name, progress,
                                           [&] { return load_adapter(request, *s.model, seed, progress, form); }));

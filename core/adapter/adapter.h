@@ -21,9 +21,10 @@ namespace spartan {
 enum class AdapterKind : uint8_t { boft, oft, lora, dora };
 const char* name_of(AdapterKind);
 
-// How a linear layer's rotation lies in a blob: multiplied out, as it is served, or as the factors it is trained as,
-// which the strategy `common_block` alone computes with. A table's rotation is folded in both.
-enum class AdapterForm : uint8_t { folded, factored };
+// How a linear layer's rotation lies in an adapter: multiplied out, as it is served; as the factors it is trained as,
+// which the strategy `common_block` alone computes with; or as the skew halves of its blocks, which a device folds when
+// it takes the adapter in (those that it cannot are folded). A table's rotation is folded in all.
+enum class AdapterForm : uint8_t { folded, factored, skew };
 
 // Where one module's parts lie in Adapter::blob (byte offsets, 64-byte aligned; -1: absent).
 struct AdapterPart {
@@ -31,7 +32,8 @@ struct AdapterPart {
     Projection projection{};
     int64_t in = 0, out = 0;
 
-    int64_t rotation = -1;  // T [in / group][group][group]
+    int64_t rotation = -1;  // T [in / group][group][group]; behind the blob's end while it is not folded …
+    int64_t skew = -1;      // … and where its skew halves begin in Adapter::skew, in values (kernels/skew.h)
     int64_t factors = -1;   // T [num_factors][in / block_size][block_size][block_size], in its place when factored
     int64_t group = 0;      // features a rotation group spans: b * 2^(m-1) for BOFT, b for OFT
     int64_t a = -1;         // T [rank, in]
@@ -77,12 +79,20 @@ struct Adapter {
     DType dtype = DType::f32;  // of the blob's T parts
     std::vector<std::byte> blob;
     int64_t factor_bytes = 0;        // of the blob's start, where the factors lie; 0: folded
+    std::vector<std::byte> skew;     // of rotations that are not folded yet, in skew_dtype
+    DType skew_dtype = DType::f32;   // bf16 only where that costs a rotation no more than its own rounding to bf16
+    int64_t unfolded_bytes = 0;      // that those rotations take behind the blob
     std::vector<AdapterPart> parts;  // by layer, then projection
     std::optional<TablePart> embedding, head;
     std::vector<NormPart> norms;
     int64_t file_bytes = 0;
-    double orthogonality_error = 0;  // largest |QᵀQ - I| over all factors' blocks (infinity norm); 0 without rotations
+    // Largest |QᵀQ - I| over all factors' blocks (infinity norm), of rotations that are not folded yet over the first
+    // block of each; 0 without rotations.
+    double orthogonality_error = 0;
     std::vector<std::string> warnings;
+
+    int64_t bytes() const { return int64_t(blob.size()) + unfolded_bytes; }             // as it is served
+    int64_t host_bytes() const { return int64_t(blob.size()) + int64_t(skew.size()); }  // as it is kept and travels
 
     std::string geometry() const;  // "BOFT b16 m2", "LoRA r8", "OFT b32"; mixed sizes joined by "/"
     std::string targets() const;   // "q k v o"
@@ -92,6 +102,9 @@ struct Adapter {
 // refused in words. Sources: see each formula in peft.cpp.
 Result<std::shared_ptr<const Adapter>> load_adapter(const std::string& name, const std::string& dir, const Model& model,
                                                     Progress& progress, AdapterForm form = AdapterForm::folded);
+
+// The same adapter with all its rotations folded, on the CPU.
+Result<std::shared_ptr<const Adapter>> fold_rotations(const Adapter& adapter, const Progress& progress);
 
 // What a folder holds, without a base model: shapes and problems. `modules` names are without "base_model.model.".
 struct AdapterModule {

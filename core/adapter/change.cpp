@@ -147,6 +147,10 @@ const char* name_of(ChangedPart part) {
 }
 
 std::vector<PartChange> measure_change(const Adapter& adapter, const Model& model, Progress& progress) {
+    if (!adapter.skew.empty()) {
+        const auto folded = fold_rotations(adapter, progress);
+        return folded ? measure_change(**folded, model, progress) : std::vector<PartChange>();
+    }
     ChangeMeter meter(adapter, progress);
     const auto measure = [&](const auto& weights) {
         CHECK(adapter.dtype == dtype_of<typename std::remove_cvref_t<decltype(weights.embedding)>::Value>);

@@ -1,8 +1,11 @@
 #include "core/adapter/fold.h"
 
 #include "core/base/memory.h"
+#include "core/base/run_items.h"
 #include "core/base/text.h"
 #include "kernels/check.h"
+#include "kernels/device.h"
+#include "kernels/skew.h"
 
 #include <algorithm>
 #include <cmath>
@@ -61,12 +64,31 @@ public:
         return error_;
     }
 
+    // Leaves it for a device, which folds group by group.
+    Result<double> leave(SkewHalves& skew) {
+        const int64_t b = part_.block_size, m = part_.num_factors, in_group = part_.group / b, blocks = part_.in / b;
+        int64_t place = part_.skew;
+        for (int64_t g = 0; g < part_.in / part_.group; ++g) {
+            if (progress_.cancelled()) return Error{"", "", "", "", true};
+            for (int64_t factor = 0; factor < m; ++factor)
+                for (int64_t j = 0; j < in_group; ++j, place += skew_values(b))
+                    skew.put(place, skew_block(stored(factor * blocks + g * in_group + j), b, rules_), b);
+        }
+        block(0);
+        if (progress_.cancelled()) return Error{"", "", "", "", true};
+        if (!skew.too_large()) TRY_VOID(check_orthogonality(error_, rules_));
+        return error_;
+    }
+
 private:
+    const float* stored(int64_t index) const {
+        const std::vector<float>& all = rules_.oft ? weights_.oft_r : weights_.boft_r;
+        return &all[size_t((rules_.shared ? 0 : index) * stored_values(part_.block_size, rules_))];
+    }
+
     // Block `index` of all factors', one factor after another.
     Matrix block(int64_t index) {
-        const std::vector<float>& all = rules_.oft ? weights_.oft_r : weights_.boft_r;
-        const float* stored = &all[size_t(index * stored_values(part_.block_size, rules_))];
-        Matrix q = rotation_block(stored, part_.block_size, rules_, progress_);
+        Matrix q = rotation_block(stored(index), part_.block_size, rules_, progress_);
         // Not std::max: a NaN must stay.
         if (const double error = orthogonality_error(q, part_.block_size, progress_); !(error <= error_))
             error_ = error;
@@ -222,10 +244,14 @@ Result<void> fold_gain(const PlannedPart& planned, const ModuleWeights& weights,
 
 template <class T>
 Result<double> fold_typed(const PlannedPart& planned, const ModuleWeights& weights, const RotationRules& rules,
-                          const Weights<T>& base, std::byte* blob, const Progress& progress) {
+                          const Weights<T>& base, std::byte* blob, SkewHalves& skew, const Progress& progress) {
     const AdapterPart& part = planned.part;
     double error = 0;
-    if (part.rotation >= 0 && planned.shares_input < 0) {
+    if (part.skew >= 0 && planned.shares_input < 0) {
+        TRY_ASSIGN(measured, RotationFolder<T>(part, weights, rules, progress).leave(skew));
+        error = measured;
+    }
+    if (part.rotation >= 0 && part.skew < 0 && planned.shares_input < 0) {
         TRY_ASSIGN(measured, RotationFolder<T>(part, weights, rules, progress).fold(at<T>(blob, part.rotation)));
         error = measured;
     }
@@ -266,17 +292,22 @@ int64_t stored_values(int64_t b, const RotationRules& rules) {
     return rules.oft && !rules.old_oft ? b * (b - 1) / 2 : b * b;
 }
 
-// One b x b block Q from its stored parameters. COFT limits the skew matrix; in PEFT 0.14 and 0.15 it limited what that
+// COFT limits the skew matrix; in PEFT 0.14 and 0.15 it limited what that
 // is taken from, with its symmetric part.
-Matrix rotation_block(const float* stored, int64_t b, const RotationRules& rules, const Progress& progress) {
+Matrix skew_block(const float* stored, int64_t b, const RotationRules& rules) {
     if (!rules.oft || rules.old_oft) {
         std::vector<float> a(stored, stored + b * b);
         limit_norm(a, rules.limit);
-        return cayley(boft_skew(a.data(), b), b, progress);
+        return boft_skew(a.data(), b);
     }
     Matrix skew = oft_skew(stored, b);
     limit_norm(skew, rules.limit);
-    return rules.neumann ? neumann(skew, b, rules.terms, rules.series, progress) : cayley(skew, b, progress);
+    return skew;
+}
+
+Matrix rotation_block(const float* stored, int64_t b, const RotationRules& rules, const Progress& progress) {
+    const Matrix skew = skew_block(stored, b, rules);
+    return rules.is_exact() ? cayley(skew, b, progress) : neumann(skew, b, rules.terms, rules.series, progress);
 }
 
 Result<void> check_orthogonality(double error, const RotationRules& rules) {
@@ -319,7 +350,7 @@ PlacedParts place_parts(std::vector<PlannedPart>& parts, DType dtype, AdapterFor
     int64_t end = 0;
     for (PlannedPart& planned : parts) {
         AdapterPart& p = planned.part;
-        if (form == AdapterForm::folded || planned.place != PlannedPart::Place::layer || p.group == 0) continue;
+        if (form != AdapterForm::factored || planned.place != PlannedPart::Place::layer || p.group == 0) continue;
         p.factors = planned.shares_input < 0 ? reserve(end, p.num_factors * p.in * p.block_size * size_of(dtype))
                                              : parts[size_t(planned.shares_input)].part.factors;
     }
@@ -327,7 +358,7 @@ PlacedParts place_parts(std::vector<PlannedPart>& parts, DType dtype, AdapterFor
     for (PlannedPart& planned : parts) {
         AdapterPart& p = planned.part;
         const AdapterPart* shared = planned.shares_input < 0 ? nullptr : &parts[size_t(planned.shares_input)].part;
-        if (p.group > 0 && p.factors < 0)
+        if (p.group > 0 && p.factors < 0 && !planned.leaves_skew)
             p.rotation = shared ? shared->rotation : reserve(end, p.in * p.group * size_of(dtype));
         if (p.rank > 0) {
             const int64_t width = planned.a_width > 0 ? planned.a_width : p.in;
@@ -340,10 +371,75 @@ PlacedParts place_parts(std::vector<PlannedPart>& parts, DType dtype, AdapterFor
     return {(end + 63) / 64 * 64, factor_bytes};
 }
 
+bool leave_skew(const AdapterPart& part, const RotationRules& rules) {
+    return part.group > 0 && rules.is_exact() && device_folds(part.block_size, part.num_factors);
+}
+
+int64_t place_skew(std::vector<PlannedPart>& parts, Adapter& adapter) {
+    const auto begin = int64_t(adapter.blob.size());
+    int64_t end = begin, values = 0;
+    for (PlannedPart& planned : parts) {
+        AdapterPart& p = planned.part;
+        if (!planned.leaves_skew) continue;
+        if (planned.shares_input >= 0) {
+            p.rotation = parts[size_t(planned.shares_input)].part.rotation;
+            p.skew = parts[size_t(planned.shares_input)].part.skew;
+            continue;
+        }
+        p.rotation = reserve(end, p.in * p.group * size_of(adapter.dtype));
+        p.skew = values;
+        values += skew_values_of(p.in, p.block_size, p.num_factors);
+    }
+    adapter.unfolded_bytes = (end + 63) / 64 * 64 - begin;
+    return values;
+}
+
 Result<double> fold_part(const PlannedPart& planned, const ModuleWeights& weights, const RotationRules& rules,
-                         const Model& model, std::byte* blob, const Progress& progress) {
-    return std::visit([&](const auto& base) { return fold_typed(planned, weights, rules, base, blob, progress); },
+                         const Model& model, std::byte* blob, SkewHalves& skew, const Progress& progress) {
+    return std::visit([&](const auto& base) { return fold_typed(planned, weights, rules, base, blob, skew, progress); },
                       model.weights);
+}
+
+namespace {
+
+template <class T>
+void fold_skew_of(const Adapter& adapter, const AdapterPart& part, T* out, const Progress& progress) {
+    const int64_t b = part.block_size, m = part.num_factors, size = part.group * part.group;
+    int64_t place = part.skew;
+    for (int64_t g = 0; g < part.in / part.group && !progress.cancelled(); ++g, out += size) {
+        Matrix factors;
+        for (int64_t i = 0; i < m << (m - 1); ++i, place += skew_values(b)) {
+            const Matrix q = cayley(skew_of(adapter, place, b), b, progress);
+            factors.insert(factors.end(), q.begin(), q.end());
+        }
+        if (m > 1) factors = compose_butterfly(factors, b, m, progress);
+        for (int64_t i = 0; i < size; ++i) out[i] = from_float<T>(float(factors[size_t(i)]));
+    }
+}
+
+}  // namespace
+
+Result<std::shared_ptr<const Adapter>> fold_rotations(const Adapter& adapter, const Progress& progress) {
+    TRY_VOID(check_memory(adapter.bytes(), adapter.path));
+    auto folded = std::make_shared<Adapter>(adapter);
+    folded->blob.resize(size_t(adapter.bytes()));
+    folded->unfolded_bytes = 0;
+    folded->skew = {};
+    std::vector<const AdapterPart*> to_fold;  // fused modules' parts share theirs
+    for (const AdapterPart& part : adapter.parts) {
+        const bool known = std::any_of(to_fold.begin(), to_fold.end(),
+                                       [&](const AdapterPart* other) { return other->rotation == part.rotation; });
+        if (part.skew >= 0 && !known) to_fold.push_back(&part);
+    }
+    TRY_VOID(run_items(int64_t(to_fold.size()), usable_cpus(), adapter.path, [&](int64_t i, int) -> Result<void> {
+        const AdapterPart& part = *to_fold[size_t(i)];
+        std::byte* out = folded->blob.data() + part.rotation;
+        with_type(adapter.dtype, [&]<class T>(T) { fold_skew_of(adapter, part, reinterpret_cast<T*>(out), progress); });
+        if (progress.cancelled()) return Error{"", "", "", "", true};
+        return {};
+    }));
+    for (AdapterPart& part : folded->parts) part.skew = -1;
+    return std::shared_ptr<const Adapter>(std::move(folded));
 }
 
 }  // namespace spartan

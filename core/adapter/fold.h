@@ -4,6 +4,7 @@
 #include "core/adapter/adapter.h"
 #include "core/adapter/peft_folder.h"
 #include "core/adapter/rotation.h"
+#include "core/adapter/skew_halves.h"
 
 #include <limits>
 #include <optional>
@@ -40,6 +41,8 @@ RotationRules rotation_rules(const PeftConfig& config, const PeftModule& module,
 // How many parameters a b x b block is stored as, and the block Q that follows from them.
 int64_t stored_values(int64_t b, const RotationRules& rules);
 Matrix rotation_block(const float* stored, int64_t b, const RotationRules& rules, const Progress& progress);
+// S of an exact one.
+Matrix skew_block(const float* stored, int64_t b, const RotationRules& rules);
 
 // What is wrong with rotations of which |QᵀQ - I| is `error`, without file and field; and what is to be said of them.
 Result<void> check_orthogonality(double error, const RotationRules& rules);
@@ -52,6 +55,7 @@ struct PlannedPart {
     AdapterPart part;
     std::string name;  // of the module, for messages
     bool has_gain = false, has_bias = false;
+    bool leaves_skew = false;  // in AdapterForm::skew: leave_skew()
     Place place = Place::layer;
     int64_t a_width = 0;    // values in a row of A: the vocabulary of an embedding; 0: part.in
     int64_t first_row = 0;  // of the module's outputs: parts of a fused module take part.out rows each
@@ -70,10 +74,16 @@ struct PlacedParts {
 };
 PlacedParts place_parts(std::vector<PlannedPart>& parts, DType dtype, AdapterForm form);
 
+// Decides which rotations of layers are left for a device to fold: exact ones of geometries that it folds.
+bool leave_skew(const AdapterPart& part, const RotationRules& rules);
+// Gives those their places behind adapter.blob, which has its size by now, and returns how many values their skew
+// halves are.
+int64_t place_skew(std::vector<PlannedPart>& parts, Adapter& adapter);
+
 // What is wrong, without file and field; or the rotation's measured orthogonality error (0 without a rotation).
-// Writes only the part's own ranges of `blob`, so parts may be folded on different threads.
+// Writes only the part's own ranges of `blob` and `skew`, so parts may be folded on different threads.
 Result<double> fold_part(const PlannedPart& planned, const ModuleWeights& weights, const RotationRules& rules,
-                         const Model& model, std::byte* blob, const Progress& progress);
+                         const Model& model, std::byte* blob, SkewHalves& skew, const Progress& progress);
 
 // Refused when the machine has not `bytes` left for the folded adapter.
 Result<void> check_memory(int64_t bytes, const std::string& path);

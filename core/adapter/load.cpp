@@ -40,6 +40,7 @@ public:
     FolderLoader(const PeftFolder& folder, const Model& model, Progress& progress, AdapterForm form)
         : folder_(folder), model_(model), progress_(progress), form_(form), tables_(folder, model, progress) {}
 
+    // Null: it has to be folded.
     Result<std::shared_ptr<const Adapter>> load(const std::string& name) {
         auto adapter = std::make_shared<Adapter>();
         adapter->name = name;
@@ -58,8 +59,13 @@ public:
         const int64_t bytes = tables_.place(*adapter, placed.bytes);
         TRY_VOID(check_memory(bytes, path()));
         adapter->blob.resize(size_t(bytes));
-        TRY_VOID(fold_all(*adapter));
+        const int64_t skew_values = place_skew(planned_, *adapter);
+        TRY_VOID(check_memory(skew_values * int64_t(sizeof(float)), path()));
+        SkewHalves skew(skew_values);
+        TRY_VOID(fold_all(*adapter, skew));
         TRY_VOID(folder_.file->file()->check_unchanged());
+        if (skew.too_large()) return std::shared_ptr<const Adapter>();
+        skew.hand_over(*adapter);
         hand_over(*adapter);
         return std::shared_ptr<const Adapter>(std::move(adapter));
     }
@@ -115,6 +121,7 @@ private:
             planned.part.projection = p;
             planned.part.in = in_features(model_.config(), p);
             planned.part.out = out_features(model_.config(), p);
+            planned.leaves_skew = form_ == AdapterForm::skew && leave_skew(planned.part, rules(module));
             planned.first_row = row;
             if (int(planned_.size()) > first) planned.shares_input = first;
             row += planned.part.out;
@@ -257,7 +264,7 @@ private:
     }
 
     // Task 0 hashes the file, the others read and fold one module each.
-    Result<void> fold_all(Adapter& adapter) {
+    Result<void> fold_all(Adapter& adapter, SkewHalves& skew) {
         std::vector<double> errors(folder_.modules.size(), 0.0);
         TRY_VOID(run_items(int64_t(folder_.modules.size()) + 1, usable_cpus(), path(),
                            [&](int64_t task, int) -> Result<void> {
@@ -266,7 +273,7 @@ private:
                                    adapter.content_hash = hash;
                                    return {};
                                }
-                               TRY_ASSIGN(error, fold_module(size_t(task - 1), adapter.blob.data()));
+                               TRY_ASSIGN(error, fold_module(size_t(task - 1), adapter.blob.data(), skew));
                                errors[size_t(task - 1)] = error;
                                return tables_.fold(size_t(task - 1), adapter);
                            }));
@@ -291,7 +298,7 @@ private:
         return to_hex(hash.finish());
     }
 
-    Result<double> fold_module(size_t index, std::byte* blob) {
+    Result<double> fold_module(size_t index, std::byte* blob, SkewHalves& skew) {
         const PeftModule& module = folder_.modules[index];
         const size_t first = first_part_[index], end = first_part_[index + 1];
         if (first == end) return 0.0;
@@ -299,10 +306,10 @@ private:
         double worst = 0;
         for (size_t i = first; i < end; ++i) {
             if (progress_.cancelled()) return cancelled();
-            const auto error =
-                end - first == 1
-                    ? fold_part(planned_[i], weights, rules(module), model_, blob, progress_)
-                    : fold_part(planned_[i], rows_of(planned_[i], weights), rules(module), model_, blob, progress_);
+            const auto error = end - first == 1
+                                   ? fold_part(planned_[i], weights, rules(module), model_, blob, skew, progress_)
+                                   : fold_part(planned_[i], rows_of(planned_[i], weights), rules(module), model_, blob,
+                                               skew, progress_);
             if (!error) return named(error.error(), module);
             worst = std::max(worst, *error);
         }
@@ -369,7 +376,9 @@ Result<std::shared_ptr<const Adapter>> load_adapter(const std::string& name, con
     TRY_VOID(check_adapter_name(name, dir));
     TRY_ASSIGN(folder, read_peft_folder(dir));
     if (!folder.problems.empty()) return folder.problems.front();
-    return FolderLoader(folder, model, progress, form).load(name);
+    TRY_ASSIGN(adapter, FolderLoader(folder, model, progress, form).load(name));
+    if (adapter) return adapter;
+    return FolderLoader(folder, model, progress, AdapterForm::folded).load(name);
 }
 
 }  // namespace spartan

@@ -9,6 +9,7 @@
 #include "core/base/run_items.h"
 #include "core/base/text.h"
 #include "core/model/safetensors.h"
+#include "kernels/check.h"
 #include "kernels/device.h"
 
 #include <algorithm>
@@ -148,25 +149,32 @@ Result<std::shared_ptr<const Adapter>> make(const SyntheticSpec& spec, int64_t i
     adapter->content_hash = sha256_hex(identity(spec, index_in_spec, global_index, seed));
     adapter->dtype = model.dtype;
     std::vector<PlannedPart> parts = plan(spec, index_in_spec, model.config());
+    const RotationRules rules{.oft = spec.kind == AdapterKind::oft};
+    for (PlannedPart& planned : parts)
+        planned.leaves_skew = form == AdapterForm::skew && leave_skew(planned.part, rules);
     const PlacedParts placed = place_parts(parts, model.dtype, form);
     TRY_VOID(check_memory(placed.bytes, adapter->path));
     adapter->factor_bytes = placed.factor_bytes;
     adapter->blob.resize(size_t(placed.bytes));
-    progress.total.store(int64_t(adapter->blob.size()), std::memory_order_relaxed);
+    const int64_t skew_values = place_skew(parts, *adapter);
+    TRY_VOID(check_memory(skew_values * int64_t(sizeof(float)), adapter->path));
+    SkewHalves skew(skew_values);
+    progress.total.store(adapter->bytes(), std::memory_order_relaxed);
 
-    const RotationRules rules{.oft = spec.kind == AdapterKind::oft};
     std::vector<double> errors(parts.size(), 0.0);
     TRY_VOID(run_items(int64_t(parts.size()), usable_cpus(), adapter->path, [&](int64_t i, int) -> Result<void> {
         if (progress.cancelled()) return Error{"", "", "", "", true};
         const PlannedPart& planned = parts[size_t(i)];
         const ModuleWeights weights = synthetic_weights(planned.part, spec.kind, global_index, seed);
-        TRY_ASSIGN(error, fold_part(planned, weights, rules, model, adapter->blob.data(), progress));
+        TRY_ASSIGN(error, fold_part(planned, weights, rules, model, adapter->blob.data(), skew, progress));
         errors[size_t(i)] = error;
-        progress.add(int64_t(adapter->blob.size() / parts.size()));
+        progress.add(adapter->bytes() / int64_t(parts.size()));
         return {};
     }));
     adapter->orthogonality_error = *std::max_element(errors.begin(), errors.end());
     for (const PlannedPart& planned : parts) adapter->parts.push_back(planned.part);
+    CHECK(!skew.too_large());
+    skew.hand_over(*adapter);
     return std::shared_ptr<const Adapter>(std::move(adapter));
 }
 

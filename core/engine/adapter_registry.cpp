@@ -17,7 +17,7 @@ AdapterRegistry::AdapterRegistry(int64_t budget_bytes, int64_t page_bytes, int32
 
 Result<AdapterId> AdapterRegistry::add(std::shared_ptr<const HostAdapter> host) {
     const auto& adapter = host->adapter;
-    const auto bytes = int64_t(adapter->blob.size());
+    const int64_t bytes = adapter->bytes(), host_bytes = adapter->host_bytes();
     const auto pages_for = [&](int64_t n) { return (n + page_bytes_ - 1) / page_bytes_; };
     const int64_t pages = pages_for(bytes), batched = pages_for(adapter->factor_bytes);
     if (pages + batched >= total_pages_)
@@ -27,11 +27,11 @@ Result<AdapterId> AdapterRegistry::add(std::shared_ptr<const HostAdapter> host) 
                          : format_bytes(bytes) + " and " + format_bytes(adapter->factor_bytes) + " when batched",
                      "less than the pool's " + format_bytes(page_bytes_ * total_pages_) + " (pool_bytes)"};
     std::lock_guard lock(mutex_);
-    if (used_bytes_ + bytes > budget_bytes_)
+    if (used_bytes_ + host_bytes > budget_bytes_)
         return Error{adapter->path, "adapter " + adapter->name,
-                     format_bytes(bytes) + " beside " + format_bytes(used_bytes_) + " of other adapters",
+                     format_bytes(host_bytes) + " beside " + format_bytes(used_bytes_) + " of other adapters",
                      "at most " + format_bytes(budget_bytes_) + " in all (adapter_bytes)"};
-    used_bytes_ += bytes;
+    used_bytes_ += host_bytes;
     const auto id = AdapterId(next_id_++);
     entries_[id] = {.host = std::move(host), .pages = {int32_t(pages), int32_t(batched)}};
     return id;
@@ -81,7 +81,7 @@ std::shared_ptr<const HostAdapter> AdapterRegistry::forget(AdapterId id) {
     const auto it = entries_.find(id);
     CHECK(it != entries_.end() && it->second.leaving && it->second.unfinished == 0);
     std::shared_ptr<const HostAdapter> host = std::move(it->second.host);
-    used_bytes_ -= int64_t(host->adapter->blob.size());
+    used_bytes_ -= host->adapter->host_bytes();
     entries_.erase(it);
     return host;
 }

@@ -65,7 +65,7 @@ int64_t bytes_beside_merged(const Adapter& adapter) {
         merged[part.b_t] = part.rank * part.out * t;
         merged[part.gain] = part.out * int64_t(sizeof(float));
     }
-    int64_t bytes = int64_t(adapter.blob.size());
+    int64_t bytes = adapter.bytes();
     for (const auto& [offset, size] : merged)
         if (offset >= 0) bytes -= size;
     return bytes;

@@ -23,8 +23,11 @@ const char* name_of(AdapterStrategy strategy);
 const std::vector<std::string>& adapter_strategy_names();
 Result<AdapterStrategy> parse_adapter_strategy(const std::string& name);
 
-constexpr AdapterForm form_of(AdapterStrategy strategy) {
-    return strategy == AdapterStrategy::common_block ? AdapterForm::factored : AdapterForm::folded;
+// How adapters are best loaded for a strategy on the CPU (-1) or a GPU. What is left to fold is folded by either; only
+// `common_block` takes no other form.
+constexpr AdapterForm form_of(AdapterStrategy strategy, int cuda_device) {
+    if (strategy == AdapterStrategy::common_block) return AdapterForm::factored;
+    return cuda_device >= 0 ? AdapterForm::skew : AdapterForm::folded;
 }
 // Whether a batch is computed adapter by adapter.
 constexpr bool splits_batches(AdapterStrategy strategy) {

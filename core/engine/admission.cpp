@@ -5,6 +5,7 @@
 #include "core/engine/cuda_backend.h"
 #include "core/engine/device_fit.h"
 #include "core/engine/model_runner.h"
+#include "kernels/skew.h"
 
 #include <algorithm>
 #include <cmath>
@@ -204,6 +205,23 @@ private:
                      "64-byte aligned within the blob's " + std::to_string(adapter_.blob.size()));
     }
 
+    // Behind the blob, where it will be folded, and what from.
+    Result<void> check_skew(const AdapterPart& part, const std::string& where) const {
+        const int64_t b = part.block_size, m = part.num_factors, end = part.rotation + part.in * part.group * t_size();
+        if (!device_folds(b, m) || part.group != b << (m - 1) || part.in % part.group != 0)
+            return wrong(where, std::to_string(m) + " factors of blocks of " + std::to_string(b),
+                         "a geometry that is folded while it is loaded");
+        if (part.rotation % 64 != 0 || part.rotation < int64_t(adapter_.blob.size()) || end > adapter_.bytes())
+            return wrong(where, "bytes from " + std::to_string(part.rotation),
+                         "64-byte aligned within the " + std::to_string(adapter_.unfolded_bytes) + " behind the blob");
+        const int64_t values = int64_t(adapter_.skew.size()) / size_of(adapter_.skew_dtype);
+        if (part.skew % 8 == 0 && part.skew + skew_values_of(part.in, b, m) <= values) return {};
+        return wrong(where, "skew halves from value " + std::to_string(part.skew),
+                     "whole ones of " + std::to_string(values) + " values");
+    }
+
+    int64_t t_size() const { return size_of(adapter_.dtype); }
+
     Result<void> check_part(const AdapterPart& part, const std::string& where, int64_t in, int64_t out,
                             int64_t a_values) const {
         if (part.in != in || part.out != out)
@@ -214,8 +232,11 @@ private:
         TRY_VOID(check_factors(part, where));
         if ((part.a >= 0) != (part.b_t >= 0) || (part.a >= 0 && part.rank <= 0))
             return wrong(where, "half a low-rank pair", "A and B of rank 1 or more");
-        const int64_t t = size_of(adapter_.dtype), f = int64_t(sizeof(float));
-        TRY_VOID(check_span(where, part.rotation, in * part.group * t));
+        const int64_t t = t_size(), f = int64_t(sizeof(float));
+        if (part.skew >= 0)
+            TRY_VOID(check_skew(part, where));
+        else
+            TRY_VOID(check_span(where, part.rotation, in * part.group * t));
         TRY_VOID(check_span(where, part.a, a_values * t));
         TRY_VOID(check_span(where, part.b_t, part.rank * out * t));
         TRY_VOID(check_span(where, part.gain, out * f));

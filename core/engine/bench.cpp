@@ -161,7 +161,8 @@ Result<void> measure_strategy(const std::shared_ptr<const Model>& model, Adapter
             lora = std::max(lora, c.deal.lora);
         }
     }
-    TRY_ASSIGN(adapters, make_bench_adapters(*model, o.sizes, boft, lora, o.seed, progress, form_of(strategy)));
+    TRY_ASSIGN(adapters,
+               make_bench_adapters(*model, o.sizes, boft, lora, o.seed, progress, form_of(strategy, o.cuda_device)));
     const int64_t most = *std::max_element(o.rows.begin(), o.rows.end());
     const RunnerLimits limits{
         .threads = o.threads, .strategy = strategy, .phase_times = o.phase_times, .batch_invariant = o.batch_invariant};

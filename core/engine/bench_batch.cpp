@@ -115,6 +115,8 @@ Result<std::unique_ptr<BenchRunner>> BenchRunner::make(std::shared_ptr<const Mod
     const int64_t page_bytes = page_bytes_of(*model, kBlockTokens);
     const int64_t blocks = (room.tokens + kBlockTokens - 1) / kBlockTokens;
     int64_t pages = room.sequences * blocks * model->config().num_layers;
+    const int64_t guest_pages = (room.guest_bytes + page_bytes - 1) / page_bytes;
+    pages += room.guests * guest_pages;
     for (const auto& a : adapters) pages += adapter_pages_of(*a, page_bytes) + batched_pages_of(*a, page_bytes);
     if (pages > std::numeric_limits<int32_t>::max())
         return Error{"", "context", std::to_string(room.tokens), "fewer tokens"};
@@ -130,6 +132,7 @@ Result<std::unique_ptr<BenchRunner>> BenchRunner::make(std::shared_ptr<const Mod
     auto bench = std::make_unique<BenchRunner>(std::move(model), std::move(runner), int32_t(pages));
     bench->add_sequences(room.sequences, blocks);
     for (const auto& a : adapters) TRY_VOID(bench->add_adapter(a, page_bytes));
+    bench->add_guests(room.guests, int32_t(guest_pages));
     return bench;
 }
 
@@ -181,6 +184,22 @@ void BenchRunner::add_sequences(int64_t sequences, int64_t blocks) {
             for (size_t l = 0; l < layers; ++l) tables_[s][l].push_back(pages[l]);
         }
     }
+}
+
+void BenchRunner::add_guests(int64_t count, int32_t pages) {
+    for (int64_t i = 0; i < count; ++i) {
+        const auto id = AdapterId(++num_adapters_);
+        const auto run = pool_.allocate_adapter(id, pages);
+        CHECK(run);
+        guests_.push_back({id, *run, false});
+    }
+}
+
+void BenchRunner::load_guest(int64_t i, std::shared_ptr<const HostAdapter> adapter) {
+    Guest& guest = guests_[size_t(i)];
+    if (guest.loaded) runner_->drop_adapter(guest.id);
+    runner_->load_adapter(guest.id, guest.run, std::move(adapter));
+    guest.loaded = true;
 }
 
 Result<void> BenchRunner::add_adapter(const std::shared_ptr<const Adapter>& adapter, int64_t page_bytes) {

@@ -51,9 +51,10 @@ Result<BenchAdapters> make_bench_adapters(const Model& model, const BenchSizes& 
 
 class BenchRunner {
 public:
-    // Room for `sequences` of `tokens` each and for the adapters, which get the ids 1, 2, … in their order.
+    // Room for `sequences` of `tokens` each and for the adapters, which get the ids 1, 2, … in their order; and for
+    // `guests` that come and go, of at most `guest_bytes` in the pool.
     struct Room {
-        int64_t max_rows = 0, sequences = 0, tokens = 0;
+        int64_t max_rows = 0, sequences = 0, tokens = 0, guests = 0, guest_bytes = 0;
     };
     // Sizes of `limits` are filled in; threads 0: usable_cpus().
     static Result<std::unique_ptr<BenchRunner>> make(std::shared_ptr<const Model> model, int cuda_device,
@@ -72,12 +73,27 @@ public:
     Batch decode(int64_t context, std::span<const AdapterId> adapters) const;
 
     void set_switches(const RunnerSwitches& switches) { runner_->set_switches(switches); }
+
+    Result<std::shared_ptr<const HostAdapter>> host_adapter(const std::shared_ptr<const Adapter>& adapter) const {
+        return runner_->host_adapter(adapter);
+    }
+    // Begins to load it in place of whoever was guest `i`. The guest must have arrived.
+    void load_guest(int64_t i, std::shared_ptr<const HostAdapter> adapter);
+    int64_t guest_of(AdapterId id) const { return int64_t(id) - int64_t(guests_.front().id); }
+    std::vector<AdapterArrival> take_arrivals() { return runner_->take_arrivals(); }
+
     // Wall time; `result` is the step's.
     double forward_ms(const Batch& batch);
     ForwardResult result;
 
 private:
+    struct Guest {
+        AdapterId id{};
+        PageRun run;
+        bool loaded = false;
+    };
     void add_sequences(int64_t sequences, int64_t blocks);
+    void add_guests(int64_t count, int32_t pages);
     Result<void> add_adapter(const std::shared_ptr<const Adapter>& adapter, int64_t page_bytes);
 
     std::shared_ptr<const Model> model_;
@@ -85,6 +101,7 @@ private:
     PagePool pool_;
     std::vector<std::vector<std::vector<int32_t>>> tables_;  // [sequence][layer][block]
     uint32_t num_adapters_ = 0;
+    std::vector<Guest> guests_;
     static constexpr bool wanted_ = false;  // BatchSequence::over
 };
 

@@ -78,6 +78,13 @@ public:
         count_bytes(batch, result.bytes);
     }
 
+    Result<std::shared_ptr<const HostAdapter>> host_adapter(std::shared_ptr<const Adapter> adapter) const override {
+        if (!adapter->skew.empty()) {
+            TRY_ASSIGN(folded, fold_rotations(*adapter, Progress()));
+            adapter = std::move(folded);
+        }
+        return std::make_shared<const HostAdapter>(std::move(adapter));
+    }
     void load_adapter(AdapterId id, PageRun run, std::shared_ptr<const HostAdapter> host) override {
         const auto begin = std::chrono::steady_clock::now();
         std::shared_ptr<const Adapter> adapter = host->adapter;
@@ -214,7 +221,7 @@ int64_t page_bytes_of(const Model& model, int64_t block_tokens) {
 }
 
 int32_t adapter_pages_of(const Adapter& adapter, int64_t page_bytes) {
-    return int32_t((int64_t(adapter.blob.size()) + page_bytes - 1) / page_bytes);
+    return int32_t((adapter.bytes() + page_bytes - 1) / page_bytes);
 }
 
 int32_t batched_pages_of(const Adapter& adapter, int64_t page_bytes) {

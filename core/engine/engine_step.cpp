@@ -183,7 +183,7 @@ void EngineLoop::move_adapters(const std::vector<AdapterMove>& moves, int64_t& t
         transfer_us += us;
         shared_.registry.set_residency(move.id, move.load ? Residency::moving : Residency::host);
         if (move.load) continue;
-        const auto bytes = int64_t(host->adapter->blob.size());
+        const int64_t bytes = host->adapter->bytes();
         pending_.adapter_events.push_back({move.id, AdapterEvent::Kind::evict, bytes, us, begin_us});
     }
     take_arrivals();
@@ -195,7 +195,7 @@ void EngineLoop::take_arrivals() {
         awaits_copies_ = false;
         scheduler_.adapter_arrived(arrival.id);
         shared_.registry.set_residency(arrival.id, Residency::pool);
-        const auto bytes = int64_t(shared_.registry.get(arrival.id)->adapter->blob.size());
+        const int64_t bytes = shared_.registry.get(arrival.id)->adapter->host_bytes();
         pending_.bytes.transfer += bytes;
         pending_.times.transfer += arrival.us;
         pending_.adapter_events.push_back(

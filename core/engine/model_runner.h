@@ -49,6 +49,8 @@ struct RunnerSwitches {
     // On a GPU, of the weights that a product reads: so many the kernel before it asks for, which leaves memory idle.
     int64_t ahead_bytes = 4 << 20;
     bool timed = false;  // fill in ForwardResult::device_ms
+    // On a GPU: thread blocks that fold an adapter at once while it comes in, at most; 0: all that find room.
+    int fold_blocks = 0;
 
     // But for being timed.
     bool same_as(const RunnerSwitches& other) const {

@@ -49,7 +49,7 @@ Json adapters_json(const Engine& engine) {
                         {"geometry", a.adapter->geometry()},
                         {"targets", a.adapter->targets()},
                         {"hash", a.adapter->content_hash},
-                        {"bytes", a.adapter->blob.size()}});
+                        {"bytes", a.adapter->bytes()}});
     return list;
 }
 

@@ -16,14 +16,17 @@ void check_cuda(cudaError_t status, const char* call) {
     throw OutOfDeviceMemory(what);
 }
 
-CudaDevice::CudaDevice(int ordinal) : ordinal_(ordinal) {
+CudaDevice::CudaDevice(int ordinal, StreamPriority priority) : ordinal_(ordinal) {
     make_current();
     int major = 0, minor = 0;
     CHECK_CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, ordinal));
     CHECK_CUDA(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, ordinal));
     compute_capability_ = 10 * major + minor;
     CHECK_CUDA(cudaDeviceGetAttribute(&num_sms_, cudaDevAttrMultiProcessorCount, ordinal));
-    CHECK_CUDA(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
+    int lowest = 0, highest = 0;
+    CHECK_CUDA(cudaDeviceGetStreamPriorityRange(&lowest, &highest));
+    CHECK_CUDA(cudaStreamCreateWithPriority(&stream_, cudaStreamNonBlocking,
+                                            priority == StreamPriority::high ? highest : lowest));
     set_overlap_launches(true);
 }
 

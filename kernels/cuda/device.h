@@ -25,9 +25,12 @@ struct Ahead {
     int64_t bytes = 0;
 };
 
+// Whose thread blocks find their places first where two streams have some that wait.
+enum class StreamPriority : uint8_t { low, high };
+
 class CudaDevice {
 public:
-    explicit CudaDevice(int ordinal = 0);
+    explicit CudaDevice(int ordinal = 0, StreamPriority priority = StreamPriority::high);
     ~CudaDevice();
     CudaDevice(const CudaDevice&) = delete;
     CudaDevice& operator=(const CudaDevice&) = delete;

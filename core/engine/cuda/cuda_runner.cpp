@@ -165,12 +165,12 @@ public:
             return std::shared_ptr<const HostAdapter>(PinnedAdapter::make(adapter, model_->config()));
         } catch (const DeviceError& e) {
             return Error{adapter->path, "adapter " + adapter->name, e.what(),
-                         format_bytes(int64_t(adapter->blob.size())) + " of pinned host memory"};
+                         format_bytes(adapter->host_bytes()) + " of pinned host memory"};
         }
     }
     bool loads_in_background() const override { return true; }
     void load_adapter(AdapterId id, PageRun run, std::shared_ptr<const HostAdapter> adapter) override {
-        CHECK(int64_t(adapter->adapter->blob.size()) <= run.count * page_bytes_);
+        CHECK(adapter->adapter->bytes() <= run.count * page_bytes_);
         device_.make_current();
         std::byte* data = pool_.data() + run.first * page_bytes_;
         const CudaFactors* factors = factors_.add(id, adapter->adapter, data);
@@ -214,6 +214,7 @@ public:
         switches_ = switches;
         device_.set_overlap_launches(switches.overlap);
         forward_.set_ahead(switches.ahead_bytes);
+        adapters_.set_fold_blocks(switches.fold_blocks);
     }
 
     void set_phase_times(bool on) override {
@@ -431,9 +432,7 @@ private:
         bytes.weights = weights_.layer_bytes() + batch.num_rows() * c.hidden_size * int64_t(sizeof(T));
         if (!batch.heads.empty()) bytes.weights += c.vocab_size * c.hidden_size * int64_t(sizeof(T));
         for (const DeviceAdapter* adapter : adapter_of_segment_)
-            if (adapter)
-                bytes.adapters +=
-                    merger_ ? bytes_beside_merged(*adapter->adapter) : int64_t(adapter->adapter->blob.size());
+            if (adapter) bytes.adapters += merger_ ? bytes_beside_merged(*adapter->adapter) : adapter->adapter->bytes();
         bytes.kv = kv_tokens_read(batch, c) * 2 * c.kv_size() * int64_t(sizeof(T));
     }
 

@@ -52,31 +52,51 @@ CudaTable table_at(const TablePart& table, const std::byte* data) {
 
 constexpr int64_t padded(int64_t bytes, int64_t to) { return (bytes + to - 1) / to * to; }
 
+// Jobs that an adapter's rotations may be cut into: a whole one each, and one more wherever a piece ends. Pieces are of
+// 1 MB or more, and a linear layer's skew halves of at most 1 KB an input.
+int64_t most_folds(const ModelConfig& config) {
+    int64_t jobs = 0;
+    for (int p = 0; p < kNumProjections; ++p) jobs += 2 + (in_features(config, Projection(p)) >> 10);
+    return config.num_layers * jobs;
+}
+
 }  // namespace
 
 template <class T>
 DeviceAdapters<T>::DeviceAdapters(CudaDevice& device, const ModelConfig& config, AdapterStrategy strategy)
     : device_(device),
-      copies_(device.ordinal()),
+      copies_(device.ordinal(), StreamPriority::low),
+      folds_(device.ordinal(), StreamPriority::low),
       config_(config),
       strategy_(strategy),
       parts_bytes_(padded(config.num_layers * kNumProjections * int64_t(sizeof(CudaPart)), 64)),
-      slot_bytes_(padded(parts_bytes_ + config.num_layers * kNumProjections * int64_t(sizeof(PackJob<T>)), 64)) {
+      packs_bytes_(padded(config.num_layers * kNumProjections * int64_t(sizeof(PackJob<T>)), 64)),
+      folds_bytes_(padded(most_folds(config) * int64_t(sizeof(FoldJob)), 64)),
+      slot_bytes_(parts_bytes_ + packs_bytes_ + folds_bytes_),
+      staging_(int64_t(kPieces) * kPieceBytes),
+      scratch_(kScratchBytes) {
     copies_.set_overlap_launches(false);
-    CHECK_CUDA(cudaEventCreateWithFlags(&given_, cudaEventDisableTiming));
+    folds_.set_overlap_launches(false);
+    for (cudaEvent_t* event : {&given_, &copied_}) CHECK_CUDA(cudaEventCreateWithFlags(event, cudaEventDisableTiming));
+    for (Staging& staging : stagings_)
+        for (cudaEvent_t* event : {&staging.copied, &staging.folded})
+            CHECK_CUDA(cudaEventCreateWithFlags(event, cudaEventDisableTiming));
     CHECK_CUDA(cudaEventCreate(&anchor_));
-    if (is_16_bit<T>) staging_ = DeviceMemory(kStagingBytes);
     add_slab();
 }
 
 template <class T>
 DeviceAdapters<T>::~DeviceAdapters() {
     cudaStreamSynchronize(copies_.stream());
+    cudaStreamSynchronize(folds_.stream());
     for (const Slot& slot : slots_)
         for (const cudaEvent_t event : {slot.begin, slot.end})
             if (event) cudaEventDestroy(event);
-    if (given_) cudaEventDestroy(given_);
-    if (anchor_) cudaEventDestroy(anchor_);
+    for (const Staging& staging : stagings_)
+        for (const cudaEvent_t event : {staging.copied, staging.folded})
+            if (event) cudaEventDestroy(event);
+    for (const cudaEvent_t event : {given_, copied_, anchor_})
+        if (event) cudaEventDestroy(event);
 }
 
 template <class T>
@@ -122,11 +142,11 @@ CudaPart DeviceAdapters<T>::place_part(const AdapterPart& part, std::byte* data,
     needs.rotations |= bit;
     // Where the last item would be padded, the packed form would not fit into the blob's place.
     const int64_t bytes = part.in * part.group * int64_t(sizeof(T));
-    const bool packed = packs(part.in, part.group, dtype_of<T>) && bytes <= kStagingBytes &&
-                        packed_rotation_bytes(part.in, part.group) == bytes;
+    const bool packed = is_served_packed(part.in, part.group, dtype_of<T>) && (part.skew >= 0 || bytes <= kPackBytes);
     if (packed) {
         placed.rotation_packed = 1;
         needs.max_group = std::max(needs.max_group, int(part.group));
+        if (part.skew >= 0) return placed;
         jobs.push_back({nullptr, reinterpret_cast<T*>(data + part.rotation), int32_t(part.in), int32_t(part.group)});
     } else {
         needs.plain_rotations |= bit;
@@ -165,7 +185,7 @@ void DeviceAdapters<T>::plan_tables(DeviceAdapter& placed) {
     }
 }
 
-// Cuts the rotations that are to be packed into runs that lie within kStagingBytes of the blob, where each will be
+// Cuts the rotations that are to be packed into runs that lie within kPackBytes of the blob, where each will be
 // read.
 template <class T>
 std::vector<typename DeviceAdapters<T>::PackRun> DeviceAdapters<T>::plan_packing(std::vector<PackJob<T>>& jobs) const {
@@ -174,7 +194,7 @@ std::vector<typename DeviceAdapters<T>::PackRun> DeviceAdapters<T>::plan_packing
     std::vector<PackRun> runs;
     for (PackJob<T>& job : jobs) {
         const int64_t values = int64_t(job.dim) * job.group;
-        const bool fits = !runs.empty() && (job.packed + values - runs.back().from) * kValueBytes <= kStagingBytes;
+        const bool fits = !runs.empty() && (job.packed + values - runs.back().from) * kValueBytes <= kPackBytes;
         if (!fits) runs.push_back({job.packed, 0, 0, 0});
         PackRun& run = runs.back();
         job.r = staging_.as<T>() + (job.packed - run.from);
@@ -189,11 +209,52 @@ std::vector<typename DeviceAdapters<T>::PackRun> DeviceAdapters<T>::plan_packing
 template <class T>
 void DeviceAdapters<T>::pack(const Slot& slot, const std::vector<PackRun>& runs) {
     const auto* jobs = reinterpret_cast<const PackJob<T>*>(slot.device + parts_bytes_);
+    if (!runs.empty())  // the memory between may hold what earlier adapters are folded from
+        for (const Staging& staging : stagings_) CHECK_CUDA(cudaStreamWaitEvent(copies_.stream(), staging.folded));
     for (const PackRun& run : runs) {
         CHECK_CUDA(
             cudaMemcpyAsync(staging_.data(), run.from, size_t(run.bytes), cudaMemcpyDeviceToDevice, copies_.stream()));
         if constexpr (is_16_bit<T>) pack_rotations(copies_, jobs, run.jobs, run.most_items);  // no others are packed
         jobs += run.jobs;
+    }
+}
+
+// Jobs in the slot, with the places of their pieces in the staging memory: those that fold() will take.
+template <class T>
+void DeviceAdapters<T>::place_jobs(const Slot& slot, FoldPlan& plan) const {
+    CHECK(int64_t(plan.jobs.size() * sizeof(FoldJob)) <= folds_bytes_);
+    size_t staging = next_staging_;
+    for (const FoldPiece& piece : plan.pieces) {
+        const std::byte* skew = staging_.data() + int64_t(staging) * kPieceBytes;
+        for (const FoldRun& run : piece.runs)
+            for (int i = run.first; i < run.first + run.count; ++i) {
+                FoldJob& job = plan.jobs[size_t(i)];
+                job.skew = skew + reinterpret_cast<intptr_t>(job.skew);
+                if (piece.scratch_bytes > 0)
+                    job.factors = reinterpret_cast<float*>(scratch_.data() + reinterpret_cast<intptr_t>(job.factors));
+            }
+        staging = (staging + 1) % kPieces;
+    }
+    if (!plan.jobs.empty())
+        std::memcpy(slot.host + parts_bytes_ + packs_bytes_, plan.jobs.data(), plan.jobs.size() * sizeof(FoldJob));
+}
+
+// Copies the pieces one after another and folds each as soon as it is there. The folding stream then waits for all
+// that was copied.
+template <class T>
+void DeviceAdapters<T>::fold(const Slot& slot, const FoldPlan& plan, const PinnedAdapter& from) {
+    const auto* jobs = reinterpret_cast<const FoldJob*>(slot.device + parts_bytes_ + packs_bytes_);
+    for (const FoldPiece& piece : plan.pieces) {
+        const Staging& staging = stagings_[next_staging_];
+        std::byte* to = staging_.data() + int64_t(next_staging_) * kPieceBytes;
+        next_staging_ = (next_staging_ + 1) % kPieces;
+        CHECK_CUDA(cudaStreamWaitEvent(copies_.stream(), staging.folded));
+        from.copy_skew_to(to, piece.begin, piece.bytes, copies_.stream());
+        CHECK_CUDA(cudaEventRecord(staging.copied, copies_.stream()));
+        CHECK_CUDA(cudaStreamWaitEvent(folds_.stream(), staging.copied));
+        for (const FoldRun& run : piece.runs)
+            fold_rotations<T>(folds_, jobs + run.first, run.count, run.shape, fold_blocks_);
+        CHECK_CUDA(cudaEventRecord(staging.folded, folds_.stream()));
     }
 }
 
@@ -221,6 +282,8 @@ void DeviceAdapters<T>::load(AdapterId id, std::byte* data, std::shared_ptr<cons
         if (part.factors >= 0) parts[index].factors = factors + index;
     }
     const std::vector<PackRun> runs = plan_packing(jobs);
+    FoldPlan folds = plan_folds(adapter, data, strategy_ != AdapterStrategy::merged, kPieceBytes, kScratchBytes);
+    place_jobs(slot, folds);
     if (!jobs.empty()) std::memcpy(slot.host + parts_bytes_, jobs.data(), jobs.size() * sizeof(PackJob<T>));
     placed.needs.own_norms = !adapter.norms.empty();
     placed.needs.own_embedding = adapter.embedding.has_value();
@@ -235,13 +298,18 @@ void DeviceAdapters<T>::load(AdapterId id, std::byte* data, std::shared_ptr<cons
     CHECK_CUDA(cudaEventRecord(given_, device_.stream()));  // may still read what these pages held
     CHECK_CUDA(cudaStreamWaitEvent(stream, given_));
     CHECK_CUDA(cudaEventRecord(slot.begin, stream));
+    const auto folds_bytes = int64_t(folds.jobs.size() * sizeof(FoldJob));
+    CHECK_CUDA(cudaMemcpyAsync(slot.device, slot.host, size_t(parts_bytes_ + packs_bytes_ + folds_bytes),
+                               cudaMemcpyHostToDevice, stream));
     pinned->copy_to(data, stream);
-    CHECK_CUDA(cudaMemcpyAsync(slot.device, slot.host, size_t(slot_bytes_), cudaMemcpyHostToDevice, stream));
     if (placed.tables_bytes > 0)
         CHECK_CUDA(cudaMemcpyAsync(placed.tables.data(), placed.tables_from.data(), size_t(placed.tables_bytes),
                                    cudaMemcpyHostToDevice, stream));
     pack(slot, runs);
-    CHECK_CUDA(cudaEventRecord(slot.end, stream));
+    CHECK_CUDA(cudaEventRecord(copied_, stream));
+    fold(slot, folds, *pinned);
+    CHECK_CUDA(cudaStreamWaitEvent(folds_.stream(), copied_));
+    CHECK_CUDA(cudaEventRecord(slot.end, folds_.stream()));
     placed_.emplace(id, std::move(placed));
     moving_.push_back(id);
 }

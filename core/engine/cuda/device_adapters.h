@@ -1,9 +1,11 @@
 // Adapters as they lie in the GPU's pool: each one's blob in its pages, rotations in the kernels' own order, and one
-// table of CudaPart an adapter that the kernels find them by. They come in on a stream of their own, beside the steps.
+// table of CudaPart an adapter that the kernels find them by. They come in on streams of their own, beside the steps:
+// one copies, one folds what has been copied of skew halves.
 #pragma once
 
 #include "core/adapter/adapter.h"
 #include "core/engine/adapter_strategy.h"
+#include "core/engine/cuda/fold_plan.h"
 #include "core/engine/cuda/pinned_adapter.h"
 #include "core/engine/cuda/spares.h"
 #include "core/engine/model_runner.h"
@@ -11,6 +13,7 @@
 #include "kernels/cuda/rotate.h"
 #include "kernels/cuda/tables.h"
 
+#include <array>
 #include <chrono>
 #include <cstdint>
 #include <deque>
@@ -61,6 +64,8 @@ public:
     void load(AdapterId id, std::byte* data, std::shared_ptr<const HostAdapter> host, const CudaFactors* factors);
     std::vector<AdapterArrival> take_arrivals();
     bool copying() const { return !moving_.empty(); }
+    // Thread blocks that fold at once, at most; 0: all there is room for, each for a short time.
+    void set_fold_blocks(int most) { fold_blocks_ = most; }
     // Waits for the copy if it has not ended.
     void drop(AdapterId id);
     // For work that is given to the device's stream from now on.
@@ -84,18 +89,32 @@ private:
     void plan_tables(DeviceAdapter& placed);
     std::vector<PackRun> plan_packing(std::vector<PackJob<T>>& jobs) const;
     void pack(const Slot& slot, const std::vector<PackRun>& runs);
+    void place_jobs(const Slot& slot, FoldPlan& plan) const;
+    void fold(const Slot& slot, const FoldPlan& plan, const PinnedAdapter& from);
     size_t take_slot();
     void add_slab();
 
     static constexpr size_t kSlotsOfSlab = 64;
-    static constexpr int64_t kStagingBytes = 16 << 20;
+    static constexpr int64_t kPackBytes = 16 << 20;  // of rotations that are packed at once
+    // Of skew halves: one piece is folded while others come. Few pieces, as a stream takes a thousand works at once.
+    static constexpr int64_t kPieceBytes = 8 << 20, kScratchBytes = 16 << 20;
+    static constexpr size_t kPieces = 4;
+    // Where a piece of skew halves lies until it is folded.
+    struct Staging {
+        cudaEvent_t copied = nullptr, folded = nullptr;
+    };
+
     CudaDevice& device_;
-    CudaDevice copies_;
+    CudaDevice copies_, folds_;
     const ModelConfig& config_;
     AdapterStrategy strategy_;
-    int64_t parts_bytes_, slot_bytes_;  // of one adapter's parts; with what is to be packed
-    DeviceMemory staging_;              // rotations as they are in the blob
-    std::vector<DeviceMemory> slabs_;   // of kSlotsOfSlab each
+    // In a slot: the adapter's parts, what is to be packed, what is to be folded.
+    int64_t parts_bytes_, packs_bytes_, folds_bytes_, slot_bytes_;
+    DeviceMemory staging_, scratch_;  // rotations as they are in the blob, or skew halves; factors
+    std::array<Staging, kPieces> stagings_;
+    size_t next_staging_ = 0;
+    int fold_blocks_ = 0;
+    std::vector<DeviceMemory> slabs_;  // of kSlotsOfSlab each
     std::vector<PinnedMemory> slabs_from_;
     std::vector<Slot> slots_;
     std::vector<size_t> free_slots_;
@@ -104,6 +123,7 @@ private:
     std::map<AdapterId, DeviceAdapter> placed_;
     std::deque<AdapterId> moving_;  // their copies run one after another
     cudaEvent_t given_ = nullptr;   // to the device's stream before a copy
+    cudaEvent_t copied_ = nullptr;  // all but skew halves
     cudaEvent_t anchor_ = nullptr;  // recorded when nothing was on its way, at anchor_time_
     std::chrono::steady_clock::time_point anchor_time_;
 };

@@ -30,7 +30,8 @@ struct Subject {
     std::vector<std::shared_ptr<const Adapter>> adapters{nullptr};
 };
 
-Subject load(const AdapterCases& cases, DType dtype, AdapterForm form = AdapterForm::folded) {
+Subject load(const AdapterCases& cases, DType dtype,
+             AdapterForm form = form_of(AdapterStrategy::folded, test_device())) {
     Subject s;
     Progress progress;
     s.model = expect(load_model(expect(open_model(cases.model_dir())), dtype, 1, progress));
@@ -162,7 +163,7 @@ void FidelityTest::strategies() {
     QFETCH(QString, family);
     const AdapterCases cases(family.toStdString());
     for (const auto strategy : {AdapterStrategy::common_block, AdapterStrategy::sequential, AdapterStrategy::merged}) {
-        Subject s = load(cases, DType::f32, form_of(strategy));
+        Subject s = load(cases, DType::f32, form_of(strategy, test_device()));
         for (size_t a = s.names.size(); a-- > 1;) {
             const Result<void> taken = check_strategy(*s.adapters[a], strategy);
             if (taken) continue;

@@ -37,7 +37,7 @@ const std::vector<std::string>& rotating_specs() {
 std::vector<std::shared_ptr<const Adapter>> make_adapters(const Model& model, AdapterStrategy strategy) {
     std::vector<std::shared_ptr<const Adapter>> adapters;
     for (const std::string& spec : rotating_specs())
-        adapters.push_back(synthetic(model, spec, int64_t(adapters.size()), form_of(strategy)));
+        adapters.push_back(synthetic(model, spec, int64_t(adapters.size()), form_of(strategy, test_device())));
     adapters.push_back(synthetic(model, "lora:1:r=8", 20, AdapterForm::folded));
     const AdapterShape shapes[] = {{.rank = 5, .gain = true},  // as DoRA is served
                                    {.rank = 4, .gain = true, .bias = true, .tables = true, .tokens = {0, 3, 77, 255}},

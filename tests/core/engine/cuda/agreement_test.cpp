@@ -95,6 +95,10 @@ void bring_near_identity(Adapter& adapter) {
     }
 }
 
+std::shared_ptr<const Adapter> synthetic(const Model& model, const std::string& spec, int64_t index, AdapterForm form) {
+    return expect(make_synthetic_adapter(expect(parse_synthetic_spec("synthetic:" + spec)), 0, index, 5, model, form));
+}
+
 // Resident and streaming through two slots, once more: the same bits, which are the CPU's up to bf16.
 void check_large(const Subject& s) {
     EngineOptions on_cpu = options_on(-1), on_gpu = options_on(0);
@@ -189,6 +193,54 @@ private slots:
         }
         QVERIFY(s.adapters[0]->blob.size() > size_t(16) << 20);  // two runs
         check_large(s);
+    }
+
+    // The same of what the GPU folds on the way, in more pieces than find room at once; one geometry that is folded in
+    // one kernel, one in two, one whose rotations are not packed.
+    void large_adapters_are_folded_on_the_way() {
+        Subject s = large_subject();
+        const char* specs[] = {"boft:1:b=128,m=2", "boft:1:b=32,m=2", "oft:1:b=256", "boft:1:b=4,m=2"};
+        for (const char* spec : specs)
+            s.adapters.push_back(synthetic(*s.model, spec, int64_t(s.adapters.size()), AdapterForm::skew));
+        QVERIFY(s.adapters[0]->skew.size() > size_t(6) << 20);
+        for (const auto& adapter : s.adapters) QVERIFY(adapter->skew_dtype == DType::bf16);
+        check_large(s);
+    }
+
+    // Folded by the GPU, by the CPU before, and by the CPU for itself; with every strategy that takes them so.
+    void folded_here_and_there() {
+        const TinyShape shape{
+            .hidden = 384, .intermediate = 96, .layers = 2, .heads = 6, .kv_heads = 2, .head_dim = 64};
+        for (const DType dtype : {DType::f32, DType::bf16}) {
+            Subject left, folded;
+            left.model = folded.model = make_model(dtype, shape, 6);
+            Random random(7);
+            left.prompts.push_back(random_prompt(random, 20, shape.vocab));
+            for (const char* spec : {"boft:1:b=32,m=2", "boft:1:b=8,m=1", "boft:1:b=16,m=4", "boft:1:b=24,m=2",
+                                     "oft:1:b=64", "oft:1:b=3", "boft:1:b=96,m=3", "oft:1:b=128"}) {
+                const auto index = int64_t(left.adapters.size());
+                left.adapters.push_back(synthetic(*left.model, spec, index, AdapterForm::skew));
+                folded.adapters.push_back(synthetic(*left.model, spec, index, AdapterForm::folded));
+                QVERIFY(!left.adapters.back()->skew.empty() && folded.adapters.back()->skew.empty());
+                left.prompts.push_back(random_prompt(random, pick(random, 1, 60), shape.vocab));
+            }
+            folded.prompts = left.prompts;
+            EngineOptions on_cpu = options_on(-1), options = options_on(0);
+            on_cpu.pool_bytes = options.pool_bytes = 64 << 20;
+            const Outcome cpu = run(folded, on_cpu, true);
+            const double bar = dtype == DType::f32 ? 2e-5 : 3e-2;
+            for (const char* strategy : {"folded", "merged"}) {
+                if (dtype == DType::bf16 && strategy == std::string("merged"))
+                    continue;  // rounds the weights once more
+                options.adapter_strategy = strategy;
+                const Outcome by_gpu = run(left, options, true), before = run(folded, options, true);
+                for (size_t i = 0; i < cpu.logits.size(); ++i)
+                    for (const Outcome* gpu : {&by_gpu, &before}) {
+                        const double error = relative_error(gpu->logits[i], cpu.logits[i]);
+                        QVERIFY2(error < bar, qPrintable(QString("%1 prompt %2: %3").arg(strategy).arg(i).arg(error)));
+                    }
+            }
+        }
     }
 
     // Replayed launches compute what the same launches compute one by one.
