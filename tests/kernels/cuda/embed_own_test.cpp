@@ -29,6 +29,7 @@ struct Embedding {
     V* store(const std::vector<V>& values) {
         stored.push_back(std::make_unique<DeviceMemory>(int64_t(values.size() * sizeof(V))));
         CHECK_CUDA(cudaMemcpy(stored.back()->data(), values.data(), values.size() * sizeof(V), cudaMemcpyHostToDevice));
+        CHECK_CUDA(cudaDeviceSynchronize());  // a copy from pageable memory may still be on its way
         return stored.back()->template as<V>();
     }
 };
