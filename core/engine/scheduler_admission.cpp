@@ -44,6 +44,9 @@ void Scheduler::admit_waiting(Line line, Schedule& out) {
             if ((*it)->id() < line.youngest && (*it)->passed_us < 0) (*it)->passed_us = line.now_us;
         return;
     }
+    // Those too far behind to be looked at wait like the last of those who were.
+    const WaitReason last = out.waiting_for.empty() ? WaitReason::row_budget : out.waiting_for.back().reason;
+    if (const int64_t rest = num_waiting() - line.passed; rest > 0) count_waiting(last, rest, 0, out.waiting_for);
 }
 
 // Those whose turn has come; the base's; adapter by adapter; last, who lack a place. Each in their order. With

@@ -55,6 +55,7 @@ private slots:
     void an_overdue_request_gets_the_place_of_the_longest_there();
     void nobody_is_passed_over_for_ever_data();
     void nobody_is_passed_over_for_ever();
+    void a_long_line_is_counted_to_its_end();
     void so_many_adapters_are_on_their_way_at_most();
     void an_adapters_requests_come_in_together();
     void who_was_overtaken_comes_first_in_the_end();
@@ -440,6 +441,26 @@ void SchedulerTest::nobody_is_passed_over_for_ever() {
     }
     // It comes after 19 others, six at a time and eight steps each; then two seconds, and the rest of who runs.
     QVERIFY2(admitted_us > 0 && admitted_us < 6'000'000, qPrintable(QString::number(admitted_us)));
+}
+
+// So many look for room in one step at most, but everybody is counted.
+void SchedulerTest::a_long_line_is_counted_to_its_end() {
+    for (const bool pass_over : {false, true}) {
+        PagePool pool(100);
+        Scheduler scheduler(
+            {.max_batch_tokens = 64, .block_tokens = 4, .adapter_slots = pass_over ? 1 : 0, .pass_over = pass_over},
+            pool);
+        std::vector<std::unique_ptr<Sequence>> all;
+        for (uint64_t id = 1; id <= 5000; ++id) {
+            all.push_back(sequence(id, 2, AdapterId(id <= 2 ? id : 2 + id % 2), pass_over ? 5 : 60));
+            scheduler.add(*all.back());
+        }
+        const Schedule plan = scheduler.schedule(1, 0);
+        QVERIFY(!plan.rows.empty());
+        int64_t counted = 0;
+        for (const WaitCount& w : plan.waiting_for) counted += w.requests;
+        QCOMPARE(counted, scheduler.num_waiting());
+    }
 }
 
 void SchedulerTest::so_many_adapters_are_on_their_way_at_most() {
