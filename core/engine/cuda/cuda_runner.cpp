@@ -114,7 +114,10 @@ public:
             std::any_of(batch.heads.begin(), batch.heads.end(), [](const HeadRow& h) { return h.logits; });
         if (switches_.timed) stopwatch_.start(device_);
         result.passes = 1;
+        if (!factors_.empty()) lane.uncut.record(device_);
         result.bytes.staging = factors_.batch(batch.segments, factor_shape_);
+        lane.cuts = result.bytes.staging > 0;
+        if (lane.cuts) lane.cut.record(device_);
         result.common_block = factor_shape_.cell;
         forward_.set_factors(factor_shape_);
         CHECK(!merger_ || (batch.segments.size() == 1 && batch.segments[0].adapter == merged_));
@@ -152,7 +155,11 @@ public:
         else  // the GPU's whole step
             result.times.other =
                 std::chrono::duration_cast<std::chrono::microseconds>(now - std::max(lane.launched, ended_)).count();
-        if (lane.at_once) result.gap_us = std::llround(lane.begun.ms_since(before.computed) * 1e3);
+        if (lane.at_once) {
+            const double cutting_ms = lane.cuts ? lane.cut.ms_since(lane.uncut) : 0;  // it does not idle meanwhile
+            result.gap_us =
+                std::max<int64_t>(std::llround((lane.begun.ms_since(before.computed) - cutting_ms) * 1e3), 0);
+        }
         ended_ = now;
     }
 
@@ -243,10 +250,11 @@ private:
     // What a step in flight is collected from.
     struct Lane {
         PinnedMemory tokens;
-        Milestone begun, computed, sent;  // before the first kernel, after the last, with the tokens on the host
+        Milestone uncut, cut;             // before the batch's factors were cut to one size and after
+        Milestone begun, computed, sent;  // before the layers' kernels, after the last, with the tokens on the host
         std::chrono::steady_clock::time_point launched;
         bool at_once = false;  // launched while the step before was in flight
-        bool phases = false;
+        bool phases = false, cuts = false;
     };
 
     // All that launches depend on apart from the tables.

@@ -40,6 +40,7 @@ public:
     // Its factors are batched at `batched` from the next batch() on.
     void place(AdapterId id, std::byte* batched);
     void drop(AdapterId id);
+    bool empty() const { return placed_.empty(); }
 
     // Cuts what the batch's adapters brought to the size that they have in common, as far as it does not lie there from
     // an earlier batch, behind the work given to the device before. Returns the bytes written.
