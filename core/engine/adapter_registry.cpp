@@ -3,6 +3,8 @@
 #include "core/base/text.h"
 #include "kernels/check.h"
 
+#include <utility>
+
 namespace spartan {
 namespace {
 
@@ -11,6 +13,24 @@ Error unknown(AdapterId id) {
 }
 
 }  // namespace
+
+// An adapter that nobody asks for any more: its memory is counted until it is free.
+struct AdapterRegistry::Leaving {
+    AdapterRegistry& registry;
+    std::shared_ptr<const HostAdapter> host;
+    int64_t bytes;
+
+    Leaving(AdapterRegistry& of, std::shared_ptr<const HostAdapter> last)
+        : registry(of), host(std::move(last)), bytes(host->adapter->host_bytes()) {}
+    ~Leaving() {
+        host.reset();
+        const std::lock_guard lock(registry.mutex_);
+        registry.used_bytes_ -= bytes;
+        registry.leaving_bytes_ -= bytes;
+    }
+    Leaving(const Leaving&) = delete;
+    Leaving& operator=(const Leaving&) = delete;
+};
 
 AdapterRegistry::AdapterRegistry(int64_t budget_bytes, int64_t page_bytes, int32_t total_pages)
     : budget_bytes_(budget_bytes), page_bytes_(page_bytes), total_pages_(total_pages) {}
@@ -29,7 +49,8 @@ Result<AdapterId> AdapterRegistry::add(std::shared_ptr<const HostAdapter> host) 
     std::lock_guard lock(mutex_);
     if (used_bytes_ + host_bytes > budget_bytes_)
         return Error{adapter->path, "adapter " + adapter->name,
-                     format_bytes(host_bytes) + " beside " + format_bytes(used_bytes_) + " of other adapters",
+                     format_bytes(host_bytes) + " beside " + format_bytes(used_bytes_) + " of other adapters" +
+                         (leaving_bytes_ > 0 ? ", " + format_bytes(leaving_bytes_) + " of them about to leave" : ""),
                      "at most " + format_bytes(budget_bytes_) + " in all (adapter_bytes)"};
     used_bytes_ += host_bytes;
     const auto id = AdapterId(next_id_++);
@@ -76,14 +97,14 @@ std::vector<AdapterId> AdapterRegistry::removable() const {
     return ids;
 }
 
-std::shared_ptr<const HostAdapter> AdapterRegistry::forget(AdapterId id) {
+std::shared_ptr<const void> AdapterRegistry::forget(AdapterId id) {
     std::lock_guard lock(mutex_);
     const auto it = entries_.find(id);
     CHECK(it != entries_.end() && it->second.leaving && it->second.unfinished == 0);
-    std::shared_ptr<const HostAdapter> host = std::move(it->second.host);
-    used_bytes_ -= host->adapter->host_bytes();
+    auto leaving = std::make_shared<const Leaving>(*this, std::move(it->second.host));
+    leaving_bytes_ += leaving->bytes;
     entries_.erase(it);
-    return host;
+    return leaving;
 }
 
 void AdapterRegistry::set_residency(AdapterId id, Residency residency) {

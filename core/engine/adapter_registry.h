@@ -32,15 +32,17 @@ public:
     AdapterPages pages_of(AdapterId id) const;
 
     // Engine's thread: adapters that are leaving and have no request left; forget() ends them, and gives back what may
-    // be the last reference to what it takes long to let go of.
+    // be the last reference to what it takes long to let go of. Until that has gone its memory counts as used. The
+    // registry must outlive it.
     std::vector<AdapterId> removable() const;
-    std::shared_ptr<const HostAdapter> forget(AdapterId id);
+    std::shared_ptr<const void> forget(AdapterId id);
     void set_residency(AdapterId id, Residency residency);
     std::shared_ptr<const HostAdapter> get(AdapterId id) const;  // null: gone
     std::string name(AdapterId id) const;                        // "base", or the adapter's
     std::vector<AdapterStatus> status() const;
 
 private:
+    struct Leaving;
     struct Entry {
         std::shared_ptr<const HostAdapter> host;
         AdapterPages pages;
@@ -53,7 +55,7 @@ private:
     mutable std::mutex mutex_;
     std::map<AdapterId, Entry> entries_;
     uint32_t next_id_ = 1;
-    int64_t used_bytes_ = 0;
+    int64_t used_bytes_ = 0, leaving_bytes_ = 0;  // those that leave are used still
 };
 
 }  // namespace spartan

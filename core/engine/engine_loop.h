@@ -57,8 +57,8 @@ struct EngineShared {
     EngineClock clock;
     std::shared_ptr<Watchdog> watchdog;
     Mailbox mailbox;
-    Disposal disposal;  // of adapters that have left
     AdapterRegistry registry;
+    Disposal disposal;  // of adapters that have left; each tells the registry when it is gone
     StatusBoard board;
 };
 
@@ -130,6 +130,8 @@ private:
 
     // Parts of a step.
     void move_adapters(const std::vector<AdapterMove>& moves, int64_t& transfer_us);
+    void place_batched(const std::vector<BatchedPages>& batched);
+    void find_homeless(AdapterId id, const char* why);
     void take_arrivals();
     void leave_out_homeless(Schedule& plan);
     void do_with_less(const std::vector<RequestId>& batch, const std::string& why);

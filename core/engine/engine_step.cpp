@@ -45,12 +45,12 @@ bool EngineLoop::launch(Flight& f) {
     collect_page_changes();
     int64_t transfer_us = 0;
     move_adapters(f.plan.moves, transfer_us);
+    place_batched(f.plan.batched);
     leave_out_homeless(f.plan);
     if (f.plan.rows.empty()) {
         pending_.waiting_for = f.plan.waiting_for;
         return false;
     }
-    for (const BatchedPages& b : f.plan.batched) runner_->place_batched(b.id, b.pages);
     build_batch(f.plan.rows, f.batch);
     f.scheduled_us = shared_.clock.now_us();
     f.schedule_us = f.scheduled_us - f.start_us - transfer_us;
@@ -176,7 +176,7 @@ void EngineLoop::move_adapters(const std::vector<AdapterMove>& moves, int64_t& t
             else if (failure_.empty())
                 runner_->drop_adapter(move.id);
         } catch (const OutOfDeviceMemory& e) {
-            homeless_[move.id] = "adapter " + host->adapter->name + " finds no device memory: " + e.what();
+            find_homeless(move.id, e.what());
             continue;
         }
         const int64_t us = shared_.clock.now_us() - begin_us;
@@ -187,6 +187,21 @@ void EngineLoop::move_adapters(const std::vector<AdapterMove>& moves, int64_t& t
         pending_.adapter_events.push_back({move.id, AdapterEvent::Kind::evict, bytes, us, begin_us});
     }
     take_arrivals();
+}
+
+void EngineLoop::place_batched(const std::vector<BatchedPages>& batched) {
+    for (const auto& [id, pages] : batched) {
+        if (homeless_.contains(id)) continue;
+        try {
+            runner_->place_batched(id, pages);
+        } catch (const OutOfDeviceMemory& e) {
+            find_homeless(id, e.what());
+        }
+    }
+}
+
+void EngineLoop::find_homeless(AdapterId id, const char* why) {
+    homeless_[id] = "adapter " + shared_.registry.name(id) + " finds no device memory: " + why;
 }
 
 void EngineLoop::take_arrivals() {
@@ -204,15 +219,14 @@ void EngineLoop::take_arrivals() {
 }
 
 // What a device needs for an adapter beside its pages was refused: the requests that were to run with it, or waited for
-// it to arrive, end.
+// it to arrive, end. Not those whose last token is in flight, which was computed with the adapter where it lay before.
 void EngineLoop::leave_out_homeless(Schedule& plan) {
     for (const auto& [id, why] : std::exchange(homeless_, {})) {
         std::erase_if(plan.rows, [id = id](const ScheduledRow& row) { return row.sequence->adapter() == id; });
-        std::erase_if(plan.batched, [id = id](const BatchedPages& b) { return b.id == id; });
         for (auto it = live_.begin(); it != live_.end();) {
             Sequence& s = *it++->second;
             const bool was_to_run = s.num_blocks() > 0 || scheduler_.loading(id);
-            if (was_to_run && s.adapter() == id && !s.over) finish(s, FinishReason::error, why);
+            if (was_to_run && s.adapter() == id && !s.over && !s.ends_in_flight()) finish(s, FinishReason::error, why);
         }
         scheduler_.adapter_arrived(id);  // it is on its way no more
         scheduler_.drop_adapter(id);

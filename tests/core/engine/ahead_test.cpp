@@ -1,6 +1,7 @@
 // Steps that are launched before the results of the step before are known.
 #include "check_records.h"
 #include "kernels/check.h"
+#include "kernels/device_memory_error.h"
 #include "loop_engine.h"
 
 #include <QtTest>
@@ -17,12 +18,16 @@ namespace {
 // seen only when they are collected.
 class AheadRunner final : public ModelRunner {
 public:
-    explicit AheadRunner(std::unique_ptr<ModelRunner> runner) : runner_(std::move(runner)) {}
+    // Calls on_step, if it is one, before every step with its number. `refuses_again`: memory for an adapter that was
+    // here before.
+    AheadRunner(std::unique_ptr<ModelRunner> runner, const std::function<void(int64_t)>& on_step, bool refuses_again)
+        : runner_(std::move(runner)), on_step_(on_step), refuses_again_(refuses_again) {}
 
     bool runs_ahead() const override { return !phase_times_; }
     void launch(const Batch& batch, const KeepGoing& keep_going, const HeadLogits& logits,
                 ForwardResult& result) override {
         CHECK(in_flight_.size() < 2);
+        count_step();
         Batch known = batch;
         for (Token& id : known.ids) {
             if (id >= 0) continue;
@@ -50,10 +55,13 @@ public:
     void forward(const Batch& batch, const KeepGoing& keep_going, const HeadLogits& logits,
                  ForwardResult& result) override {
         CHECK(in_flight_.empty() && !batch.follows);
+        ++not_ahead;
+        count_step();
         runner_->forward(batch, keep_going, logits, result);
     }
     bool loads_in_background() const override { return runner_->loads_in_background(); }
     void load_adapter(AdapterId id, PageRun run, std::shared_ptr<const HostAdapter> host) override {
+        if (!seen_.insert(id).second && refuses_again_) throw OutOfDeviceMemory("its tables were refused");
         runner_->load_adapter(id, run, std::move(host));
     }
     std::vector<AdapterArrival> take_arrivals() override { return runner_->take_arrivals(); }
@@ -64,22 +72,31 @@ public:
     void set_phase_times(bool on) override { phase_times_ = on; }
     void cause_fault(Fault fault) override { runner_->cause_fault(fault); }
 
-    std::atomic<int64_t> followed{0}, launched_ahead{0};
+    std::atomic<int64_t> followed{0}, launched_ahead{0}, not_ahead{0};
 
 private:
+    void count_step() {
+        if (++steps_; on_step_) on_step_(steps_);
+    }
+
     std::unique_ptr<ModelRunner> runner_;
-    bool phase_times_ = false;
+    const std::function<void(int64_t)>& on_step_;
+    bool refuses_again_, phase_times_ = false;
+    int64_t steps_ = 0;
+    std::set<AdapterId> seen_;
     std::vector<Token> picked_;  // [heads] of the last step
     std::deque<std::pair<std::vector<Token>, std::vector<uint8_t>>> in_flight_;
 };
 
 // loads: asks until a load has ended; 0: at once.
 struct AheadEngine : LoopEngine {
-    explicit AheadEngine(std::shared_ptr<const Model> model, const EngineOptions& wanted, int loads = 0)
+    explicit AheadEngine(std::shared_ptr<const Model> model, const EngineOptions& wanted, int loads = 0,
+                         bool refuses_again = false)
         : LoopEngine(std::move(model), wanted, [&](std::unique_ptr<ModelRunner> cpu) {
               if (loads > 0) cpu = std::make_unique<SlowRunner>(std::move(cpu), loads);
-              return std::make_unique<AheadRunner>(std::move(cpu));
+              return std::make_unique<AheadRunner>(std::move(cpu), on_step, refuses_again);
           }) {}
+    std::function<void(int64_t)> on_step;  // on the engine's thread; to be set before go()
     const AheadRunner* runner = static_cast<const AheadRunner*>(&loop->runner());
 
     std::map<RequestId, RequestRecord> run(const std::vector<Request>& requests) {
@@ -98,10 +115,22 @@ std::shared_ptr<const Model> model_that_ends() {
     return model;
 }
 
-std::vector<std::shared_ptr<Adapter>> four_adapters(const Model& model) {
+using Adapters = std::vector<std::shared_ptr<const Adapter>>;
+
+Adapters four_adapters(const Model& model) {
     return {make_adapter(model, "rotates", {.group = 16}, 1), make_adapter(model, "low rank", {.rank = 4}, 2),
             make_adapter(model, "both", {.group = 8, .rank = 2, .gain = true}, 3),
             make_adapter(model, "tables", {.rank = 4, .tables = true}, 4)};
+}
+
+// With factors to batch, of sizes that are cut.
+Adapters four_factored_adapters(const Model& model) {
+    Adapters adapters;
+    for (const char* spec : {"boft:1:b=8,m=2", "boft:1:b=4,m=3", "oft:1:b=16", "lora:1:r=4"})
+        adapters.push_back(
+            expect(make_synthetic_adapter(expect(parse_synthetic_spec(std::string("synthetic:") + spec)), 0,
+                                          int64_t(adapters.size()), 5, model, AdapterForm::factored)));
+    return adapters;
 }
 
 // Adapter i is the base for 0, else the i-th that was added.
@@ -152,6 +181,7 @@ private slots:
     void cancelled_at_any_time();
     void nan_touches_only_its_own();
     void out_of_memory_goes_on();
+    void a_refused_adapter_leaves_alone_who_ends_in_flight();
     void a_lost_device_ends_all();
     void hands_out_logits();
     void goes_on_while_phases_are_timed();
@@ -184,7 +214,7 @@ void AheadTest::answers_as_step_by_step() {
     QFETCH(int, places);
     QFETCH(int, loads);
     const auto model = model_that_ends();
-    const auto adapters = four_adapters(*model);
+    const auto adapters = strategy == "common_block" ? four_factored_adapters(*model) : four_adapters(*model);
     EngineOptions options = cpu_options(*model);
     options.block_tokens = 4;
     options.pool_bytes = page_bytes(*model, options.block_tokens) * pages;
@@ -195,7 +225,9 @@ void AheadTest::answers_as_step_by_step() {
     options.adapter_slots = places;
     EngineOptions plain_options = cpu_options(*model);
     plain_options.pool_bytes = 8 << 20;
-    int64_t preempted = 0;
+    plain_options.adapter_strategy = options.adapter_strategy;
+    int64_t preempted = 0, batched = 0;
+    std::set<FinishReason> reasons;
     for (const uint64_t seed : {1, 2, 3}) {
         const auto requests = various_requests(60, seed);
         AheadEngine e(model, options, loads);
@@ -205,19 +237,20 @@ void AheadTest::answers_as_step_by_step() {
         QCOMPARE(got.size(), requests.size());
         const auto ids = plain.run(requests);
         const auto want = plain.records.finished();
-        std::set<FinishReason> reasons;
         for (size_t i = 0; i < ids.size(); ++i) {
             const RequestRecord &a = got.at(RequestId(i + 1)), &b = want.at(ids[i]);
             QVERIFY2(same_answer(a, b), qPrintable(difference(a, b)));
             reasons.insert(a.finish);
             preempted += a.preemptions;
         }
-        QCOMPARE(reasons.size(), size_t(3));  // length, eos, stop
         check_records(e.records.all(), true);
+        for (const auto& r : e.records.all()) batched += r->bytes.staging;
         QVERIFY(e.runner->followed > 0 && e.runner->launched_ahead > 20);
         QCOMPARE(e.status().pool.kv_pages, 0);
     }
+    QCOMPARE(reasons.size(), size_t(3));  // length, eos, stop
     QCOMPARE(preempted > 0, pages < 1000);
+    QCOMPARE(batched > 0, strategy == "common_block");
 }
 
 void AheadTest::whose_end_is_known_computes_nothing_in_vain() {
@@ -261,7 +294,8 @@ void AheadTest::whose_end_is_not_known_computes_one_row_in_vain() {
 void AheadTest::cancelled_at_any_time() {
     const auto model = model_that_ends();
     const auto adapters = four_adapters(*model);
-    const auto requests = various_requests(80, 7);
+    auto requests = various_requests(80, 7);
+    requests[0] = make_request({1, 2, 3}, AdapterId(1), 300);  // it is cancelled while it runs
     TestEngine plain(model);
     EngineOptions options = cpu_options(*model);
     options.max_batch_rows = 10;
@@ -270,15 +304,23 @@ void AheadTest::cancelled_at_any_time() {
     const auto ids = plain.run(requests);
     const auto want = plain.records.finished();
     for (const Request& r : requests) e.submit(r);
+    e.shared.mailbox.post(CancelCommand{RequestId(70)});  // it never runs
+    e.on_step = [&](int64_t step) {
+        if (step == 20) e.shared.mailbox.post(CancelCommand{RequestId(1)});
+    };
     e.go();
     Random random(1);
     for (int i = 0; i < 30; ++i) {
-        e.shared.mailbox.post(CancelCommand{RequestId(pick(random, 1, 80))});
+        e.shared.mailbox.post(CancelCommand{RequestId(pick(random, 2, 80))});
         std::this_thread::sleep_for(std::chrono::microseconds(pick(random, 0, 2000)));
     }
     QVERIFY(e.wait_finished(requests.size()));
     QVERIFY(e.wait([&] { return e.status().state == EngineState::idle; }));
     const auto got = e.records.finished();
+    QCOMPARE(got.at(RequestId(70)).finish, FinishReason::cancelled);
+    QVERIFY(got.at(RequestId(70)).output.empty());
+    QCOMPARE(got.at(RequestId(1)).finish, FinishReason::cancelled);
+    QVERIFY(got.at(RequestId(1)).output.size() > 10 && got.at(RequestId(1)).output.size() <= 20);
     for (size_t i = 0; i < ids.size(); ++i) {
         const RequestRecord &a = got.at(RequestId(i + 1)), &b = want.at(ids[i]);
         if (a.finish == FinishReason::cancelled)
@@ -322,13 +364,10 @@ void AheadTest::out_of_memory_goes_on() {
     std::vector<Request> requests;
     for (int i = 0; i < 8; ++i) requests.push_back(make_request({1, 2, Token(i)}, AdapterId::base, 150));
     AheadEngine e(model, cpu_options(*model));
-    for (const Request& r : requests) e.submit(r);
-    e.go();
-    for (int i = 0; i < 3; ++i) {
-        QVERIFY(e.wait([&] { return computed_rows(e.records) >= 200 * (i + 1); }));
-        e.shared.mailbox.post(FaultCommand{Fault::out_of_memory});
-    }
-    QVERIFY(e.wait_finished(requests.size()));
+    e.on_step = [&](int64_t step) {  // 8 requests at once, then 4, then 2
+        if (step == 20 || step == 50 || step == 80) e.shared.mailbox.post(FaultCommand{Fault::out_of_memory});
+    };
+    QCOMPARE(e.run(requests).size(), requests.size());
     TestEngine plain(model);
     const auto ids = plain.run(requests);
     const auto got = e.records.finished(), want = plain.records.finished();
@@ -336,7 +375,40 @@ void AheadTest::out_of_memory_goes_on() {
     check_records(e.records.all(), true);
     int troubles = 0;
     for (const auto& r : e.records.all()) troubles += !r->trouble.empty();
-    QVERIFY(troubles >= 1);
+    QCOMPARE(troubles, 3);
+}
+
+// An adapter leaves when the last who uses it have their last tokens in flight, and is asked for again in the same
+// step, for which its memory is refused: that is none of theirs.
+void AheadTest::a_refused_adapter_leaves_alone_who_ends_in_flight() {
+    const auto model = make_model();
+    EngineOptions options = cpu_options(*model);
+    const int64_t page = page_bytes(*model, options.block_tokens);
+    Adapters adapters;
+    for (const char* name : {"a", "b", "c"})
+        adapters.push_back(make_adapter(*model, name, {.rank = 8}, adapters.size()));
+    const int64_t pages = adapter_pages_of(*adapters[0], page);
+    options.pool_bytes =
+        page * (2 * pages + 8);  // two adapters, and two requests of one block in two layers, with a reserve
+    QVERIFY(pages > 6);
+    AheadEngine e(model, options, 2, true);
+    TestEngine plain(model);
+    std::vector<AdapterId> ids;
+    for (const auto& a : adapters) {
+        ids.push_back(e.add(a));
+        QCOMPARE(ids.back(), expect(plain->add_adapter(a)));
+    }
+    std::vector<Request> requests;
+    for (const size_t i : {0, 1, 2, 0}) requests.push_back(make_request({1, 2, 3}, ids[i], 4));
+    const auto got = e.run(requests);
+    QCOMPARE(got.size(), requests.size());
+    const auto plain_ids = plain.run(requests);
+    const auto want = plain.records.finished();
+    for (const size_t i : {0, 1, 2})
+        QVERIFY2(same_answer(got.at(RequestId(i + 1)), want.at(plain_ids[i])),
+                 qPrintable(difference(got.at(RequestId(i + 1)), want.at(plain_ids[i]))));
+    QCOMPARE(got.at(RequestId(4)).error, std::string("adapter a finds no device memory: its tables were refused"));
+    check_records(e.records.all(), true);
 }
 
 void AheadTest::a_lost_device_ends_all() {
@@ -380,13 +452,11 @@ void AheadTest::goes_on_while_phases_are_timed() {
     AheadEngine e(model, cpu_options(*model));
     TestEngine plain(model);
     for (const auto& a : four_adapters(*model)) QCOMPARE(e.add(a), expect(plain->add_adapter(a)));
-    for (const Request& r : requests) e.submit(r);
-    e.go();
-    for (int i = 0; i < 20; ++i) {
-        e.shared.mailbox.post(PhaseTimesCommand{i % 2 == 0});
-        std::this_thread::sleep_for(std::chrono::microseconds(700));
-    }
-    QVERIFY(e.wait_finished(requests.size()));
+    e.on_step = [&](int64_t step) {
+        if (step % 3 == 0) e.shared.mailbox.post(PhaseTimesCommand{step % 2 == 0});
+    };
+    QCOMPARE(e.run(requests).size(), requests.size());
+    QVERIFY(e.runner->not_ahead >= 6 && e.runner->launched_ahead >= 6);
     const auto ids = plain.run(requests);
     const auto got = e.records.finished(), want = plain.records.finished();
     for (size_t i = 0; i < ids.size(); ++i) QVERIFY(same_answer(got.at(RequestId(i + 1)), want.at(ids[i])));

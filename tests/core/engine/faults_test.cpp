@@ -35,22 +35,6 @@ std::shared_ptr<Adapter> poisoned(const Adapter& healthy, int64_t AdapterPart::*
     return adapter;
 }
 
-struct Outcome {
-    std::vector<RequestRecord> requests;
-    std::vector<std::vector<float>> logits;
-};
-
-Outcome run_all(TestEngine& e, const std::vector<Request>& requests) {
-    const auto ids = e.run(requests);
-    const auto done = e.records.finished();
-    Outcome out;
-    for (const RequestId id : ids) {
-        out.requests.push_back(done.at(id));
-        out.logits.push_back(e.records.logits(id));
-    }
-    return out;
-}
-
 bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
     return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
 }
@@ -72,6 +56,14 @@ std::string troubles_of(const Records& records) {
 std::shared_ptr<const HostAdapter> on_host(std::shared_ptr<const Adapter> adapter) {
     return std::make_shared<const HostAdapter>(std::move(adapter));
 }
+
+// It takes until then to let go of it.
+struct SlowToLeave final : HostAdapter {
+    SlowToLeave(std::shared_ptr<const Adapter> of, std::shared_future<void> when)
+        : HostAdapter(std::move(of)), until(std::move(when)) {}
+    ~SlowToLeave() override { until.wait(); }
+    std::shared_future<void> until;
+};
 
 // A CPU's runner that refuses one adapter's memory while it is told to, with a part of it already there, and, once its
 // device is lost, everything, as a GPU's does then.
@@ -102,6 +94,11 @@ public:
         parts_.erase(id);
         runner_->drop_adapter(id);
     }
+    void place_batched(AdapterId id, PageRun run) override {
+        check();
+        if (refuses_) throw OutOfDeviceMemory("its maps were refused");
+        runner_->place_batched(id, run);
+    }
     void fill_pages(PageRun run, std::byte value) override {
         check();
         runner_->fill_pages(run, value);
@@ -123,9 +120,10 @@ private:
 
 // An engine's loop on that runner.
 struct RefusingLoop {
+    EngineOptions wanted;
     std::shared_ptr<const Model> model = make_model();
     Records records;
-    EngineOptions options = expect(check_options(TestEngine::small_options(), *model));
+    EngineOptions options = expect(check_options(wanted, *model));
     EngineShared shared{model, options, records.sink(), {}};
     std::atomic<bool> refuses{true};
     EngineLoop loop{shared, std::make_unique<RefusingRunner>(
@@ -135,6 +133,7 @@ struct RefusingLoop {
     std::atomic<bool> ended{false};
     uint64_t next = 1;
 
+    explicit RefusingLoop(EngineOptions of = TestEngine::small_options()) : wanted(std::move(of)) {}
     AdapterId add(const std::string& name) {
         return expect(shared.registry.add(on_host(make_adapter(*model, name, {.rank = 4}, next))));
     }
@@ -178,7 +177,9 @@ private slots:
     void a_request_that_finds_no_memory_alone_ends();
     void no_memory_for_graphs_goes_on();
     void an_adapter_that_finds_no_memory_ends_its_requests();
+    void factors_that_find_no_memory_end_their_requests();
     void an_adapter_leaves_beside_the_steps();
+    void an_adapter_that_leaves_is_counted_until_it_is_gone();
     void a_lost_device_is_left_alone();
     void a_gpu_tells_of_its_memory_and_phases();
     void a_lost_device_ends_the_engine_and_another_can_be_made();  // the last: a GPU's context ends with it
@@ -343,15 +344,34 @@ void FaultsTest::an_adapter_that_finds_no_memory_ends_its_requests() {
     for (const AdapterStatus& a : e.shared.registry.status()) QCOMPARE(a.unfinished, int64_t(0));
 }
 
+// Where the factors of adapters are batched a device keeps tables too.
+void FaultsTest::factors_that_find_no_memory_end_their_requests() {
+    if (test_device() >= 0) QSKIP("on the CPU alone, with a runner of its own");
+    EngineOptions wanted = TestEngine::small_options();
+    wanted.adapter_strategy = "common_block";
+    RefusingLoop e(wanted);
+    const auto spec = expect(parse_synthetic_spec("synthetic:boft:1:b=8,m=2"));
+    const AdapterId factored = expect(
+        e.shared.registry.add(on_host(expect(make_synthetic_adapter(spec, 0, 0, 5, *e.model, AdapterForm::factored)))));
+    for (const AdapterId adapter : {AdapterId::base, factored, factored}) e.submit(adapter);
+    e.start();
+    QVERIFY(e.finishes(3));
+    for (const auto& [id, r] : e.records.finished()) {
+        QCOMPARE(r.finish, r.adapter == factored ? FinishReason::error : FinishReason::length);
+        if (r.adapter == factored)
+            QVERIFY2(r.error.ends_with(" finds no device memory: its maps were refused"), r.error.c_str());
+    }
+    e.refuses = false;
+    e.submit(factored);
+    QVERIFY(e.finishes(4));
+    QVERIFY(e.quits());
+    QCOMPARE(e.records.finished().at(RequestId(4)).finish, FinishReason::length);
+    for (const AdapterStatus& a : e.shared.registry.status()) QCOMPARE(a.unfinished, int64_t(0));
+}
+
 // To unpin an adapter's memory takes as long as the device pleases: the steps go on meanwhile.
 void FaultsTest::an_adapter_leaves_beside_the_steps() {
     if (test_device() >= 0) QSKIP("on the CPU alone, with adapters of its own");
-    struct SlowToLeave final : HostAdapter {
-        SlowToLeave(std::shared_ptr<const Adapter> of, std::shared_future<void> when)
-            : HostAdapter(std::move(of)), until(std::move(when)) {}
-        ~SlowToLeave() override { until.wait(); }
-        std::shared_future<void> until;
-    };
     std::promise<void> leave;
     RefusingLoop e;
     const auto adapter = make_adapter(*e.model, "slow", {.rank = 4}, 1);
@@ -369,6 +389,34 @@ void FaultsTest::an_adapter_leaves_beside_the_steps() {
     leave.set_value();
     QVERIFY(went_on);
     QVERIFY(e.quits());
+}
+
+// Adapters never take more memory together than they may.
+void FaultsTest::an_adapter_that_leaves_is_counted_until_it_is_gone() {
+    const auto model = make_model();
+    const auto adapter = make_adapter(*model, "a", {.rank = 4}, 1);
+    const auto bytes = int64_t(adapter->blob.size());
+    AdapterRegistry registry(bytes * 3 / 2, 1024, 10'000);
+    std::promise<void> leave;
+    const AdapterId slow =
+        expect(registry.add(std::make_shared<const SlowToLeave>(adapter, leave.get_future().share())));
+    const auto refusal = [&] {
+        const auto added = registry.add(on_host(adapter));
+        return added ? std::string() : added.error().message();
+    };
+    QVERIFY2(refusal().find("of other adapters, expected") != std::string::npos, refusal().c_str());
+    expect(registry.begin_removal(slow));
+    Disposal disposal;
+    disposal.take(registry.forget(slow));
+    const std::string leaving = refusal();
+    leave.set_value();
+    QVERIFY2(leaving.find("of them about to leave, expected") != std::string::npos, leaving.c_str());
+    std::string after = leaving;
+    for (int i = 0; i < 2000 && !after.empty(); ++i) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(5));
+        after = refusal();
+    }
+    QCOMPARE(after, std::string());
 }
 
 // Whatever is still asked of it fails: commands are served nevertheless, and the engine's thread ends.

@@ -353,6 +353,24 @@ struct TestEngine {
     }
 };
 
+// What requests that are run together come to, in their order.
+struct Outcome {
+    std::vector<RequestRecord> requests;
+    std::vector<std::vector<Token>> tokens;
+    std::vector<std::vector<float>> logits;  // of the prompts of those who want them
+};
+inline Outcome run_all(TestEngine& e, const std::vector<Request>& requests) {
+    const auto ids = e.run(requests);
+    const auto done = e.records.finished();
+    Outcome out;
+    for (const RequestId id : ids) {
+        out.requests.push_back(done.at(id));
+        out.tokens.push_back(done.at(id).output);
+        out.logits.push_back(e.records.logits(id));
+    }
+    return out;
+}
+
 // |got - want| / |want|, Frobenius norms.
 inline double relative_error(std::span<const float> got, std::span<const float> want) {
     double difference = 0, norm = 0;

@@ -55,15 +55,13 @@ EngineOptions options_of(AdapterStrategy strategy, int32_t max_batch_tokens = 51
     return o;
 }
 
-struct Outcome {
-    std::vector<std::vector<float>> logits;
-    std::vector<std::vector<Token>> tokens;
+struct Run : Outcome {
     std::vector<StepRecordPtr> records;
     int64_t transient_after = 0, workspace_bytes = 0;
 };
 
 // Two requests an adapter and one on the base, all at once.
-Outcome run(const std::shared_ptr<const Model>& model, AdapterStrategy strategy, int32_t max_batch_tokens) {
+Run run(const std::shared_ptr<const Model>& model, AdapterStrategy strategy, int32_t max_batch_tokens) {
     TestEngine e(model, options_of(strategy, max_batch_tokens));
     Random random(4);
     std::vector<Request> requests{make_request(random_prompt(random, 9, 260), AdapterId::base, 6)};
@@ -73,13 +71,7 @@ Outcome run(const std::shared_ptr<const Model>& model, AdapterStrategy strategy,
             requests.push_back(make_request(random_prompt(random, pick(random, 1, 30), 260), id, 6));
     }
     for (Request& r : requests) r.want_logits = true;
-    const auto ids = e.run(requests);
-    const auto done = e.records.finished();
-    Outcome out;
-    for (const RequestId id : ids) {
-        out.logits.push_back(e.records.logits(id));
-        out.tokens.push_back(done.at(id).output);
-    }
+    Run out{run_all(e, requests), {}};
     out.records = e.records.all();
     out.transient_after = e->status().pool.transient_pages;
     out.workspace_bytes = e->status().workspace_bytes;
@@ -119,9 +111,9 @@ private slots:
         QFETCH(int, max_batch_tokens);
         const bool exact = DType(dtype) == DType::f32;
         const auto model = make_model(DType(dtype), wide_shape());
-        const Outcome want = run(model, AdapterStrategy::folded, max_batch_tokens);
+        const Run want = run(model, AdapterStrategy::folded, max_batch_tokens);
         for (const AdapterStrategy strategy : kAll) {
-            const Outcome got = run(model, strategy, max_batch_tokens);
+            const Run got = run(model, strategy, max_batch_tokens);
             for (size_t i = 0; i < want.logits.size(); ++i) {
                 const double error = relative_error(got.logits[i], want.logits[i]);
                 QVERIFY2(error < (exact ? 2e-5 : 4e-2),
@@ -136,7 +128,7 @@ private slots:
 
     void records_of_common_block() {
         const auto model = make_model(DType::f32, wide_shape());
-        const Outcome got = run(model, AdapterStrategy::common_block, 512);
+        const Run got = run(model, AdapterStrategy::common_block, 512);
         TestEngine e(model, options_of(AdapterStrategy::common_block));
         std::map<AdapterId, std::shared_ptr<const Adapter>> by_id;
         for (const auto& adapter : make_adapters(*model, AdapterStrategy::common_block))
@@ -173,8 +165,8 @@ private slots:
 
     void records_of_sequential_and_merged() {
         const auto model = make_model(DType::f32, wide_shape());
-        const Outcome folded = run(model, AdapterStrategy::folded, 512);
-        const Outcome sequential = run(model, AdapterStrategy::sequential, 512);
+        const Run folded = run(model, AdapterStrategy::folded, 512);
+        const Run sequential = run(model, AdapterStrategy::sequential, 512);
         const int64_t head_and_layers = folded.records[0]->bytes.weights;
         bool mixed = false;
         for (const auto& r : sequential.records) {
@@ -187,7 +179,7 @@ private slots:
         }
         QVERIFY(mixed);
 
-        const Outcome merged = run(model, AdapterStrategy::merged, 512);
+        const Run merged = run(model, AdapterStrategy::merged, 512);
         int64_t merges = 0;
         AdapterId last = AdapterId::base;
         for (const auto& r : merged.records) {

@@ -9,11 +9,6 @@ using namespace spartan::test;
 
 namespace {
 
-struct Outcome {
-    std::vector<std::vector<float>> logits;  // of the prompts
-    std::vector<std::vector<Token>> tokens;
-};
-
 struct Subject {
     std::shared_ptr<const Model> model;
     std::vector<std::shared_ptr<const Adapter>> adapters;
@@ -51,14 +46,7 @@ Outcome run(const Subject& s, EngineOptions options, bool want_logits) {
     for (size_t i = 0; i < s.adapters.size(); ++i)
         requests.push_back(make_request(s.prompts[i + 1], expect(e->add_adapter(s.adapters[i])), 24));
     for (Request& r : requests) r.want_logits = want_logits;
-    const auto ids = e.run(requests);
-    const auto done = e.records.finished();
-    Outcome out;
-    for (const RequestId id : ids) {
-        out.logits.push_back(e.records.logits(id));
-        out.tokens.push_back(done.at(id).output);
-    }
-    return out;
+    return run_all(e, requests);
 }
 
 EngineOptions options_on(int device, int32_t max_batch_tokens = 512) {
