@@ -43,7 +43,7 @@ public:
             const Matrix product = group_matrix(g);
             if (progress_.cancelled()) return Error{"", "", "", "", true};
             TRY_VOID(check_orthogonality(error_, rules_));
-            for (int64_t i = 0; i < size; ++i) out[g * size + i] = from_float<T>(float(product[size_t(i)]));
+            TRY_VOID(round(product, size, out + g * size));
         }
         for (int64_t g = different; g < groups; ++g) std::copy_n(out, size, out + g * size);
         return error_;
@@ -59,7 +59,7 @@ public:
             const Matrix q = block(i);
             if (progress_.cancelled()) return Error{"", "", "", "", true};
             TRY_VOID(check_orthogonality(error_, rules_));
-            for (int64_t k = 0; k < b * b; ++k) out[k] = from_float<T>(float(q[size_t(k)]));
+            TRY_VOID(round(q, b * b, out));
         }
         return error_;
     }
@@ -81,6 +81,17 @@ public:
     }
 
 private:
+    // Entries are at most 1, but for those of a series that is cut off.
+    static Result<void> round(const Matrix& values, int64_t count, T* out) {
+        for (int64_t i = 0; i < count; ++i) {
+            out[i] = from_float<T>(float(values[size_t(i)]));
+            if (!std::isfinite(to_float(out[i])))
+                return Error{"", "", "a rotation with an entry of " + shown(values[size_t(i)]),
+                             std::string("entries that ") + name_of(dtype_of<T>) + " can hold"};
+        }
+        return {};
+    }
+
     const float* stored(int64_t index) const {
         const std::vector<float>& all = rules_.oft ? weights_.oft_r : weights_.boft_r;
         return &all[size_t((rules_.shared ? 0 : index) * stored_values(part_.block_size, rules_))];

@@ -296,6 +296,28 @@ private slots:
                  message.c_str());
     }
 
+    // Neumann's series goes anywhere; up to 1e30 off it is served, where the type has room for it.
+    void refuses_rotations_that_f16_cannot_hold() {
+        PeftFiles files;
+        make_oft(files, 8, {Projection::q});
+        for (auto& [name, tensor] : files.tensors)
+            for (float& v : tensor.values) v *= 100;
+        files.config["use_cayley_neumann"] = true;
+        QVERIFY(files.write_and_load(tiny_model()));
+        QVERIFY(files.write_and_load(tiny_model(DType::bf16)));
+        for (const AdapterForm form : {AdapterForm::folded, AdapterForm::factored}) {
+            Progress progress;
+            const auto refused = load_adapter("a", files.dir(), tiny_model(DType::f16), progress, form);
+            QVERIFY(!refused);
+            const std::string message = refused.error().message();
+            for (const std::string& words : {std::string("adapter_model.safetensors: "),
+                                             module_name(0, Projection::q) + ": found a rotation with an entry of ",
+                                             std::string(", expected entries that f16 can hold")})
+                QVERIFY2(message.find(words) != std::string::npos, message.c_str());
+            QVERIFY(message.find("inf") == std::string::npos);
+        }
+    }
+
     void dora_equals_peft() {
         for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
             const Model model = tiny_model(dtype);
