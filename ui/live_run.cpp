@@ -184,8 +184,9 @@ Result<std::shared_ptr<LiveRun>> startLiveRun(const LiveRunPlan& plan) {
     EngineOptions options = plan.workload ? plan.workload->engine : EngineOptions();
     options.cuda_device = plan.cuda_device;
     options.phase_times |= plan.phase_times;
-    TRY_ASSIGN(engine, Engine::create(plan.model, options, live->recorder->sink()));
-    live->engine = std::move(engine);
+    auto engine = Engine::create(plan.model, options, live->recorder->sink());
+    if (!engine) return as_written(engine.error(), "", {});
+    live->engine = *std::move(engine);
     Json adapters = Json::array();
     std::vector<std::shared_ptr<const Adapter>> added;
     for (const LiveAdapter& a : plan.adapters) {

@@ -89,7 +89,9 @@ Result<int> run(const GlobalOptions& options, const RunOptions& o, Progress& pro
     TRY_ASSIGN(workload, read_workload(o.workload, set));
     TRY_VOID(check_out(o.out));
     const ModelOptions model{workload.model, workload.adapters};
-    TRY_ASSIGN(session, open_session(options, model, workload.seed, workload.engine, progress));
+    auto opened = open_session(options, model, workload.seed, workload.engine, progress);
+    if (!opened) return as_written(opened.error(), o.workload, set);
+    Session session = *std::move(opened);
     for (std::string& idle : idle_settings(workload)) session.warnings.push_back(std::move(idle));
     const RunSetup setup{*session.engine,
                          *session.recorder,

@@ -4,6 +4,7 @@
 #include "app/spartan/console.h"
 #include "core/base/text.h"
 
+#include <algorithm>
 #include <csignal>
 #include <exception>
 #include <limits>
@@ -52,15 +53,48 @@ const CLI::App& parsed_command(const CLI::App& app) {
     return app;
 }
 
+std::vector<std::string> option_names(const CLI::App& app, const CLI::App& command) {
+    std::vector<std::string> names;
+    for (const CLI::App* at : {&command, &app}) {
+        for (const CLI::Option* option : at->get_options())
+            for (const std::string& name : option->get_lnames())
+                if (std::find(names.begin(), names.end(), "--" + name) == names.end()) names.push_back("--" + name);
+        if (at == &app) break;
+    }
+    return names;
+}
+
+// An option that `command` does not have, and the one that was meant.
+std::string unknown_option(const std::string& argument, const CLI::App& app, const CLI::App& command) {
+    const std::string found = argument.substr(0, argument.find('='));
+    const std::vector<std::string> names = option_names(app, command);
+    const std::string nearest = nearest_word(found, names);
+    return "found " + shorten(found, 100) + ", expected " + (nearest.empty() ? "one of " + join(names, ", ") : nearest);
+}
+
+// CLI11 lists all that it did not expect, the last first, and not what it would have; or only that something else is
+// missing, which may be what was misspelt. Empty: nothing was unexpected.
+std::string unexpected(const CLI::App& app, const CLI::App& command, bool something_is_missing) {
+    const std::vector<std::string> extras = app.remaining(true);
+    for (const std::string& extra : extras)
+        if (extra.size() > 1 && extra[0] == '-') return unknown_option(extra, app, command);
+    if (extras.empty() || something_is_missing) return "";
+    return "found " + shorten(extras.front(), 100) + ", expected no further argument";
+}
+
 // CLI11 only says that a command is missing; the first word after the last one that it knew is what was meant.
-std::string missing_command(const CLI::App& parent, int argc, char** argv) {
+std::string missing_command(const CLI::App& app, const CLI::App& parent, int argc, char** argv) {
+    const std::vector<std::string> options = option_names(app, parent);
     bool inside = parent.get_parent() == nullptr;
     for (int i = 1; i < argc; ++i) {
         const std::string argument = argv[i];
         const bool takes_value = argument == "--device" || argument == "--dtype" || argument == "--weights" ||
                                  argument == "--threads" || argument == "--seed";
+        const std::string option = argument.substr(0, argument.find('='));
         if (takes_value) {
             ++i;
+        } else if (argument.rfind("--", 0) == 0 && std::find(options.begin(), options.end(), option) == options.end()) {
+            return unknown_option(argument, app, parent);
         } else if (argument.rfind('-', 0) != 0) {
             if (inside)
                 return "found " + shorten(argument, 100) + ", expected a command: " + join(command_names(parent), ", ");
@@ -113,8 +147,12 @@ int run(int argc, char** argv) {
     } catch (const CLI::ParseError& e) {
         std::string what = e.what();
         const CLI::App& command = parsed_command(app);
-        if (command.get_require_subcommand_min() > 0 && dynamic_cast<const CLI::RequiredError*>(&e))
-            what = missing_command(command, argc, argv);
+        const bool missing = dynamic_cast<const CLI::RequiredError*>(&e);
+        const bool extra = missing || dynamic_cast<const CLI::ExtrasError*>(&e);
+        if (missing && command.get_require_subcommand_min() > 0)
+            what = missing_command(app, command, argc, argv);
+        else if (const std::string words = extra ? unexpected(app, command, missing) : ""; !words.empty())
+            what = words;
         for (char& c : what)
             if (c == '\n') c = ' ';
         bad_arguments(what);

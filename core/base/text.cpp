@@ -1,5 +1,6 @@
 #include "core/base/text.h"
 
+#include <algorithm>
 #include <array>
 #include <charconv>
 #include <cmath>
@@ -153,6 +154,27 @@ size_t valid_utf8_bytes(std::string_view s) {
         i += length;
     }
     return s.size();
+}
+
+std::string nearest_word(std::string_view word, const std::vector<std::string>& words) {
+    std::string nearest;
+    size_t fewest = std::max<size_t>(word.size() / 3, 1) + 1;
+    for (const std::string& other : words) {
+        std::vector<size_t> edits(other.size() + 1);  // from what was read of `word` to each start of `other`
+        for (size_t j = 0; j < edits.size(); ++j) edits[j] = j;
+        for (const char c : word) {
+            size_t before = edits[0]++;
+            for (size_t j = 1; j < edits.size(); ++j) {
+                const size_t replaced = before + (other[j - 1] != c);
+                before = edits[j];
+                edits[j] = std::min({replaced, edits[j] + 1, edits[j - 1] + 1});
+            }
+        }
+        if (edits.back() >= fewest) continue;
+        fewest = edits.back();
+        nearest = other;
+    }
+    return nearest;
 }
 
 }  // namespace spartan

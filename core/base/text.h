@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace spartan {
 
@@ -24,6 +25,9 @@ std::string join(const auto& parts, std::string_view separator) {
     }
     return out;
 }
+
+// The word that the fewest edits of single bytes make of `word`; none when even that takes more than a third of it.
+std::string nearest_word(std::string_view word, const std::vector<std::string>& words);
 
 // Cuts at a character boundary and appends "…" when longer than `max_bytes`.
 std::string shorten(std::string_view s, size_t max_bytes);

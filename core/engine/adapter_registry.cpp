@@ -45,13 +45,13 @@ Result<AdapterId> AdapterRegistry::add(std::shared_ptr<const HostAdapter> host) 
                      batched == 0
                          ? format_bytes(bytes) + " when folded"
                          : format_bytes(bytes) + " and " + format_bytes(adapter->factor_bytes) + " when batched",
-                     "less than the pool's " + format_bytes(page_bytes_ * total_pages_) + " (pool_bytes)"};
+                     "less than the pool's " + format_bytes(page_bytes_ * total_pages_) + " (engine.pool_bytes)"};
     std::lock_guard lock(mutex_);
     if (used_bytes_ + host_bytes > budget_bytes_)
         return Error{adapter->path, "adapter " + adapter->name,
                      format_bytes(host_bytes) + " beside " + format_bytes(used_bytes_) + " of other adapters" +
                          (leaving_bytes_ > 0 ? ", " + format_bytes(leaving_bytes_) + " of them about to leave" : ""),
-                     "at most " + format_bytes(budget_bytes_) + " in all (adapter_bytes)"};
+                     "at most " + format_bytes(budget_bytes_) + " in all (engine.adapter_bytes)"};
     used_bytes_ += host_bytes;
     const auto id = AdapterId(next_id_++);
     entries_[id] = {.host = std::move(host), .pages = {int32_t(pages), int32_t(batched)}};

@@ -28,7 +28,9 @@ Result<const CudaBackend*> open_backend() {
         if (!entry) return make_error("the CUDA backend is damaged: " + shorten(::dlerror(), 200));
         const CudaBackend* backend = entry();
         if (backend->build != cuda_backend_build())
-            return make_error("the CUDA backend is of another build (" + backend->build + ")");
+            return make_error("the CUDA backend " + file.lexically_normal().string() + " is of another build (" +
+                              backend->build + ", this program " + cuda_backend_build() +
+                              "): build both again together, or remove it to run on the CPU");
         return backend;
     }
     return make_error("this program was built without the CUDA backend");

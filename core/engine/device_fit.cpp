@@ -17,10 +17,11 @@ std::vector<std::string> ways_to_fit(const DeviceNeed& need) {
     const int64_t pool = std::max(need.pool_bytes, need.least_pool_bytes);
     const int64_t for_pool = need.free_bytes - needed;
     if (need.pool_bytes > for_pool && for_pool >= need.least_pool_bytes)
-        ways.push_back("pool_bytes of at most " + format_bytes(for_pool));
+        ways.push_back("engine.pool_bytes of at most " + format_bytes(for_pool));
     int32_t tokens = need.max_batch_tokens;
     while (tokens > kFewestTokens && need.needed(tokens) + pool > need.free_bytes) tokens /= 2;
-    if (need.needed(tokens) + pool <= need.free_bytes) ways.push_back("max_batch_tokens " + std::to_string(tokens));
+    if (need.needed(tokens) + pool <= need.free_bytes)
+        ways.push_back("engine.max_batch_tokens " + std::to_string(tokens));
     if (need.dtype == DType::f32 && needed - need.weight_bytes / 2 + pool <= need.free_bytes)
         ways.emplace_back("dtype bf16");
     if (needed + pool <= need.total_bytes)

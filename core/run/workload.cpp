@@ -200,6 +200,17 @@ Json lengths_to_json(const LengthDistribution& d) {
     return {{"kind", d.kind}, {"mean", d.mean}, {"sigma", d.sigma}, {"min", d.min}, {"max", d.max}};
 }
 
+constexpr const char* kEngineKeys[] = {"adapter_strategy", "residency",      "memory",       "scheduler",
+                                       "adapter_slots",    "graphs",         "phase_times",  "batch_invariant",
+                                       "max_batch_tokens", "max_batch_rows", "block_tokens", "pool_bytes",
+                                       "adapter_bytes"};
+
+// What --set brought in is not the file's fault.
+void blame_set(Error& error, const std::vector<std::string>& paths) {
+    for (const std::string& p : paths)
+        if (error.field == p || is_inside(error.field, p) || is_inside(p, error.field)) error.file = "--set";
+}
+
 // Where a file lies is not part of what a workload is.
 std::string file_name_of(const std::string& path) {
     return is_synthetic(path) ? path : fs::path(path).filename().string();
@@ -303,10 +314,19 @@ Result<Workload> read_workload(const std::string& path, const std::vector<std::s
     const fs::path folder = fs::absolute(fs::path(path), ignored).parent_path();
     auto workload = parse_workload(json, path, folder.string());
     if (workload) return workload;
-    // What --set brought in is not the file's fault.
     Error error = workload.error();
-    for (const std::string& p : set_paths)
-        if (error.field == p || is_inside(error.field, p) || is_inside(p, error.field)) error.file = "--set";
+    blame_set(error, set_paths);
+    return error;
+}
+
+Error as_written(Error error, const std::string& file, const std::vector<std::string>& set) {
+    const auto is_its = [&](const char* key) { return error.field == key; };
+    if (!error.file.empty() || std::none_of(std::begin(kEngineKeys), std::end(kEngineKeys), is_its)) return error;
+    error.file = file;
+    error.field = "engine." + error.field;
+    std::vector<std::string> paths;
+    for (const std::string& assignment : set) paths.push_back(assignment.substr(0, assignment.find('=')));
+    blame_set(error, paths);
     return error;
 }
 

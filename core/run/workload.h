@@ -61,6 +61,9 @@ std::string workload_hash(const Workload&);
 
 Result<EngineOptions> parse_engine_options(const Json&, const std::string& file, const std::string& path);
 Json engine_options_to_json(const EngineOptions&);
+// What the engine finds wrong with one of its options, as the user wrote it: `engine.KEY` of `file`, or of --set where
+// that brought it in. Other errors stay as they are.
+Error as_written(Error error, const std::string& file, const std::vector<std::string>& set);
 
 // One request before it has a prompt: 40 bytes, so that ten million fit.
 struct PlannedRequest {

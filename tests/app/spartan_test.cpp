@@ -116,6 +116,41 @@ private slots:
         QVERIFY(says({"devices", "--dtype", "int8"}).contains("--dtype: found int8, expected one of f32, "));
         QVERIFY(says({"devices", "--device", "gpu"}).contains("--device: found gpu, expected cpu, "));
         QVERIFY(says({"bench", "decode", "--batch", "1,x", "--model", "m"}).contains("found x, expected an integer"));
+        QVERIFY(says({"generate", "--promt", "x"}).contains("spartan: found --promt, expected --prompt\n"));
+        QVERIFY(says({"bench", "decode", "--model", "m", "--btach=3"}).contains("found --btach, expected --batch\n"));
+        QVERIFY(says({"run", "w.json", "--sed", "1"}).contains("found --sed, expected --set\n"));
+        QVERIFY(says({"run", "w.json", "--thread", "1"}).contains("found --thread, expected --threads\n"));
+        QVERIFY(says({"inspect", "a", "--nonsense"}).contains("found --nonsense, expected one of --help, "));
+        QVERIFY(says({"inspect", "a", "b"}).contains("found b, expected no further argument"));
+        QVERIFY(says({"--devic", "cpu"}).contains("found --devic, expected --device\n"));
+    }
+    void options_of_the_engine_are_named_as_they_are_written() {
+        const QTemporaryDir dir;
+        const QString w = write(dir, "w.json", kWorkload);
+        const QString invariant = write(dir, "v.json", QByteArray(kWorkload).replace("33554432", "4096"));
+        const auto says = [&](const QString& file, const QStringList& set) {
+            QStringList arguments{"run", file, "--device", "cpu"};
+            for (const QString& s : set) arguments << "--set" << s;
+            return spartan_with(arguments).err;
+        };
+        const QByteArray by_file = says(invariant, {}), by_set = says(w, {"engine.pool_bytes=4096"});
+        QVERIFY2(by_file.contains("v.json: engine.pool_bytes: found 4.1 kB, expected at least"), by_file);
+        QVERIFY2(by_set.startsWith("spartan: --set: engine.pool_bytes: found 4.1 kB, expected at least"), by_set);
+        const QByteArray both = says(invariant, {"engine.batch_invariant=false"});
+        QVERIFY2(both.startsWith("spartan: --set: engine.batch_invariant: found false, expected true"), both);
+        const QByteArray whole = says(w, {"engine={\"pool_bytes\":4096}"});
+        QVERIFY2(whole.startsWith("spartan: --set: engine.pool_bytes: found 4.1 kB"), whole);
+        const QByteArray adapters = says(w, {"adapters=[\"synthetic:boft:2:b=8,m=1\"]", "engine.adapter_bytes=1000"});
+        QVERIFY2(adapters.contains("at most 1.0 kB in all (engine.adapter_bytes)"), adapters);
+    }
+    void a_step_from_the_caches_is_explained() {
+        const Output o = spartan_with({"bench", "decode", "--device", "cpu", "--model", "synthetic:tiny", "--batch",
+                                       "1", "--kinds", "base", "--steps", "20"});
+        QCOMPARE(o.code, 0);
+        bool over = false;
+        for (const QString& word : QString::fromUtf8(o.out).replace(" %", "%").split(QRegularExpression("\\s+")))
+            over |= word.endsWith('%') && QString(word).remove('%').remove(',').toDouble() > 110;
+        QCOMPARE(o.out.contains("Far more than 100 %"), over);
     }
 
     void devices_are_listed() {

@@ -500,7 +500,7 @@ Result<std::unique_ptr<ModelRunner>> make_cuda_runner(int ordinal, std::shared_p
     if (needed > int64_t(free_bytes))
         return Error{"", "device memory", free_of_total(int64_t(free_bytes), int64_t(total_bytes)),
                      format_bytes(needed) + " for weights, workspace and a pool of " + format_bytes(pool) +
-                         " (smaller pool_bytes or max_batch_tokens)"};
+                         " (smaller engine.pool_bytes or engine.max_batch_tokens)"};
     return with_type(model->dtype, [&]<class T>(T) {
         return std::unique_ptr<ModelRunner>(std::make_unique<CudaRunner<T>>(ordinal, model, limits, before));
     });

@@ -61,6 +61,17 @@ private slots:
         QCOMPARE(make_error("one\nsentence").message(), std::string("one\\nsentence"));
         QVERIFY(!Error{}.message().empty());
     }
+
+    void the_nearest_word() {
+        const std::vector<std::string> words{"--prompt", "--prompts", "--model", "--seed", "--set"};
+        QCOMPARE(nearest_word("--promt", words), std::string("--prompt"));
+        QCOMPARE(nearest_word("--prompts", words), std::string("--prompts"));
+        QCOMPARE(nearest_word("--modle", words), std::string("--model"));
+        QCOMPARE(nearest_word("--sde", words), std::string());
+        QCOMPARE(nearest_word("--nonsense", words), std::string());
+        QCOMPARE(nearest_word("", words), std::string());
+        QCOMPARE(nearest_word("--set", {}), std::string());
+    }
 };
 
 QTEST_GUILESS_MAIN(TextTest)

@@ -42,7 +42,7 @@ private slots:
         QVERIFY2(text ==
                      "device memory: found 15.0 GB free of 80.0 GB (65.0 GB held by other programs and the driver), "
                      "expected 17.7 GB for weights, workspace and the smallest pool; 2.7 GB are missing; would fit: "
-                     "max_batch_tokens 512, or the same with 2.7 GB of what other programs hold",
+                     "engine.max_batch_tokens 512, or the same with 2.7 GB of what other programs hold",
                  text.c_str());
         DeviceNeed advised = need_of(15);
         advised.max_batch_tokens = 512;
@@ -55,7 +55,7 @@ private slots:
         need.pool_bytes = 30 * kGb;
         const std::string text = words(need);
         QVERIFY2(text.starts_with("pool_bytes: found 40.0 GB free of 80.0 GB"), text.c_str());
-        QVERIFY2(text.find("would fit: pool_bytes of at most 22.4 GB") != std::string::npos, text.c_str());
+        QVERIFY2(text.find("would fit: engine.pool_bytes of at most 22.4 GB") != std::string::npos, text.c_str());
         need.pool_bytes = 22 * kGb;
         QCOMPARE(words(need), std::string("fits"));
     }
