@@ -17,26 +17,8 @@ using namespace spartan;
 
 namespace {
 
-Workload small(int64_t requests, int64_t output) {
-    Workload w = demoWorkload();
-    w.name = "faults";
-    w.model = "synthetic:tiny";
-    w.requests = requests;
-    w.ignore_eos = true;
-    w.prompt_tokens = {"fixed", 12, 1, 1, 0, 0};
-    w.output_tokens = {"fixed", output, 1, 1, 0, 0};
-    w.engine.pool_bytes = 32 << 20;
-    w.engine.threads = 1;
-    return w;
-}
-
-void load(Window& w) {
-    w.session.openModel(QStringLiteral("synthetic:tiny"), QStringLiteral("f32"));
-    w.session.addAdapterArguments({QStringLiteral("synthetic:boft:3:b=16,m=1"), QStringLiteral("synthetic:lora:2:r=4")},
-                                  QStringLiteral("."));
-    QTRY_COMPARE_WITH_TIMEOUT(w.session.modelState(), Session::ModelState::ready, 30'000);
-    QTRY_COMPARE_WITH_TIMEOUT(w.session.library().readyAdapters(), int64_t(5), 30'000);
-}
+Workload small(int64_t requests, int64_t output) { return smallWorkload("faults", requests, output); }
+void load(Window& w) { loadTiny(w.session, 2, QStringLiteral("f32")); }
 
 QAbstractButton* startAgainOf(const Window& w) {
     for (QAbstractButton* b : w.window.findChild<Banner*>()->findChildren<QAbstractButton*>())

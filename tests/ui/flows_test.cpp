@@ -40,25 +40,8 @@ using namespace spartan;
 
 namespace {
 
-Workload small(int64_t requests, int64_t output) {
-    Workload w = demoWorkload();
-    w.name = "flows";
-    w.requests = requests;
-    w.ignore_eos = true;
-    w.prompt_tokens = {"fixed", 12, 1, 1, 0, 0};
-    w.output_tokens = {"fixed", output, 1, 1, 0, 0};
-    w.engine.pool_bytes = 32 << 20;
-    w.engine.threads = 1;
-    return w;
-}
-
-void load(Session& session) {
-    session.openModel(QStringLiteral("synthetic:tiny"));
-    session.addAdapterArguments({QStringLiteral("synthetic:boft:3:b=16,m=1"), QStringLiteral("synthetic:lora:4:r=4")},
-                                QStringLiteral("."));
-    QTRY_COMPARE_WITH_TIMEOUT(session.modelState(), Session::ModelState::ready, 30'000);
-    QTRY_COMPARE_WITH_TIMEOUT(session.library().readyAdapters(), int64_t(7), 30'000);
-}
+Workload small(int64_t requests, int64_t output) { return smallWorkload("flows", requests, output); }
+void load(Session& session) { loadTiny(session, 4); }
 
 QAbstractButton* buttonIn(const QWidget& parent, const QString& text) {
     for (QAbstractButton* b : parent.findChildren<QAbstractButton*>())

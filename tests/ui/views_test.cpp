@@ -47,8 +47,12 @@ Workload workload(int64_t requests) {
 
 double figure(QString text) { return text.remove(QLatin1Char(',')).toDouble(); }
 
-// As displayed, with two or three figures: within half of the last one.
-bool shows(double displayed, double exact) { return std::abs(displayed - exact) <= std::max(0.0051, exact * 0.006); }
+// Whether `text`, in units of `unit`, is `exact` rounded to its last digit, whichever that is for times of this size.
+bool shows(const QString& text, double unit, double exact) {
+    const auto point = text.indexOf(QLatin1Char('.'));
+    const auto decimals = point < 0 ? 0 : text.size() - point - 1;
+    return std::abs(figure(text) - exact / unit) <= 0.501 * std::pow(10., -double(decimals));
+}
 
 QByteArray contentOf(const QString& path) {
     QFile f(path);
@@ -139,8 +143,8 @@ private slots:
                 QVERIFY2(std::abs(value - core[p].get<double>()) < 1e-3 + 1e-5 * value, p);
             const double unit = tiles[m].unit == QLatin1String("s") ? 1000 : 1;
             const QStringList shown_values = tiles[m].value.split(QStringLiteral(" / "));
-            QVERIFY(shows(figure(shown_values.last()) * unit, core["p99"].get<double>()));
-            if (m < 2) QVERIFY(shows(figure(shown_values.first()) * unit, core["p50"].get<double>()));
+            QVERIFY(shows(shown_values.last(), unit, core["p99"].get<double>()));
+            if (m < 2) QVERIFY(shows(shown_values.first(), unit, core["p50"].get<double>()));
             QVERIFY(tiles[m].tooltip.contains(QStringLiteral("interpolated linearly")));
             QVERIFY2(view.plots()[m]->note().contains(QStringLiteral("n = ") + count(all.n)),
                      qPrintable(view.plots()[m]->note()));

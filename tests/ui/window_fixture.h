@@ -4,6 +4,7 @@
 #include "ui/main_window.h"
 #include "ui/session.h"
 #include "ui/theme.h"
+#include "ui/views/workload_view.h"
 
 #include <QApplication>
 #include <QElapsedTimer>
@@ -102,6 +103,30 @@ struct Window {
     Session session;
     MainWindow window;
 };
+
+// A short run of the tiny model, of requests that all have the same lengths.
+inline Workload smallWorkload(const char* name, int64_t requests, int64_t output) {
+    Workload w = demoWorkload();
+    w.name = name;
+    w.model = "synthetic:tiny";
+    w.requests = requests;
+    w.ignore_eos = true;
+    w.prompt_tokens = {"fixed", 12, 1, 1, 0, 0};
+    w.output_tokens = {"fixed", output, 1, 1, 0, 0};
+    w.engine.pool_bytes = 32 << 20;
+    w.engine.threads = 1;
+    return w;
+}
+
+// The tiny model with three BOFT adapters and so many LoRA adapters, ready.
+inline void loadTiny(Session& session, int lora, const QString& dtype = QStringLiteral("auto")) {
+    session.openModel(QStringLiteral("synthetic:tiny"), dtype);
+    session.addAdapterArguments(
+        {QStringLiteral("synthetic:boft:3:b=16,m=1"), QStringLiteral("synthetic:lora:%1:r=4").arg(lora)},
+        QStringLiteral("."));
+    QTRY_COMPARE_WITH_TIMEOUT(session.modelState(), Session::ModelState::ready, 30'000);
+    QTRY_COMPARE_WITH_TIMEOUT(session.library().readyAdapters(), int64_t(3 + lora), 30'000);
+}
 
 }  // namespace spartan
 
