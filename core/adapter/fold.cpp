@@ -5,6 +5,7 @@
 #include "core/base/text.h"
 #include "kernels/check.h"
 #include "kernels/device.h"
+#include "kernels/rounding.h"
 #include "kernels/skew.h"
 
 #include <algorithm>
@@ -293,7 +294,7 @@ RotationRules rotation_rules(const PeftConfig& config, const PeftModule& module,
                         .series = config.oft_series};
     if (!rules.oft || !config.oft_constrained) return rules;
     // COFT: eps over the root of the tensor's rows. PEFT 0.14 and 0.15 multiplied it by ceil(out / blocks) squared.
-    const int64_t blocks = in / module.b, outs = (out + blocks - 1) / blocks;
+    const int64_t blocks = in / module.b, outs = divide_up(out, blocks);
     rules.limit =
         config.oft_eps / std::sqrt(rules.shared ? 1. : double(blocks)) * (rules.old_oft ? double(outs * outs) : 1);
     return rules;
@@ -333,7 +334,7 @@ std::optional<std::string> orthogonality_warning(double error) {
 }
 
 int64_t reserve(int64_t& end, int64_t bytes) {
-    const int64_t offset = (end + 63) / 64 * 64;
+    const int64_t offset = round_up(end, 64);
     end = offset + bytes;
     return offset;
 }
@@ -365,7 +366,7 @@ PlacedParts place_parts(std::vector<PlannedPart>& parts, DType dtype, AdapterFor
         p.factors = planned.shares_input < 0 ? reserve(end, p.num_factors * p.in * p.block_size * size_of(dtype))
                                              : parts[size_t(planned.shares_input)].part.factors;
     }
-    const int64_t factor_bytes = (end + 63) / 64 * 64;
+    const int64_t factor_bytes = round_up(end, 64);
     for (PlannedPart& planned : parts) {
         AdapterPart& p = planned.part;
         const AdapterPart* shared = planned.shares_input < 0 ? nullptr : &parts[size_t(planned.shares_input)].part;
@@ -379,7 +380,7 @@ PlacedParts place_parts(std::vector<PlannedPart>& parts, DType dtype, AdapterFor
         if (planned.has_gain) p.gain = reserve(end, p.out * int64_t(sizeof(float)));
         if (planned.has_bias) p.bias = reserve(end, p.out * int64_t(sizeof(float)));
     }
-    return {(end + 63) / 64 * 64, factor_bytes};
+    return {round_up(end, 64), factor_bytes};
 }
 
 bool leave_skew(const AdapterPart& part, const RotationRules& rules) {
@@ -401,7 +402,7 @@ int64_t place_skew(std::vector<PlannedPart>& parts, Adapter& adapter) {
         p.skew = values;
         values += skew_values_of(p.in, p.block_size, p.num_factors);
     }
-    adapter.unfolded_bytes = (end + 63) / 64 * 64 - begin;
+    adapter.unfolded_bytes = round_up(end, 64) - begin;
     return values;
 }
 

@@ -3,6 +3,7 @@
 #include "core/adapter/base_facts.h"
 #include "core/base/text.h"
 #include "core/model/float_rows.h"
+#include "kernels/rounding.h"
 
 #include <algorithm>
 #include <cstring>
@@ -216,7 +217,7 @@ int64_t TableFolder::place(Adapter& adapter, int64_t end) {
         if (!listed || is_tied()) adapter.head->copy = adapter.embedding->copy;
     }
     for (NormPart& norm : adapter.norms) norm.weight = reserve(end, norm.dim * int64_t(sizeof(float)));
-    return (end + 63) / 64 * 64;
+    return round_up(end, 64);
 }
 
 template <class T>

@@ -2,6 +2,7 @@
 
 #include "core/base/text.h"
 #include "kernels/check.h"
+#include "kernels/rounding.h"
 
 #include <utility>
 
@@ -38,8 +39,7 @@ AdapterRegistry::AdapterRegistry(int64_t budget_bytes, int64_t page_bytes, int32
 Result<AdapterId> AdapterRegistry::add(std::shared_ptr<const HostAdapter> host) {
     const auto& adapter = host->adapter;
     const int64_t bytes = adapter->bytes(), host_bytes = adapter->host_bytes();
-    const auto pages_for = [&](int64_t n) { return (n + page_bytes_ - 1) / page_bytes_; };
-    const int64_t pages = pages_for(bytes), batched = pages_for(adapter->factor_bytes);
+    const int64_t pages = divide_up(bytes, page_bytes_), batched = divide_up(adapter->factor_bytes, page_bytes_);
     if (pages + batched >= total_pages_)
         return Error{adapter->path, "adapter " + adapter->name,
                      batched == 0

@@ -5,6 +5,7 @@
 #include "core/engine/cuda_backend.h"
 #include "core/engine/device_fit.h"
 #include "core/engine/model_runner.h"
+#include "kernels/rounding.h"
 #include "kernels/skew.h"
 
 #include <algorithm>
@@ -161,7 +162,7 @@ Result<void> check_request(const Request& request, const Model& model, const Poo
         return refuse("prompt", lengths, "at most the context of " + std::to_string(c.max_position));
     // The last token is never computed, so it needs no room.
     const int64_t stored = std::max(prompt, length - 1);
-    const int64_t pages = (stored + pool.block_tokens - 1) / pool.block_tokens * pool.num_layers + adapter_pages;
+    const int64_t pages = divide_up(stored, pool.block_tokens) * pool.num_layers + adapter_pages;
     if (pages > pool.total_pages)
         return refuse("prompt", lengths + ", which take " + format_bytes(pages * pool.page_bytes) + " with the adapter",
                       "at most the whole pool of " + format_bytes(pool.total_pages * pool.page_bytes));

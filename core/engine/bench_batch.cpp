@@ -4,6 +4,7 @@
 #include "core/base/text.h"
 #include "core/engine/admission.h"
 #include "kernels/check.h"
+#include "kernels/rounding.h"
 
 #include <algorithm>
 #include <chrono>
@@ -113,9 +114,9 @@ Result<std::unique_ptr<BenchRunner>> BenchRunner::make(std::shared_ptr<const Mod
                                                        RunnerLimits limits, const Room& room,
                                                        std::span<const std::shared_ptr<const Adapter>> adapters) {
     const int64_t page_bytes = page_bytes_of(*model, kBlockTokens);
-    const int64_t blocks = (room.tokens + kBlockTokens - 1) / kBlockTokens;
+    const int64_t blocks = divide_up(room.tokens, kBlockTokens);
     int64_t pages = room.sequences * blocks * model->config().num_layers;
-    const int64_t guest_pages = (room.guest_bytes + page_bytes - 1) / page_bytes;
+    const int64_t guest_pages = divide_up(room.guest_bytes, page_bytes);
     pages += room.guests * guest_pages;
     for (const auto& a : adapters) pages += adapter_pages_of(*a, page_bytes) + batched_pages_of(*a, page_bytes);
     if (pages > std::numeric_limits<int32_t>::max())

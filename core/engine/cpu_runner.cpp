@@ -5,6 +5,7 @@
 #include "core/engine/transformer.h"
 #include "kernels/device_memory_error.h"
 #include "kernels/memory.h"
+#include "kernels/rounding.h"
 
 #include <algorithm>
 #include <chrono>
@@ -221,11 +222,11 @@ int64_t page_bytes_of(const Model& model, int64_t block_tokens) {
 }
 
 int32_t adapter_pages_of(const Adapter& adapter, int64_t page_bytes) {
-    return int32_t((adapter.bytes() + page_bytes - 1) / page_bytes);
+    return int32_t(divide_up(adapter.bytes(), page_bytes));
 }
 
 int32_t batched_pages_of(const Adapter& adapter, int64_t page_bytes) {
-    return int32_t((adapter.factor_bytes + page_bytes - 1) / page_bytes);
+    return int32_t(divide_up(adapter.factor_bytes, page_bytes));
 }
 
 Result<std::unique_ptr<ModelRunner>> make_cpu_runner(std::shared_ptr<const Model> model, const RunnerLimits& limits) {

@@ -1,6 +1,7 @@
 #include "core/engine/scheduler.h"
 
 #include "kernels/check.h"
+#include "kernels/rounding.h"
 
 #include <algorithm>
 #include <tuple>
@@ -23,7 +24,7 @@ std::vector<RequestId> Scheduler::limit_rows(int32_t rows) {
 }
 
 int64_t Scheduler::kv_pages_for(int64_t tokens) const {
-    return (tokens + limits_.block_tokens - 1) / limits_.block_tokens * limits_.num_layers;
+    return divide_up(tokens, limits_.block_tokens) * limits_.num_layers;
 }
 
 void Scheduler::add(Sequence& sequence) {

@@ -3,6 +3,7 @@
 #include "kernels/check.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/numbers.cuh"
+#include "kernels/rounding.h"
 
 #include <algorithm>
 
@@ -255,8 +256,6 @@ __global__ void gate_rows(T* out, const T* gate, const T* up, int dim, int rows,
     store(out + at, g);
 }
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 bool aligned(std::initializer_list<const void*> pointers) {
     return std::all_of(pointers.begin(), pointers.end(),
                        [](const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; });
@@ -266,7 +265,7 @@ void check_shape(int64_t rows, int64_t dim) { CHECK(rows >= 0 && rows <= 65535 &
 
 // As many threads as the values of a row need, at most `most`.
 int threads_for(int64_t dim, int width, int most) {
-    return int(std::clamp<int64_t>(ceil_div(dim, 32 * width) * 32, 32, most));
+    return int(std::clamp<int64_t>(divide_up(dim, 32 * width) * 32, 32, most));
 }
 
 // Of kernels that give each thread `width` values of row blockIdx.y.
@@ -275,7 +274,7 @@ struct Flat {
     int block;
 
     Flat(int64_t rows, int64_t dim, int width) : block(threads_for(dim, width, 256)) {
-        grid = dim3(unsigned(ceil_div(dim, int64_t(block) * width)), unsigned(rows));
+        grid = dim3(unsigned(divide_up(dim, int64_t(block) * width)), unsigned(rows));
     }
 };
 
@@ -302,7 +301,7 @@ void launch_gate(CudaDevice& device, T* out, const T* gate, const T* up, int64_t
     if (rows == 0) return;
     const auto run = [&](auto kernel, int width) {
         Flat shape(rows, dim, width);
-        if (ahead.bytes > 0) shape.grid.y += unsigned(ceil_div(kAheadBlocks, shape.grid.x));
+        if (ahead.bytes > 0) shape.grid.y += unsigned(divide_up(kAheadBlocks, shape.grid.x));
         launch(device, kernel, shape.grid, shape.block, 0, out, gate, up, int(dim), int(rows), tiles, gate_change,
                up_change, ahead);
     };
@@ -384,7 +383,7 @@ void scale(CudaDevice& device, float* x, float factor, int64_t count) {
     constexpr int kBlock = 256;
     CHECK(count >= 0 && count < int64_t(kBlock) << 31);
     const auto run = [&](auto kernel, int width) {
-        launch(device, kernel, dim3(unsigned(ceil_div(count, kBlock * width))), kBlock, 0, x, factor, count);
+        launch(device, kernel, dim3(unsigned(divide_up(count, kBlock * width))), kBlock, 0, x, factor, count);
     };
     if (count % kWide == 0 && aligned({x}))
         run(scale_values<kWide>, kWide);

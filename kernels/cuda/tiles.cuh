@@ -4,6 +4,7 @@
 #include "kernels/check.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/tables.h"
+#include "kernels/rounding.h"
 
 #include <algorithm>
 
@@ -13,8 +14,6 @@ namespace spartan {
 __device__ __forceinline__ const CudaPart* part_of(const CudaTile& tile, int index) {
     return tile.rows > 0 && tile.parts ? tile.parts + index : nullptr;
 }
-
-constexpr int64_t divide_up(int64_t n, int64_t by) { return (n + by - 1) / by; }
 
 inline bool aligned_to_16(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 

@@ -12,6 +12,7 @@
 #include "kernels/cuda/graph.h"
 #include "kernels/cuda/trap.h"
 #include "kernels/device_memory_error.h"
+#include "kernels/rounding.h"
 
 #include <algorithm>
 #include <bit>
@@ -347,7 +348,7 @@ private:
         shape.tiles = shape.sequences = shape.heads = shape.rows;
         shape.max_blocks = int64_t(std::bit_ceil(uint64_t(plan.max_blocks)));
         own_parts_of(shape);
-        const int64_t items = shape.rows * ((shape.max_blocks * block_tokens_ + kSplitKeys - 1) / kSplitKeys);
+        const int64_t items = shape.rows * divide_up(shape.max_blocks * block_tokens_, kSplitKeys);
         shape.attention = {shape.rows, std::min(items, forward_.largest_attention().decode_items), 0};
         const StepView view = send_tables(batch, shape);
         const GraphKey key{shape.rows,        shape.max_blocks, shape.heads,  switches_.ahead_bytes,

@@ -2,6 +2,7 @@
 
 #include "kernels/check.h"
 #include "kernels/cuda/block_sparse.h"
+#include "kernels/rounding.h"
 
 #include <algorithm>
 #include <cmath>
@@ -50,8 +51,6 @@ CudaTable table_at(const TablePart& table, const std::byte* data) {
     return placed;
 }
 
-constexpr int64_t padded(int64_t bytes, int64_t to) { return (bytes + to - 1) / to * to; }
-
 // Jobs that an adapter's rotations may be cut into: a whole one each, and one more wherever a piece ends. Pieces are of
 // 1 MB or more, and a linear layer's skew halves of at most 1 KB an input.
 int64_t most_folds(const ModelConfig& config) {
@@ -69,9 +68,9 @@ DeviceAdapters<T>::DeviceAdapters(CudaDevice& device, const ModelConfig& config,
       folds_(device.ordinal(), StreamPriority::low),
       config_(config),
       strategy_(strategy),
-      parts_bytes_(padded(config.num_layers * kNumProjections * int64_t(sizeof(CudaPart)), 64)),
-      packs_bytes_(padded(config.num_layers * kNumProjections * int64_t(sizeof(PackJob<T>)), 64)),
-      folds_bytes_(padded(most_folds(config) * int64_t(sizeof(FoldJob)), 64)),
+      parts_bytes_(round_up(config.num_layers * kNumProjections * int64_t(sizeof(CudaPart)), 64)),
+      packs_bytes_(round_up(config.num_layers * kNumProjections * int64_t(sizeof(PackJob<T>)), 64)),
+      folds_bytes_(round_up(most_folds(config) * int64_t(sizeof(FoldJob)), 64)),
       slot_bytes_(parts_bytes_ + packs_bytes_ + folds_bytes_),
       staging_(int64_t(kPieces) * kPieceBytes),
       scratch_(kScratchBytes) {
@@ -163,7 +162,7 @@ void DeviceAdapters<T>::plan_tables(DeviceAdapter& placed) {
     int64_t bytes = 0;
     const auto ids_bytes = [](const TablePart& t) { return int64_t(t.tokens.size() * sizeof(int32_t)); };
     for (const auto* source : sources)
-        if (*source) bytes += int64_t(sizeof(CudaTable)) + padded(ids_bytes(**source), 16);
+        if (*source) bytes += int64_t(sizeof(CudaTable)) + round_up(ids_bytes(**source), 16);
     if (bytes == 0) return;
     placed.tables = spare_tables_.take(bytes);
     placed.tables_from = spare_tables_from_.take(bytes);
@@ -181,7 +180,7 @@ void DeviceAdapters<T>::plan_tables(DeviceAdapter& placed) {
         std::memcpy(placed.tables_from.data() + at, &table, sizeof table);
         *places[i] = reinterpret_cast<const CudaTable*>(placed.tables.data() + at);
         if (i == 1) placed.head_copy = table.copy;
-        at = ids + padded(ids_bytes(source), 16);
+        at = ids + round_up(ids_bytes(source), 16);
     }
 }
 

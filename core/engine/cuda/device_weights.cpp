@@ -1,6 +1,7 @@
 #include "core/engine/cuda/device_weights.h"
 
 #include "core/engine/cuda/upload.h"
+#include "kernels/rounding.h"
 
 #include <vector>
 
@@ -8,7 +9,6 @@ namespace spartan {
 namespace {
 
 constexpr int64_t kAlignment = 256;
-int64_t aligned(int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
 // Calls matrix(PackedMatrix, place of its pointer) and vector(values, place) for everything the model has; `out` may be
 // null when only sizes matter.
@@ -36,9 +36,9 @@ void for_each_weight(const Weights<T>& w, DeviceWeights<T>* out, const Matrix& m
 
 template <class T>
 int64_t bytes_in(const PackedMatrix<T>& m) {
-    return aligned(m.rows() * m.cols() * int64_t(sizeof(T)));
+    return round_up(m.rows() * m.cols() * int64_t(sizeof(T)), kAlignment);
 }
-int64_t bytes_in(const std::vector<float>& v) { return aligned(int64_t(v.size() * sizeof(float))); }
+int64_t bytes_in(const std::vector<float>& v) { return round_up(int64_t(v.size() * sizeof(float)), kAlignment); }
 
 }  // namespace
 

@@ -6,6 +6,7 @@
 #include "kernels/cuda/head.h"
 #include "kernels/cuda/lora.h"
 #include "kernels/cuda/rotate.h"
+#include "kernels/rounding.h"
 
 #include <algorithm>
 #include <array>
@@ -28,7 +29,7 @@ AttentionBucket largest_attention_of(const ModelConfig& c, const ForwardLimits& 
     const int64_t context = std::min(c.max_position, l.total_context);
     AttentionBucket bucket = attention_bucket(l.rows, l.rows, context, l.total_context);
     // Every row is decoded then, those of one sequence as well.
-    if (l.batch_invariant) bucket.decode_items = l.rows * ((context + kSplitKeys - 1) / kSplitKeys);
+    if (l.batch_invariant) bucket.decode_items = l.rows * divide_up(context, kSplitKeys);
     return bucket;
 }
 
@@ -71,7 +72,7 @@ struct Buffers {
 
 template <class P>
 int64_t bytes_in(P*, int64_t count) {
-    return (count * int64_t(sizeof(P)) + kAlignment - 1) / kAlignment * kAlignment;
+    return round_up(count * int64_t(sizeof(P)), kAlignment);
 }
 
 GateKind gate_function(GateFunction f) {

@@ -3,6 +3,7 @@
 #include "kernels/check.h"
 #include "kernels/cuda/fetch.h"
 #include "kernels/device_memory_error.h"
+#include "kernels/rounding.h"
 
 #include <algorithm>
 #include <cstring>
@@ -17,7 +18,7 @@ constexpr int64_t kLeastBytes = 1 << 20;
 template <class T>
 int64_t bytes_of(const T*, int64_t count) {
     const auto size = int64_t(sizeof(T));  // NOLINT(bugprone-sizeof-expression): there are tables of pointers
-    return (count * size + kAlignment - 1) / kAlignment * kAlignment;
+    return round_up(count * size, kAlignment);
 }
 
 // The same tables on the host, to be written.

@@ -2,6 +2,7 @@
 
 #include "kernels/check.h"
 #include "kernels/cuda/merge.h"
+#include "kernels/rounding.h"
 
 #include <algorithm>
 
@@ -9,7 +10,7 @@ namespace spartan {
 namespace {
 
 constexpr int64_t kAlignment = 256;
-int64_t aligned(int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+int64_t aligned(int64_t bytes) { return round_up(bytes, kAlignment); }
 
 // The one place that knows how a linear layer's weight lies in device memory: row-major, [out, in].
 template <class T>
