@@ -326,15 +326,16 @@ void EngineLoop::publish(int64_t start_us, int64_t end_us) {
     record->running = int32_t(scheduler_.num_running());
     record->waiting = int32_t(scheduler_.num_waiting());
     const StepRecordPtr published = std::move(record);
+    if (shared_.sink(published)) return;
     const auto begin = std::chrono::steady_clock::now();
-    while (!shared_.sink(published)) {
+    const auto waited = [&] { return std::chrono::steady_clock::now() - begin; };
+    do {
         std::this_thread::sleep_for(std::chrono::microseconds(200));
         shared_.watchdog->beat(next_step_);  // it is not the device that is slow
-        const auto waited = std::chrono::steady_clock::now() - begin;
-        publish_wait_us_ = std::chrono::duration_cast<std::chrono::microseconds>(waited).count();
         // Nobody reads any more, and whoever made the engine waits for its thread.
-        if (shared_.mailbox.quitting() && waited > std::chrono::seconds(1)) break;
-    }
+        if (shared_.mailbox.quitting() && waited() > std::chrono::seconds(1)) break;
+    } while (!shared_.sink(published));
+    publish_wait_us_ = std::chrono::duration_cast<std::chrono::microseconds>(waited()).count();
 }
 
 void EngineLoop::update_status(EngineState state) {

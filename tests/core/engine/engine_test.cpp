@@ -524,16 +524,22 @@ void EngineTest::ends_although_nobody_reads() {
 }
 
 void EngineTest::full_sink_is_waited_for_and_recorded() {
-    TestEngine e(make_model());
-    e.records.set_full(true);
-    e.submit(make_request({1, 2}, AdapterId::base, 5));
+    Records records;
+    std::atomic<bool> full{true}, refused{false};
+    const auto sink = [&, accept = records.sink()](const StepRecordPtr& r) {
+        if (full) refused = true;
+        return !full && accept(r);
+    };
+    const auto engine = expect(Engine::create(make_model(), TestEngine::small_options(), sink));
+    expect(engine->submit(make_request({1, 2}, AdapterId::base, 5)));
+    QVERIFY(wait_for([&] { return refused.load(); }));
     std::this_thread::sleep_for(std::chrono::milliseconds(50));
-    e.records.set_full(false);
-    QVERIFY(e->wait_idle(20'000));
+    full = false;
+    QVERIFY(engine->wait_idle(20'000));
     int64_t waited = 0;
-    for (const auto& r : e.records.all()) waited += r->times.publish_wait;
-    QVERIFY(waited > 30'000);
-    check_records(e.records.all());
+    for (const auto& r : records.all()) waited += r->times.publish_wait;
+    QVERIFY2(waited > 45'000, qPrintable(QString::number(waited)));
+    check_records(records.all());
 }
 
 void EngineTest::device_error_fails_the_engine_not_the_process() {
