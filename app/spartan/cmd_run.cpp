@@ -73,11 +73,12 @@ int conclude(const GlobalOptions& options, const RunOutcome& outcome, const std:
         print(for_output(summary_text(outcome.document)));
     std::vector<std::string> all = failures_of(outcome);
     // A failure is explained in one line, whatever else there was to say.
-    if (outcome.not_answering)
+    if (outcome.not_answering && !outcome.cancelled)
         return report(make_error(outcome.failure + ", which is longer than engine.watchdog_s allows"));
     if (!outcome.failure.empty()) return report(make_error("the engine failed: " + outcome.failure));
     if (outcome.completed == 0 && !outcome.cancelled)
         return report(make_error("no request completed" + (all.empty() ? "" : ": " + first_of(all))));
+    if (outcome.not_answering) all.emplace_back("the engine does not come to rest and is left behind");
     all.insert(all.end(), warnings.begin(), warnings.end());
     warn(all);
     return outcome.cancelled ? kInterrupted : kDone;

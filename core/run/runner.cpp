@@ -171,7 +171,7 @@ private:
         outcome_.cancelled = true;
         s_.engine.stop_source();
         s_.engine.release();  // a held run could not deliver its last records
-        s_.engine.wait_idle(kCancelWaitMs);
+        outcome_.not_answering = !s_.engine.wait_idle(kCancelWaitMs) && s_.gives_up;
     }
 
     void tell() {

@@ -39,7 +39,8 @@ struct RunOutcome {
     int64_t num_failed = 0;
     std::string trouble;      // the first that a step got over (StepRecord::trouble), with its number; empty: none
     std::string write_error;  // of the recording; empty: none
-    // The device did not answer, as `failure` says, and may never: who takes the engine down waits for it.
+    // The device did not answer, as `failure` says, or the engine came to no rest when cancelled, and may never: who
+    // takes the engine down waits for it.
     bool not_answering = false;
 };
 
@@ -50,7 +51,7 @@ struct RunSetup {
     std::vector<AdapterId> adapters;  // of the workload's adapters, in order
     std::string out_dir;              // records into it; empty: does not (a recording that is open goes on)
     Json header;                      // make_run_header
-    bool gives_up = false;            // when the engine's watchdog barks; else it waits on
+    bool gives_up = false;            // on an engine that does not answer; else its end is waited for
 };
 
 // Warm-up and all repeats; blocks until done or until `progress` is cancelled. Then what was recorded stays, marked as
