@@ -41,22 +41,33 @@ __device__ __forceinline__ void request_ahead(const Ahead& ahead, int part, int 
 // CTAs that only ask, behind those of a kernel that has too few to ask quickly.
 constexpr int kAheadBlocks = 66;
 
-// Launches on the device's stream; throws DeviceError. An empty grid launches nothing.
+// Launches on the device's stream; throws DeviceError. An empty grid launches nothing. launch_clusters: each `cluster`
+// neighbours along x are one thread block cluster (compute capability 9.0).
 template <class... Parameters, class... Arguments>
-void launch(CudaDevice& device, void (*kernel)(Parameters...), dim3 grid, int block, size_t shared_bytes,
-            Arguments... arguments) {
+void launch_clusters(CudaDevice& device, void (*kernel)(Parameters...), dim3 grid, int cluster, int block,
+                     size_t shared_bytes, Arguments... arguments) {
     if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
     cudaLaunchConfig_t config = {};
     config.gridDim = grid;
     config.blockDim = dim3(unsigned(block));
     config.dynamicSmemBytes = shared_bytes;
     config.stream = device.stream();
-    cudaLaunchAttribute overlap = {};
-    overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    overlap.val.programmaticStreamSerializationAllowed = 1;
-    config.attrs = &overlap;
-    config.numAttrs = device.overlaps_launches() ? 1 : 0;
+    cudaLaunchAttribute attributes[2] = {};
+    config.attrs = attributes;
+    if (device.overlaps_launches()) {
+        attributes[config.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+        attributes[config.numAttrs++].val.programmaticStreamSerializationAllowed = 1;
+    }
+    if (cluster > 1) {
+        attributes[config.numAttrs].id = cudaLaunchAttributeClusterDimension;
+        attributes[config.numAttrs++].val.clusterDim = {unsigned(cluster), 1, 1};
+    }
     CHECK_CUDA(cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...));
+}
+template <class... Parameters, class... Arguments>
+void launch(CudaDevice& device, void (*kernel)(Parameters...), dim3 grid, int block, size_t shared_bytes,
+            Arguments... arguments) {
+    launch_clusters(device, kernel, grid, 1, block, shared_bytes, arguments...);
 }
 
 }  // namespace spartan

@@ -67,7 +67,9 @@ bool aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 template <class Out, class T>
 void tensor_core_matmul(CudaDevice& device, MatmulPlans& plans, std::span<const MatmulProduct<Out, T>> products,
                         int64_t m, int64_t k) {
-    if (plans.batch_invariant() && m > kSkinnyRows) return wide_matmul<Out, T>(device, products, m, k);
+    if (plans.batch_invariant() && m > kSkinnyRows)
+        return has_wide_hopper(device) ? wide_hopper_matmul<Out, T>(device, products, m, k)
+                                       : wide_matmul<Out, T>(device, products, m, k);
     if (plans.batch_invariant() || m <= 8)
         return skinny_matmul<Out, T>(device, products, m, k, plans.batch_invariant());
     // What cuBLASLt does not compute is one launch, behind it.

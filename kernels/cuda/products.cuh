@@ -24,9 +24,10 @@ struct DeviceProducts {
     DeviceProduct<Out, T> of[kMostProducts];
     int tiles;
 
-    __device__ __forceinline__ const DeviceProduct<Out, T>& at(int tile) const {
-        return of[(tile >= of[1].first_tile ? 1 : 0) + (tile >= of[2].first_tile ? 1 : 0)];
+    __device__ __forceinline__ int index(int tile) const {
+        return (tile >= of[1].first_tile ? 1 : 0) + (tile >= of[2].first_tile ? 1 : 0);
     }
+    __device__ __forceinline__ const DeviceProduct<Out, T>& at(int tile) const { return of[index(tile)]; }
 };
 
 inline bool is_aligned(const void* p, size_t bytes) { return reinterpret_cast<uintptr_t>(p) % bytes == 0; }
@@ -49,6 +50,14 @@ DeviceProducts<Out, T> device_products(std::span<const MatmulProduct<Out, T>> pr
     for (; count < kMostProducts; ++count) packed.of[count].first_tile = INT_MAX;
     CHECK(packed.tiles <= 65535);
     return packed;
+}
+
+// Of the 32 k whose eight values a lane has from 8q on (q = lane % 4): v.x, v.y hold four of the first sixteen, v.z,
+// v.w four of the others, so that two products take sixteen neighbours each, as warpgroup products do.
+__device__ __forceinline__ uint4 in_sixteens(uint4 v) {
+    const bool low = threadIdx.x % 4 < 2;
+    const uint32_t x = __shfl_xor_sync(~0u, low ? v.z : v.x, 2), y = __shfl_xor_sync(~0u, low ? v.w : v.y, 2);
+    return low ? uint4{v.x, v.y, x, y} : uint4{x, y, v.z, v.w};
 }
 
 // Two neighbouring values of a row of out, of which the second may lie behind the row's end.

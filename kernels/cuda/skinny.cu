@@ -17,20 +17,18 @@ __device__ __forceinline__ uint4 load_x(const void* p) {
     return v;
 }
 
-// The sum over all warps, by fours: ((p0 + p1) + p2) + p3, and the fours in the same way. What more warps there might
-// have been adds zeros.
+// The sum over all warps: that of each `run` one after another, and of the runs in the same way. What more warps there
+// might have been adds zeros.
 template <int kMostWarps>
-__device__ __forceinline__ float2 sum_of_warps(const float2* partial, int stride, int warps) {
-    float2 sum = {};
+__device__ __forceinline__ float2 sum_of_warps(const float2* partial, int stride, int warps, int run) {
+    float2 sum = {}, of_run = {};
 #pragma unroll
-    for (int first = 0; first < kMostWarps; first += 4) {
-        float2 four = {};
-#pragma unroll
-        for (int i = first; i < first + 4; ++i) {
-            const float2 v = i < warps ? partial[i * stride] : float2{};
-            four = {four.x + v.x, four.y + v.y};
-        }
-        sum = {sum.x + four.x, sum.y + four.y};
+    for (int i = 0; i < kMostWarps; ++i) {
+        const float2 v = i < warps ? partial[i * stride] : float2{};
+        of_run = {of_run.x + v.x, of_run.y + v.y};
+        if (i % 4 < 3 || (i + 1) % run != 0) continue;
+        sum = {sum.x + of_run.x, sum.y + of_run.y};
+        of_run = {};
     }
     return sum;
 }
@@ -41,11 +39,11 @@ __device__ __forceinline__ float2 sum_of_warps(const float2* partial, int stride
 // copies through shared memory with and without clusters, a late trigger, requesting a CTA's later blocks into the L2
 // cache ahead of time.
 //
-// in_turn: warps take the blocks of k in turn, so that what they read at a time lies together, 4 KB of a row by 32
-// warps, instead of 128 bytes here and there. Else each warp has a piece of k, the split that wide.cu knows.
-template <class Out, class T, int kEights, int kMostWarps>
+// Warps take the blocks of k in turn, so that what they read at a time lies together, 4 KB of a row by 32 warps,
+// instead of 128 bytes here and there. kInvariant: each warp has a piece of k, the split that the wide kernels know.
+template <class Out, class T, int kEights, int kMostWarps, bool kInvariant>
 __global__ void __launch_bounds__(kMostWarps * 32)
-    skinny(const __grid_constant__ DeviceProducts<Out, T> products, int m, int k, bool in_turn) {
+    skinny(const __grid_constant__ DeviceProducts<Out, T> products, int m, int k, int run) {
     extern __shared__ float2 partial[];  // [warp][tile of 16 rows of W][eight][row of x % 2][lane]
     pdl_trigger();
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
@@ -55,9 +53,9 @@ __global__ void __launch_bounds__(kMostWarps * 32)
     const int64_t m0 = int64_t(blockIdx.x) * kSkinnyRows;
     const int rows = min(m - int(m0), kEights * 8);
 
-    const int blocks = k / kSkinnyBlock, block_end = in_turn ? blocks : blocks * (warp + 1) / warps;
-    const int step = in_turn ? warps : 1;
-    int block = in_turn ? warp : blocks * warp / warps;
+    const int blocks = k / kSkinnyBlock, block_end = kInvariant ? blocks * (warp + 1) / warps : blocks;
+    const int step = kInvariant ? 1 : warps;
+    int block = kInvariant ? blocks * warp / warps : warp;
     const char* const w_tile = reinterpret_cast<const char*>(product.w + int64_t(n0) * k);
     uint32_t w_offset[4];  // rows behind the last of W stand for the last; their sums are not stored
 #pragma unroll
@@ -87,6 +85,15 @@ __global__ void __launch_bounds__(kMostWarps * 32)
                 if (i * 8 + r < rows)
                     x[i][half] = load_x(x_lane + (uint32_t(i * 16) * uint32_t(k) + uint32_t(block) * 128u) + half * 64);
         __syncwarp();  // keeps all loads of x in front of the first mma
+        if constexpr (kInvariant) {
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+#pragma unroll
+                for (int j = 0; j < 4; ++j) w[j][half] = in_sixteens(w[j][half]);
+#pragma unroll
+                for (int i = 0; i < kEights; ++i) x[i][half] = in_sixteens(x[i][half]);
+            }
+        }
 #pragma unroll
         for (int half = 0; half < 2; ++half)
 #pragma unroll
@@ -111,22 +118,35 @@ __global__ void __launch_bounds__(kMostWarps * 32)
                 partial[(warp * kSums + (t * kEights + i) * 2 + odd) * 32 + lane] = {c[t][i][odd], c[t][i][2 + odd]};
     __syncthreads();
     for (int s = warp; s < kSums; s += warps) {
-        const float2 sum = sum_of_warps<kMostWarps>(partial + s * 32 + lane, kSums * 32, warps);
+        const float2 sum = sum_of_warps<kMostWarps>(partial + s * 32 + lane, kSums * 32, warps, run);
         const int row = s / 2 % kEights * 8 + 2 * q + s % 2;
         const int column = n0 + skinny_w_row(lane, s / 2 / kEights * 2);
         if (row < rows && column < product.n) store_sums(product, m0 + row, column, sum.x, sum.y);
     }
 }
 
-template <int kEights, int kMostWarps, class Out, class T>
-void launch_skinny(CudaDevice& device, const DeviceProducts<Out, T>& products, int64_t m, int64_t k, int warps,
-                   bool in_turn) {
-    const auto kernel = skinny<Out, T, kEights, kMostWarps>;
+template <int kEights, int kMostWarps, bool kInvariant, class Out, class T>
+void launch_skinny(CudaDevice& device, const DeviceProducts<Out, T>& products, int64_t m, int64_t k, int run) {
+    static_assert(kMostWarps >= kInvariantSplits && kMostWarps % 4 == 0);
+    const auto kernel = skinny<Out, T, kEights, kMostWarps, kInvariant>;
+    const int warps = kInvariant ? kInvariantSplits : int(std::min<int64_t>(kMostWarps, k / kSkinnyBlock));
     const int64_t shared = int64_t(warps) * 4 * kEights * 32 * int64_t(sizeof(float2));
     if (shared > 48 * 1024)  // what a kernel may have without asking
         CHECK_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared)));
     const dim3 grid(unsigned((m + kSkinnyRows - 1) / kSkinnyRows), unsigned(products.tiles));
-    launch(device, kernel, grid, warps * 32, size_t(shared), products, int(m), int(k), in_turn);
+    launch(device, kernel, grid, warps * 32, size_t(shared), products, int(m), int(k), run);
+}
+
+// run: warps whose sums are added one after another, a multiple of 4.
+template <bool kInvariant, class Out, class T>
+void launch_skinny(CudaDevice& device, const DeviceProducts<Out, T>& products, int64_t m, int64_t k, int run) {
+    // As many warps as the registers allow.
+    if (m <= 8)
+        launch_skinny<1, 32, kInvariant>(device, products, m, k, run);
+    else if (m <= 16)
+        launch_skinny<2, 24, kInvariant>(device, products, m, k, run);
+    else
+        launch_skinny<4, 16, kInvariant>(device, products, m, k, run);
 }
 
 }  // namespace
@@ -136,17 +156,10 @@ void skinny_matmul(CudaDevice& device, std::span<const MatmulProduct<Out, T>> pr
                    bool batch_invariant) {
     const DeviceProducts<Out, T> packed = device_products<Out, T>(products, m, k, kSkinnyTile);
     if (m == 0 || packed.tiles == 0) return;
-    const int64_t blocks = k / kSkinnyBlock;
-    const auto warps = [&](int most) {
-        return batch_invariant ? kInvariantSplits : int(std::min<int64_t>(most, blocks));
-    };
-    // As many warps as the registers allow.
-    if (m <= 8)
-        launch_skinny<1, 32>(device, packed, m, k, warps(32), !batch_invariant);
-    else if (m <= 16)
-        launch_skinny<2, 24>(device, packed, m, k, warps(24), !batch_invariant);
+    if (batch_invariant)
+        launch_skinny<true>(device, packed, m, k, kInvariantSplits / invariant_pieces(products));
     else
-        launch_skinny<4, 16>(device, packed, m, k, warps(16), !batch_invariant);
+        launch_skinny<false>(device, packed, m, k, 4);
 }
 
 template void skinny_matmul(CudaDevice&, std::span<const MatmulProduct<float, bf16>>, int64_t, int64_t, bool);

@@ -3,7 +3,8 @@
 // shared memory, to be added in warp order: no atomics, the same bits in every run.
 //
 // Inside a block of 64 the order of k is permuted, the same way for x and W, so that every lane's operands of two
-// mma.m16n8k16 are 16 consecutive bytes of a row-major row: see the layout functions.
+// mma.m16n8k16 are 16 consecutive bytes of a row-major row: see the layout functions. Only a batch-invariant product
+// brings each sixteen k together: that is what all its kernels have in common.
 #pragma once
 
 #include "kernels/cuda/matmul.h"
@@ -20,8 +21,19 @@ constexpr int kInvariantSplits = 16;  // pieces of k, by whole blocks, that a ba
 HOST_DEVICE constexpr int skinny_w_row(int lane, int j) { return j / 2 * 16 + lane / 4 * 2 + j % 2; }
 HOST_DEVICE constexpr int skinny_k(int lane, int half) { return half * 32 + lane % 4 * 8; }
 
+// Of batch-invariant products: pieces of k whose sums of splits are added at the end; in a piece the splits are added
+// one after another. More than one where there are so few rows of W that tiles of many rows of x could not fill a GPU.
+constexpr int kMostInvariantPieces = 4;
+template <class Out, class T>
+int invariant_pieces(std::span<const MatmulProduct<Out, T>> products) {
+    int64_t rows = 0;
+    for (const auto& p : products) rows += p.n;
+    return rows < 8192 ? kMostInvariantPieces : rows < 16384 ? 2 : 1;
+}
+
 // out = x * w^T for each of the products, in one launch. k a multiple of 64, x and w 16-byte aligned; any m and n.
-// `batch_invariant`: k is split the same way for every m (it is split finer for fewer rows otherwise).
+// `batch_invariant`: k is split the same way for every m (it is split finer for fewer rows otherwise); how the splits
+// are added depends on the rows of W that are multiplied together.
 template <class Out, class T>
 void skinny_matmul(CudaDevice& device, std::span<const MatmulProduct<Out, T>> products, int64_t m, int64_t k,
                    bool batch_invariant);
@@ -30,5 +42,11 @@ void skinny_matmul(CudaDevice& device, std::span<const MatmulProduct<Out, T>> pr
 // memory, and one warp makes all of an output's partial sums, one after the other.
 template <class Out, class T>
 void wide_matmul(CudaDevice& device, std::span<const MatmulProduct<Out, T>> products, int64_t m, int64_t k);
+
+// The same once more, by warpgroup products, whose sums over sixteen k have the same bits as a warp's. First: whether
+// this GPU has them and this build has code for them.
+bool has_wide_hopper(const CudaDevice& device);
+template <class Out, class T>
+void wide_hopper_matmul(CudaDevice& device, std::span<const MatmulProduct<Out, T>> products, int64_t m, int64_t k);
 
 }  // namespace spartan

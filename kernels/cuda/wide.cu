@@ -44,10 +44,11 @@ __device__ __forceinline__ void take(Sums<kEights>& to, Sums<kEights>& from) {
             }
 }
 
-// The order of all additions is skinny.cu's with sixteen warps: a partial sum for each split of k, added by fours.
+// The order of all additions is skinny.cu's when batch-invariant: a partial sum for each split of k, added within
+// pieces.
 template <class Out, class T, int kWarpsW, int kEights>
 __global__ void __launch_bounds__(kThreads)
-    wide(const __grid_constant__ DeviceProducts<Out, T> products, int m, int k) {
+    wide(const __grid_constant__ DeviceProducts<Out, T> products, int m, int k, int splits) {
     using Shape = Tile<kWarpsW, kEights>;
     extern __shared__ Chunk stages[];
     pdl_trigger();
@@ -83,12 +84,11 @@ __global__ void __launch_bounds__(kThreads)
     }
 
     const int w_row = warp % kWarpsW * 32, x_row = warp / kWarpsW * (kEights * 8);
-    Sums<kEights> partial = {}, four = {}, sum = {};
+    Sums<kEights> partial = {}, piece = {}, sum = {};
     int split = 0, split_end = blocks / kInvariantSplits;
     const auto end_split = [&] {
-        take<kEights>(four, partial);
-        if (split % 4 == 3) take<kEights>(sum, four);
-        ++split;
+        take<kEights>(piece, partial);
+        if (++split % splits == 0) take<kEights>(sum, piece);
         split_end = blocks * (split + 1) / kInvariantSplits;
     };
 #pragma unroll 1
@@ -108,10 +108,11 @@ __global__ void __launch_bounds__(kThreads)
             const int chunk = skinny_k(lane, half) / 8;
             uint4 w[4];
 #pragma unroll
-            for (int j = 0; j < 4; ++j) w[j] = w_tile[chunk_of_w(w_row + skinny_w_row(lane, j), chunk)].values;
+            for (int j = 0; j < 4; ++j)
+                w[j] = in_sixteens(w_tile[chunk_of_w(w_row + skinny_w_row(lane, j), chunk)].values);
 #pragma unroll
             for (int i = 0; i < kEights; ++i) {
-                const uint4 x = x_tile[chunk_of_x(x_row + i * 8 + lane / 4, chunk)].values;
+                const uint4 x = in_sixteens(x_tile[chunk_of_x(x_row + i * 8 + lane / 4, chunk)].values);
 #pragma unroll
                 for (int t = 0; t < 2; ++t) {
                     const uint4 &low = w[2 * t], &high = w[2 * t + 1];
@@ -144,7 +145,8 @@ void launch_wide(CudaDevice& device, std::span<const MatmulProduct<Out, T>> prod
     constexpr int kShared = Shape::kStages * Shape::kStageBytes;
     CHECK_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared));
     const dim3 grid(unsigned((m + Shape::kRowsX - 1) / Shape::kRowsX), unsigned(packed.tiles));
-    launch(device, kernel, grid, kThreads, kShared, packed, int(m), int(k));
+    launch(device, kernel, grid, kThreads, kShared, packed, int(m), int(k),
+           kInvariantSplits / invariant_pieces(products));
 }
 
 }  // namespace

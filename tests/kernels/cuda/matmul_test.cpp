@@ -281,6 +281,13 @@ private slots:
         batch_invariance_<f16>();
     }
 
+    // All kernels of a batch-invariant product, whichever of them serves this GPU: the same bits.
+    void invariantKernelsAgree() {
+        SKIP_WITHOUT_GPU();
+        invariant_kernels_agree_<bf16>();
+        invariant_kernels_agree_<f16>();
+    }
+
     void sameBitsEveryTime() {
         SKIP_WITHOUT_GPU();
         CudaDevice device;
@@ -431,6 +438,41 @@ private:
                     QVERIFY2(std::memcmp(some.data(), all.data() + first * n, m * n * sizeof(float)) == 0,
                              text_of("n ", n, " k ", k, " m ", m, " from row ", first).c_str());
                 }
+            }
+        }
+    }
+
+    template <class T>
+    static void invariant_kernels_agree_() {
+        CudaDevice device;
+        if (!has_wide_hopper(device)) qInfo("this GPU, or this build, has no warpgroup products");
+        // Of 9 blocks of k some splits are empty; many rows of W have fewer pieces of k.
+        for (const auto& [n, k] : std::vector<std::pair<size_t, size_t>>{
+                 {257, 64}, {391, 576}, {4096, 4096}, {640, 11008}, {8200, 512}, {16390, 192}}) {
+            constexpr size_t kRows = 200;
+            const Problem<T> problem(kRows, n, k, uint32_t(170 + n));
+            for (const size_t m : {1, 33, 64, 90, 96, 130, 200}) {
+                using Kernel = void (*)(CudaDevice&, std::span<const MatmulProduct<float, T>>, int64_t, int64_t);
+                const auto values = [&](Kernel kernel) {
+                    Output<float> out(m * n);
+                    const MatmulProduct<float, T> one{out.data(), problem.device_x.data(), problem.device_w.data(),
+                                                      int64_t(n)};
+                    kernel(device, {&one, 1}, int64_t(m), int64_t(k));
+                    const std::string wrong = out.wrong(problem.want_of(m), kRounding<float>);
+                    if (!wrong.empty()) qCritical("%s", wrong.c_str());
+                    return wrong.empty() ? out.values() : std::vector<float>();
+                };
+                const std::vector<float> few = values([](auto& d, auto products, int64_t rows, int64_t depth) {
+                    skinny_matmul<float, T>(d, products, rows, depth, true);
+                });
+                QVERIFY(!few.empty());
+                const auto same = [&](const std::vector<float>& other) {
+                    return other.size() == few.size() &&
+                           std::memcmp(other.data(), few.data(), few.size() * sizeof(float)) == 0;
+                };
+                const std::string what = text_of("n ", n, " k ", k, " m ", m);
+                QVERIFY2(same(values(wide_matmul<float, T>)), what.c_str());
+                if (has_wide_hopper(device)) QVERIFY2(same(values(wide_hopper_matmul<float, T>)), what.c_str());
             }
         }
     }
