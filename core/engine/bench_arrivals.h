@@ -17,7 +17,7 @@ struct ArrivalBenchOptions {
     int64_t context = 160;
     int64_t steps = 30;                           // timed ones, alone and beside
     BenchSizes sizes;                             // where empty: default_bench_sizes()
-    std::vector<int> fold_blocks{0, 16, 32, 64};  // RunnerSwitches::fold_blocks; the first counts for all kinds
+    std::vector<int> fold_blocks{64, 0, 16, 32};  // RunnerSwitches::fold_blocks; the first counts for all kinds
     uint64_t seed = 42;
 };
 

@@ -1,3 +1,6 @@
+// Pairs of factors of blocks of 32, what adapters usually have, go through fold_pairs.cuh, and all blocks of 32 are
+// inverted on the tensor cores (square.cuh). The rest is here.
+//
 // A warp inverts I + S of a block of up to 64 with its columns in registers: every step publishes the pivot's column in
 // shared memory and moves the rows up by one register as it subtracts, so that the pivot is always at the first and no
 // register is addressed by a number that is only known at run time. Then each warp takes four rows of a group at a time
@@ -8,9 +11,11 @@
 // Thread blocks are many and short: work that has to wait for their place does not wait for long.
 #include "kernels/check.h"
 #include "kernels/cuda/fold.h"
+#include "kernels/cuda/fold_pairs.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/numbers.cuh"
 #include "kernels/cuda/rotate.h"
+#include "kernels/cuda/square.cuh"
 #include "kernels/cuda/tiles.cuh"
 
 #include <algorithm>
@@ -41,36 +46,6 @@ constexpr int64_t shared_bytes(int b, int m, int groups) {
     return 4 * (q + kWarps * (2 * padded_block(b) + rows));
 }
 constexpr bool in_one_kernel(int b, int m) { return b <= 64 && shared_bytes(b, m, groups_at_once(m)) <= kMostShared; }
-
-__device__ __forceinline__ void load_skew(const bf16* from, float (&v)[8]) {
-    const uint4 w = *reinterpret_cast<const uint4*>(from);
-    const uint32_t pairs[4] = {w.x, w.y, w.z, w.w};
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-        v[2 * i] = low_of<bf16>(pairs[i]);
-        v[2 * i + 1] = high_of<bf16>(pairs[i]);
-    }
-}
-__device__ __forceinline__ void load_skew(const float* from, float (&v)[8]) {
-    const float4 a = reinterpret_cast<const float4*>(from)[0], b = reinterpret_cast<const float4*>(from)[1];
-    v[0] = a.x, v[1] = a.y, v[2] = a.z, v[3] = a.w;
-    v[4] = b.x, v[5] = b.y, v[6] = b.z, v[7] = b.w;
-}
-
-// `count` values (a multiple of 8) into shared memory, by a warp.
-template <class S>
-__device__ __forceinline__ void fetch_skew(float* to, const S* from, int count, int lane) {
-#pragma unroll 2
-    for (int i = lane * 8; i < count; i += 256) {
-        float v[8];
-        load_skew(from + i, v);
-        reinterpret_cast<float4*>(to + i)[0] = make_float4(v[0], v[1], v[2], v[3]);
-        reinterpret_cast<float4*>(to + i)[1] = make_float4(v[4], v[5], v[6], v[7]);
-    }
-}
-
-// Where S[i][j] (i < j) lies in a block's triangle.
-__device__ __forceinline__ int skew_place(int i, int j, int b) { return i * (2 * b - i - 1) / 2 + j - i - 1; }
 
 // The columns lane, lane + 32 … of a matrix.
 template <int B>
@@ -115,11 +90,27 @@ __device__ __forceinline__ void invert(Columns<B>& a, float* columns, int lane) 
     }
 }
 
+// As below, of a block of 32.
+template <class S>
+__device__ __forceinline__ void square_by_warp(float* q, const S* skew, bool transposed, float* triangle, int lane) {
+    fetch_triangle(triangle, skew, lane);
+    Square square;
+    rotation_of_triangle(square, triangle, transposed, lane);
+#pragma unroll
+    for (int a = 0; a < 4; ++a)
+#pragma unroll
+        for (int b = 0; b < 4; ++b)
+            *reinterpret_cast<float2*>(q + (8 * a + lane / 4) * stride_of(kSquare) + 8 * b + lane % 4 * 2) =
+                make_float2(square.at(a, b, 0), square.at(a, b, 1));
+}
+
 // q [b][stride_of(b)] = Q of one block, or Qᵀ; `triangle` is room of the warp's own in shared memory, and may be q.
 template <int B, class S>
 __device__ __forceinline__ void rotation_by_warp(float* q, const S* skew, int b, bool transposed, float* triangle,
                                                  float* columns, int lane) {
     constexpr int kColumns = (B + 31) / 32;
+    if constexpr (B == kSquare)
+        if (b == kSquare) return square_by_warp(q, skew, transposed, triangle, lane);
     fetch_skew(triangle, skew, int(skew_values(b)), lane);
     __syncwarp();
     Columns<B> a;
@@ -416,6 +407,11 @@ void fold_small(CudaDevice& device, const FoldJob* jobs, const FoldShape& shape,
            shape);
 }
 
+template <class T>
+void fold_in_pairs(CudaDevice& device, const FoldJob* jobs, const FoldShape& shape, const Grid& grid) {
+    launch(device, fold_pairs<T>, grid.of(shape.most_groups), kPairThreads, 0, jobs);
+}
+
 template <int B>
 void rotate_by_warps(CudaDevice& device, const FoldJob* jobs, const FoldShape& shape, const Grid& grid,
                      int64_t blocks) {
@@ -468,6 +464,7 @@ void fold_rotations(CudaDevice& device, const FoldJob* jobs, int count, const Fo
     if (!in_one_kernel(b, shape.factors)) return fold_large<T>(device, jobs, shape, grid);
     if (b <= 8) return fold_small<8, T>(device, jobs, shape, grid);
     if (b <= 16) return fold_small<16, T>(device, jobs, shape, grid);
+    if (b == kSquare && shape.factors == 2) return fold_in_pairs<T>(device, jobs, shape, grid);
     if (b <= 32) return fold_small<32, T>(device, jobs, shape, grid);
     fold_small<64, T>(device, jobs, shape, grid);
 }

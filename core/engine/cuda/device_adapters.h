@@ -113,7 +113,7 @@ private:
     DeviceMemory staging_, scratch_;  // rotations as they are in the blob, or skew halves; factors
     std::array<Staging, kPieces> stagings_;
     size_t next_staging_ = 0;
-    int fold_blocks_ = 0;
+    int fold_blocks_ = RunnerSwitches().fold_blocks;
     std::vector<DeviceMemory> slabs_;  // of kSlotsOfSlab each
     std::vector<PinnedMemory> slabs_from_;
     std::vector<Slot> slots_;

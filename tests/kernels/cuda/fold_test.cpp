@@ -81,6 +81,9 @@ std::vector<T> folded(CudaDevice& device, const Case& c, const Rotation& r, bool
     return out.read();
 }
 
+// What fp32 loses before a value is rounded (fold.h).
+double lost_by(const Case& c) { return 3e-6 * (1 + c.deviation * std::sqrt(double(c.b))); }
+
 // `got` against D or R: one rounding of T, and what fp32 loses before it.
 template <class T>
 std::string check_value(T got, double want, double lost, int64_t i) {
@@ -96,7 +99,7 @@ template <class T>
 std::string check(const Case& c, uint32_t seed = 1) {
     CudaDevice device;
     const Rotation r = random_rotation(c, seed);
-    const double lost = 3e-6 * (1 + c.deviation * std::sqrt(double(c.b)));
+    const double lost = lost_by(c);
     const std::vector<T> plain = folded<T>(device, c, r, false, r.groups, r.groups, 0);
     for (size_t i = 0; i < plain.size(); ++i)
         if (auto wrong = check_value(plain[i], r.r[i], lost, int64_t(i)); !wrong.empty())
@@ -137,6 +140,8 @@ private slots:
         const int64_t dim = cases(512, 256);
         VERIFY_RIGHT(check<bf16>({.dim = 2 * dim, .b = 32, .m = 2}));
         VERIFY_RIGHT(check<f16>({.dim = 2 * dim, .b = 32, .m = 2}));
+        VERIFY_RIGHT(check<bf16>({.dim = 320, .b = 32, .m = 2, .half = false}));
+        VERIFY_RIGHT(check<f16>({.dim = 64, .b = 32, .m = 2, .half = false}));
         VERIFY_RIGHT(check<bf16>({.dim = dim, .b = 64, .m = 2}));
         VERIFY_RIGHT(check<bf16>({.dim = dim, .b = 32, .m = 1}));
         VERIFY_RIGHT(check<bf16>({.dim = 256, .b = 4, .m = 1, .deviation = 0.1}));
@@ -178,6 +183,26 @@ private slots:
             for (const int64_t b : cases<std::vector<int64_t>>({8, 32, 64, 96}, {8, 32})) {
                 VERIFY_RIGHT(check<float>({.dim = 2 * b, .b = b, .deviation = deviation, .half = false}, 3));
                 VERIFY_RIGHT(check<bf16>({.dim = 4 * b, .b = b, .m = 2, .deviation = deviation}, 4));
+                VERIFY_RIGHT(check<float>({.dim = 4 * b, .b = b, .m = 2, .deviation = deviation, .half = false}, 5));
+            }
+    }
+
+    // In fp32, where rounding does not hide it: rows stay at right angles, and as long as they were.
+    void stays_orthogonal() {
+        SKIP_WITHOUT_GPU();
+        CudaDevice device;
+        const Progress progress;
+        for (const double deviation : cases<std::vector<double>>({1e-3, 0.05, 0.3, 2.7}, {0.05}))
+            for (int64_t m = 1; m <= 3; ++m) {
+                const Case c{.dim = 512, .b = 32, .m = m, .deviation = deviation, .half = false};
+                const Rotation r = random_rotation(c, 6);
+                const std::vector<float> got = folded<float>(device, c, r, false, r.groups, r.groups, 0);
+                for (int64_t g = 0; g < r.groups; ++g) {
+                    const auto first = got.begin() + g * r.group * r.group;
+                    const double error = orthogonality_error({first, first + r.group * r.group}, r.group, progress);
+                    const double bar = lost_by(c) * std::sqrt(double(r.group));
+                    QVERIFY2(error <= bar, text_of(name_of(c), ", group ", g, ": ", error, " of ", bar).c_str());
+                }
             }
     }
 
