@@ -46,6 +46,13 @@ __device__ __forceinline__ uint32_t count_up(uint32_t* p) {
     return before;
 }
 
+// The same behind all that its block wrote before a barrier and before all that its block reads behind the next one.
+__device__ __forceinline__ uint32_t count_up_in_order(uint32_t* p) {
+    uint32_t before;
+    asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], 1;" : "=r"(before) : "l"(p) : "memory");
+    return before;
+}
+
 __device__ __forceinline__ uint32_t low_halves(uint32_t a, uint32_t b) { return __byte_perm(a, b, 0x5410); }
 __device__ __forceinline__ uint32_t high_halves(uint32_t a, uint32_t b) { return __byte_perm(a, b, 0x7632); }
 __device__ __forceinline__ uint32_t word(const uint4& v, int i) {
@@ -78,10 +85,10 @@ struct DecodeArguments {
     float* sums;        // [decode_items][heads][D]
 };
 
-template <class T, int D>
+template <class T, int D, int Warps>
 struct Decode {
-    static constexpr int kWarps = D <= 128 ? 8 : 4, kThreads = 32 * kWarps;
-    static constexpr int kBlocksOfSm = D <= 64 || D > 128 ? 2 : 1;
+    static constexpr int kWarps = Warps, kThreads = 32 * kWarps;
+    static constexpr int kBlocksOfSm = D > 64 && kWarps == 8 ? 1 : 2;
     static constexpr int kStageKeys = 16, kStages = kSplitKeys / kStageKeys / kWarps;  // of a warp's work
     static constexpr int kSlots = D <= 128 ? 2 : 1;                                    // stages on their way
     static constexpr int kMostStages = kMostSplitKeys / kStageKeys / kWarps;           // of a row's last piece
@@ -391,10 +398,8 @@ struct Decode {
     // block sees behind its next barrier what the others wrote.
     __device__ bool arrive_last(const Pieces& p) const {
         uint32_t* arrived = a.arrived + int64_t(p.first_partial) * a.groups.count + p.group;
-        __threadfence();
-        const bool is_last = atomicAdd(arrived, 1u) == uint32_t(p.count - 1);
+        const bool is_last = count_up_in_order(arrived) == uint32_t(p.count - 1);
         if (is_last) *arrived = 0;  // for the next call
-        __threadfence();
         return is_last;
     }
     // The row's pieces, in their order.
@@ -494,12 +499,12 @@ struct Decode {
     }
 };
 
-template <class T, int D>
-__global__ void __launch_bounds__(Decode<T, D>::kThreads, Decode<T, D>::kBlocksOfSm)
+template <class T, int D, int Warps>
+__global__ void __launch_bounds__(Decode<T, D, Warps>::kThreads, Decode<T, D, Warps>::kBlocksOfSm)
     decode_kernel(const __grid_constant__ DecodeArguments<T> a) {
-    __shared__ typename Decode<T, D>::Shared shared;
+    __shared__ typename Decode<T, D, Warps>::Shared shared;
     pdl_trigger();
-    Decode<T, D> decode{a, shared};
+    Decode<T, D, Warps> decode{a, shared};
     decode.run();
 }
 

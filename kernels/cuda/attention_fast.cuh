@@ -4,10 +4,12 @@
 
 #include "kernels/check.h"
 #include "kernels/cuda/attention_decode.cuh"
+#include "kernels/cuda/attention_hopper.cuh"
 #include "kernels/cuda/attention_prefill.cuh"
 #include "kernels/cuda/launch.cuh"
 
 #include <algorithm>
+#include <cstdlib>
 
 namespace spartan {
 
@@ -30,14 +32,49 @@ void launch_share(CudaDevice& device, void (*kernel)(Arguments), int64_t most_wo
     launch(device, kernel, dim3(unsigned(blocks)), block, size_t(shared_bytes), arguments);
 }
 
+template <int D, int Warps, class T>
+void launch_decode_by(CudaDevice& device, const DecodeArguments<T>& d, const AttentionBucket& bucket) {
+    using Kernel = Decode<T, D, Warps>;
+    launch_share(device, decode_kernel<T, D, Warps>, bucket.decode_items * d.groups.count, Kernel::kThreads, 0,
+                 Kernel::kBlocksOfSm, d);
+}
+template <int D, class T>
+void launch_decode(CudaDevice& device, const DecodeArguments<T>& d, const AttentionBucket& bucket) {
+    static const bool few = !std::getenv("SPARTAN_DECODE") || std::atoi(std::getenv("SPARTAN_DECODE")) == 4;
+    if constexpr (D == 96 || D == 128)
+        if (!few) return launch_decode_by<D, 8>(device, d, bucket);
+    launch_decode_by<D, D <= 64 ? 8 : 4>(device, d, bucket);
+}
+
+// Of two kernels the one that this GPU and this build have, always the same one of them: their bits differ.
+template <int D, class T>
+void launch_prefill(CudaDevice& device, const PrefillArguments<T>& p, const AttentionBucket& bucket) {
+    const int64_t most_work = bucket.prefill_items * p.heads;
+#if defined(SPARTAN_SM90A)
+    if constexpr (D == 64 || D == 128) {
+        static const int variant = std::getenv("SPARTAN_PREFILL") ? std::atoi(std::getenv("SPARTAN_PREFILL")) : 2;
+        if (device.compute_capability() == 90 && variant == 1) {
+            using Kernel = HopperPrefill<T, D, false>;
+            return launch_share(device, prefill_hopper_kernel<T, D, false>, most_work, Kernel::kThreads,
+                                Kernel::kSharedBytes, 1, p);
+        }
+        if (device.compute_capability() == 90 && variant == 2) {
+            using Kernel = HopperPrefill<T, D, true>;
+            return launch_share(device, prefill_hopper_kernel<T, D, true>, most_work, Kernel::kThreads,
+                                Kernel::kSharedBytes, 1, p);
+        }
+    }
+#endif
+    using Kernel = Prefill<T, D>;
+    launch_share(device, prefill_kernel<T, D>, most_work * Kernel::kParts, 32 * Kernel::kWarps, Kernel::kSharedBytes, 2,
+                 p);
+}
+
 template <int D, class T>
 void launch_fast(CudaDevice& device, const DecodeArguments<T>& d, const AttentionBucket& bucket) {
-    using Kernel = Decode<T, D>;
-    launch_share(device, decode_kernel<T, D>, bucket.decode_items * d.groups.count, Kernel::kThreads, 0,
-                 Kernel::kBlocksOfSm, d);
+    launch_decode<D>(device, d, bucket);
     const PrefillArguments<T> p{d.out, d.q, d.pool, d.heads, d.kv_heads, d.block_shift, d.window, d.scale, d.tables};
-    launch_share(device, prefill_kernel<T, D>, bucket.prefill_items * d.heads * Prefill<T, D>::kParts,
-                 32 * Prefill<T, D>::kWarps, Prefill<T, D>::kSharedBytes, 2, p);
+    launch_prefill<D>(device, p, bucket);
 }
 
 }  // namespace

@@ -17,10 +17,12 @@ struct ProductShape {
 };
 
 template <class Out>
-void bench_product(KernelBench& bench, const ProductShape& s, int64_t m) {
+void bench_product(KernelBench& bench, const ProductShape& s, int64_t m, bool invariant = false) {
     const int64_t all = s.parts * s.n, weight_bytes = 2 * all * s.k, inputs = s.separate ? s.parts : 1;
-    const std::string name = KernelBench::named("product " + std::string(s.name), {{"M", m}});
+    const std::string name =
+        KernelBench::named((invariant ? "invariant product " : "product ") + std::string(s.name), {{"M", m}});
     if (!bench.wants(name)) return;
+    MatmulPlans& plans = invariant ? bench.invariant_plans : bench.plans;
     const RandomArray<bf16> x(bench.device, inputs * m * s.k, 2, 1);
     const OutputArray<Out> out(bench.device, m * all);
     const auto products_of = [&](int64_t round) {
@@ -32,10 +34,10 @@ void bench_product(KernelBench& bench, const ProductShape& s, int64_t m) {
     };
     const auto enqueue = [&](int64_t round) {
         const auto products = products_of(round);
-        matmul<Out, bf16>(bench.device, bench.plans, std::span(products).first(size_t(s.parts)), m, s.k);
+        matmul<Out, bf16>(bench.device, plans, std::span(products).first(size_t(s.parts)), m, s.k);
     };
     const auto first = products_of(0);
-    bench.prepare_products<Out>(std::span(first).first(size_t(s.parts)), m, s.k);
+    if (!invariant) bench.prepare_products<Out>(std::span(first).first(size_t(s.parts)), m, s.k);
     enqueue(0);
     const std::string wrong = check_values(bench.device, out.data(), m * all, 64, 4e-3, [&](int64_t i) {
         const int64_t part = i / (m * s.n), row = i % (m * s.n) / s.n, column = part * s.n + i % s.n;
@@ -67,6 +69,8 @@ void bench_products(KernelBench& bench) {
     constexpr int64_t kRows[] = {1, 8, 16, 32, 48, 96, 256, 2048};
     for (const ProductShape& shape : kShapes)
         for (const int64_t m : kRows) bench_product<bf16>(bench, shape, m);
+    for (const ProductShape& shape : kShapes)
+        for (const int64_t m : {1, 8, 32, 96, 2048}) bench_product<bf16>(bench, shape, m, true);
     for (const int64_t m : kRows)
         if (m <= 256) bench_product<float>(bench, {"head to f32 32000x4096", 1, 32000, 4096, false}, m);
 }

@@ -8,7 +8,7 @@
 // Tiles of the same W stand one behind the other, so that W comes from memory once however many rows x has. What counts
 // is how much of W is on its way: a tile of the ring is given back as soon as it is multiplied, not when the next one
 // is there, and two CTAs share a multiprocessor (a warp for the copies alone would cost them registers).
-#include "kernels/cuda/hopper.cuh"
+#include "kernels/cuda/hopper_tiles.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/products.cuh"
 
@@ -104,7 +104,7 @@ __global__ void __launch_bounds__(kThreads, 2) wide_hopper(const __grid_constant
             begin_products();
 #pragma unroll
             for (int k = 0; k < kSkinnyBlock; k += 16)
-                multiply_add<T>(partial, operand_at(w + k * 2), operand_at(x + k * 2));
+                add_product<T>(partial, operand_along_k(w + k * 2), operand_along_k(x + k * 2));
             end_products();
             wait_for_products<0>();
             if (threadIdx.x == 0) {

@@ -332,6 +332,14 @@ private slots:
             compare_16_bit({l}, chunks);
     }
 
+    // More tiles of rows than blocks take at a time, of sequences of many lengths.
+    void prefillOfMany() {
+        SKIP_WITHOUT_GPU();
+        const std::vector<Chunk> chunks{{0, 400}, {100, 260}, {0, 129}, {700, 1}, {511, 2}, {64, 300}};
+        for (const KvLayout& l : {KvLayout{16, 4, 128, 16}, KvLayout{12, 12, 64, 32}, KvLayout{16, 8, 96, 16}})
+            for (const int64_t window : {0, 200}) compare_16_bit({l, window}, chunks);
+    }
+
     // Steps of few pieces and of many take turns with one workspace.
     void oneWorkspace() {
         SKIP_WITHOUT_GPU();
@@ -385,7 +393,7 @@ private slots:
     void bitsOfARow() {
         SKIP_WITHOUT_GPU();
         CudaDevice device;
-        for (const KvLayout& l : {KvLayout{8, 2, 128, 16}, KvLayout{3, 1, 96, 32}}) {
+        for (const KvLayout& l : {KvLayout{8, 2, 128, 16}, KvLayout{4, 4, 64, 16}, KvLayout{3, 1, 96, 32}}) {
             const int64_t dim = l.num_heads * l.head_dim;
             const int32_t last = cases(700, 266), part = cases(300, 114);  // the row compared; where a chunk begins
             for (const int64_t window : cases<std::vector<int64_t>>({0, 100}, {0})) {
