@@ -85,25 +85,28 @@ struct DecodeArguments {
     float* sums;        // [decode_items][heads][D]
 };
 
-template <class T, int D, int Warps>
+// A piece of work is cut into shares, each summed by itself: share i has stages i, i + Shares, … A warp takes shares
+// warp, warp + Warps, … one after another, so that the bits depend on the number of shares, not on that of warps.
+template <class T, int D, int Warps, int Shares>
 struct Decode {
-    static constexpr int kWarps = Warps, kThreads = 32 * kWarps;
+    static constexpr int kWarps = Warps, kThreads = 32 * kWarps, kShares = Shares;
     static constexpr int kBlocksOfSm = D > 64 && kWarps == 8 ? 1 : 2;
-    static constexpr int kStageKeys = 16, kStages = kSplitKeys / kStageKeys / kWarps;  // of a warp's work
-    static constexpr int kSlots = D <= 128 ? 2 : 1;                                    // stages on their way
-    static constexpr int kMostStages = kMostSplitKeys / kStageKeys / kWarps;           // of a row's last piece
-    static constexpr bool kKeepsQuery = D <= 128;                                      // in registers
+    static constexpr int kStageKeys = 16;
+    static constexpr int kSlots = D <= 128 ? 2 : 1;                               // stages on their way
+    static constexpr int kStagesOfShare = kMostSplitKeys / kStageKeys / kShares;  // at most: of a row's last piece
+    static constexpr int kMostStages = kShares / kWarps * kStagesOfShare;         // of a warp
+    static constexpr bool kKeepsQuery = D <= 128;                                 // in registers
     static constexpr int kWide = D / 64;          // pieces of V with 8 features a lane …
     static constexpr bool kNarrow = D % 64 != 0;  // … and one with 4
     static constexpr int kTiles = D / 16;
     static constexpr int kEightFeatures = 72;  // floats that 8 features of 8 heads take in shared memory, no bank twice
-    static_assert(D % 32 == 0 && kStages % kSlots == 0);
+    static_assert(D % 32 == 0 && kShares % kWarps == 0 && kStagesOfShare * kShares * kStageKeys == kMostSplitKeys);
 
     struct alignas(16) Shared {
-        float sums[kWarps][D / 8 * kEightFeatures];  // feature f of head h at f / 8 * kEightFeatures + f % 8 * 8 + h
-        float weights[kWarps][kWarps][8];            // [for whom][of which warp][head]
-        float2 merged[kWarps][8];                    // [for whom][head]
-        float2 states[kWarps][8];
+        float sums[kShares][D / 8 * kEightFeatures];  // feature f of head h at f / 8 * kEightFeatures + f % 8 * 8 + h
+        float weights[kWarps][kShares][8];            // [for which warp][of which share][head]
+        float2 merged[kWarps][8];                     // [for which warp][head]
+        float2 states[kShares][8];
         int next_work;
         bool is_last;
     };
@@ -175,8 +178,10 @@ struct Decode {
         return w;
     }
 
-    // This warp's stage n of a piece of work.
-    __device__ int stage_of(const Work& w, int n) const { return w.stage_begin + warp + n * kWarps; }
+    // This warp's stage n of a piece of work. Which of them there are has gaps: a share need not have its last ones.
+    __device__ int stage_of(const Work& w, int n) const {
+        return w.stage_begin + warp + n / kStagesOfShare * kWarps + n % kStagesOfShare * kShares;
+    }
     __device__ bool has(const Work& w, int n) const { return stage_of(w, n) < w.stage_end; }
     __device__ bool is_old(const Work& w, int n) const { return (stage_of(w, n) + 1) * kStageKeys <= w.old_keys; }
 
@@ -186,11 +191,35 @@ struct Decode {
         const T* keys = nullptr;  // null: there is none
         int first_seen = 0, last_seen = 0;
     };
-    __device__ Place place_of(const Work& w, int n) const {
-        if (!has(w, n)) return {};
+    __device__ Place place_of(const Work& w, int n, int page) const {
         const int first = stage_of(w, n) * kStageKeys, slot = first & ((1 << a.block_shift) - 1);
-        return {a.pool + 2 * half_page() * w.pages[n] + ((w.kv_head() << a.block_shift) + slot) * D,
-                w.first_key - first, w.position - first};
+        return {a.pool + 2 * half_page() * page + ((w.kv_head() << a.block_shift) + slot) * D, w.first_key - first,
+                w.position - first};
+    }
+    // Of the first stage from n on, slot + kSlots * i, that goes through a slot. `n` is known to the compiler wherever
+    // this is called, and so are then all indices of pages, which stay in registers.
+    __device__ __forceinline__ Place place_from(const Work& w, int slot, int n) const {
+        int found = -1, page = 0;
+#pragma unroll
+        for (int i = kMostStages - 1; i >= 0; --i) {
+            if (i % kSlots != slot || i < n || !has(w, i)) continue;
+            found = i;
+            page = w.pages[i];
+        }
+        return found < 0 ? Place{} : place_of(w, found, page);
+    }
+    // The stages that are not among the first of their slots, into the L2 cache.
+    __device__ void request_later_stages(const Work& w) const {
+        if (lane >= 2) return;
+        bool found[kSlots] = {};
+#pragma unroll
+        for (int n = 0; n < kMostStages; ++n) {
+            const bool first = !found[n % kSlots];
+            if (!has(w, n)) continue;
+            found[n % kSlots] = true;
+            if (!first && is_old(w, n))
+                prefetch_to_l2(place_of(w, n, w.pages[n]).keys + lane * half_page(), kStageKeys * D * int(sizeof(T)));
+        }
     }
     // Of key i, or else of the nearest one that the row sees: it gets no weight, but must be a number.
     __device__ static int offset_of(const Place& p, int i) { return min(max(i, p.first_seen), p.last_seen) * D; }
@@ -216,6 +245,20 @@ struct Decode {
         }
     }
 
+    // The first stage of a piece of work that goes through a slot.
+    __device__ void load_first(const Work& w, int slot) {
+        const Place place = place_from(w, slot, 0);
+        load_keys(stages[slot], place);
+        load_values(stages[slot], place);
+    }
+    __device__ bool first_is_old(const Work& w, int slot) const {
+        bool old = false;
+#pragma unroll
+        for (int n = kMostStages - 1; n >= 0; --n)
+            if (n % kSlots == slot && has(w, n)) old = is_old(w, n);
+        return old;
+    }
+
     __device__ uint4 query_at(const Work& w, int b) const {
         const T* from = a.q + (int64_t(w.row) * a.heads + w.head() + r) * D + 32 * b + 8 * q;
         return r < w.heads() ? *reinterpret_cast<const uint4*>(from) : uint4{};
@@ -239,7 +282,8 @@ struct Decode {
 #pragma unroll
         for (int i = 0; i < 4; ++i) scores[i] += odd[i];
     }
-    // Scores become weights relative to the largest so far, and what was summed is rescaled.
+    // Scores become weights relative to the largest so far, and what was summed is rescaled. Here and where results are
+    // merged it is written out what is rounded: kernels of different numbers of warps give the same bits.
     __device__ void softmax(float (&scores)[4], const Work& w, int n) {
         const int key = stage_of(w, n) * kStageKeys + r;
         const bool see[2] = {w.first_key <= key && key <= w.position, w.first_key <= key + 8 && key + 8 <= w.position};
@@ -247,8 +291,8 @@ struct Decode {
         float shrink[2];
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
-            scores[h] = see[0] ? scores[h] * a.scale : -INFINITY;
-            scores[2 + h] = see[1] ? scores[2 + h] * a.scale : -INFINITY;
+            scores[h] = see[0] ? __fmul_rn(scores[h], a.scale) : -INFINITY;
+            scores[2 + h] = see[1] ? __fmul_rn(scores[2 + h], a.scale) : -INFINITY;
             float highest = fmaxf(maxima[h], fmaxf(scores[h], scores[2 + h]));
 #pragma unroll
             for (int offset = 4; offset < 32; offset <<= 1)
@@ -258,7 +302,7 @@ struct Decode {
             maxima[h] = highest;
             scores[h] = exp2_fast(scores[h] - highest);
             scores[2 + h] = exp2_fast(scores[2 + h] - highest);
-            totals[h] = totals[h] * shrink[h] + (scores[h] + scores[2 + h]);
+            totals[h] = fmaf(totals[h], shrink[h], scores[h] + scores[2 + h]);
         }
         if (!__any_sync(~0u, grows)) return;
 #pragma unroll
@@ -290,8 +334,7 @@ struct Decode {
         return tile < 4 * kWide ? tile / 4 * 64 + 8 * r + tile % 4 * 2 : 64 * kWide + 4 * r + (tile - 4 * kWide) * 2;
     }
 
-    // This warp's stages of `now`; behind its last in a slot the one of `next` is requested.
-    __device__ void attend(const Work& now, const Work& next) {
+    __device__ void begin_share() {
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
             maxima[h] = -INFINITY;
@@ -301,13 +344,21 @@ struct Decode {
         for (auto& tile : sums)
 #pragma unroll
             for (float& v : tile) v = 0;
+    }
+    // This warp's stages of `now`; behind its last in a slot the first of `next` is requested. All shares but the last
+    // are published.
+    __device__ void attend(const Work& now, const Work& next) {
+        begin_share();
 #pragma unroll
         for (int n = 0; n < kMostStages; ++n) {
-            if (n >= kSlots && !has(now, n)) continue;
+            if (n > 0 && n % kStagesOfShare == 0) {
+                if (now.any()) publish(now, warp + (n / kStagesOfShare - 1) * kWarps);
+                begin_share();
+            }
+            Place coming = place_from(now, n % kSlots, n + kSlots);
+            if (!has(now, n) && (n >= kSlots || coming.keys)) continue;  // nothing was in the slot, or not this
             Stage& stage = stages[n % kSlots];
-            Place coming;
-            if (n + kSlots < kMostStages) coming = place_of(now, n + kSlots);
-            if (!coming.keys) coming = place_of(next, n % kSlots);
+            if (!coming.keys) coming = place_from(next, n % kSlots, 0);
             float scores[4] = {};
             if (has(now, n)) score(scores, stage, now);
             load_keys(stage, coming);
@@ -321,9 +372,9 @@ struct Decode {
         if (next.any()) load_query(next);
     }
 
-    // This warp's results to where all warps see them.
-    __device__ void publish(const Work& w) {
-        float* to = shared.sums[warp];
+    // A share's results to where all warps see them.
+    __device__ void publish(const Work& w, int share) {
+        float* to = shared.sums[share];
         if (2 * q < w.heads()) {
 #pragma unroll
             for (int tile = 0; tile < kTiles; ++tile)
@@ -338,41 +389,41 @@ struct Decode {
         for (int h = 0; h < 2; ++h) {
 #pragma unroll
             for (int offset = 4; offset < 32; offset <<= 1) totals[h] += __shfl_xor_sync(~0u, totals[h], offset);
-            if (r == 0) shared.states[warp][2 * q + h] = {maxima[h], totals[h]};
+            if (r == 0) shared.states[share][2 * q + h] = {maxima[h], totals[h]};
         }
     }
-    // What each warp's results count for, and what they come to: each warp works it out for itself. `whole`: they are
+    // What each share's results count for, and what they come to: each warp works it out for itself. `whole`: they are
     // all of the row, and the weights those of its values.
-    __device__ void weigh_warps(bool whole) {
+    __device__ void weigh_shares(bool whole) {
 #pragma unroll
-        for (int i = lane; i < 8 * kWarps; i += 32) {
-            const int of_warp = i % kWarps, head = i / kWarps;
-            const float2 state = shared.states[of_warp][head];
+        for (int i = lane; i < 8 * kShares; i += 32) {
+            const int of_share = i % kShares, head = i / kShares;
+            const float2 state = shared.states[of_share][head];
             float highest = state.x;
 #pragma unroll
-            for (int offset = 1; offset < kWarps; offset <<= 1)
+            for (int offset = 1; offset < kShares; offset <<= 1)
                 highest = fmaxf(highest, __shfl_xor_sync(~0u, highest, offset));
             const float weight = exp2_fast(state.x - highest);
-            float total = weight * state.y;
+            float total = __fmul_rn(weight, state.y);
 #pragma unroll
-            for (int offset = 1; offset < kWarps; offset <<= 1) total += __shfl_xor_sync(~0u, total, offset);
-            shared.weights[warp][of_warp][head] = whole ? weight / total : weight;
-            if (of_warp == 0) shared.merged[warp][head] = {highest, total};
+            for (int offset = 1; offset < kShares; offset <<= 1) total += __shfl_xor_sync(~0u, total, offset);
+            shared.weights[warp][of_share][head] = whole ? weight / total : weight;
+            if (of_share == 0) shared.merged[warp][head] = {highest, total};
         }
         __syncwarp();
     }
-    // Merges the warps' results: the row's, or those of one of its pieces.
-    __device__ void merge_warps(const Work& w) {
+    // Merges the shares' results: the row's, or those of one of its pieces.
+    __device__ void merge_shares(const Work& w) {
         const int head = w.head(), heads = w.heads();
         const bool whole = w.pieces() == 1;
-        weigh_warps(whole);
+        weigh_shares(whole);
         for (int i = int(threadIdx.x); i < 2 * D; i += kThreads) {
             const int feature = i / 2, begin = i % 2 * 4;  // heads [begin, begin + 4)
             if (begin >= heads) continue;
             const int at = feature / 8 * kEightFeatures + feature % 8 * 8 + begin;
             float merged[4] = {};
 #pragma unroll
-            for (int n = 0; n < kWarps; ++n) {
+            for (int n = 0; n < kShares; ++n) {
                 const auto sum = *reinterpret_cast<const float4*>(shared.sums[n] + at);
                 const auto weight = *reinterpret_cast<const float4*>(shared.weights[warp][n] + begin);
                 merged[0] = fmaf(weight.x, sum.x, merged[0]);
@@ -402,27 +453,28 @@ struct Decode {
         if (is_last) *arrived = 0;  // for the next call
         return is_last;
     }
-    // The row's pieces, in their order.
+    // The row's pieces, in their order. AtOnce: how many are on their way at a time.
+    template <int AtOnce>
     __device__ void merge_pieces(const Pieces& p) const {
-        constexpr int kFours = D / 4, kAtOnce = 8;
+        constexpr int kFours = D / 4;
         for (int i = int(threadIdx.x); i < p.heads * kFours; i += kThreads) {
             const int64_t slot = int64_t(p.first_partial) * a.heads + p.head + i / kFours;
             const float2* states = a.states + slot;
             const auto* piece_sums = reinterpret_cast<const float4*>(a.sums + slot * D) + i % kFours;
             float highest = -INFINITY, total = 0;
             float4 sum = {};
-            for (int begin = 0; begin < p.count; begin += kAtOnce) {
-                float2 state[kAtOnce];
-                float4 of_piece[kAtOnce];
+            for (int begin = 0; begin < p.count; begin += AtOnce) {
+                float2 state[AtOnce];
+                float4 of_piece[AtOnce];
 #pragma unroll
-                for (int n = 0; n < kAtOnce; ++n) {
+                for (int n = 0; n < AtOnce; ++n) {
                     const int64_t piece = min(begin + n, p.count - 1);
                     state[n] = __ldcg(states + piece * a.heads);
                     of_piece[n] = __ldcg(piece_sums + piece * a.heads * kFours);
                     if (begin + n >= p.count) state[n].x = -INFINITY;  // counts for nothing
                 }
 #pragma unroll
-                for (int n = 0; n < kAtOnce; ++n) {
+                for (int n = 0; n < AtOnce; ++n) {
                     const float now = fmaxf(highest, state[n].x);
                     const float shrink = exp2_fast(highest - now), weight = exp2_fast(state[n].x - now);
                     highest = now;
@@ -443,13 +495,13 @@ struct Decode {
     // Ends a piece of work; `waiting` are the pieces of the one before, whose arrival this one's time has hidden.
     // Passes on thread 0's `number` to all, and gives that piece of work.
     __device__ Work finish(const Work& w, int& number, int end, Pieces& waiting) {
-        if (w.any()) publish(w);
+        if (w.any()) publish(w, warp + kShares - kWarps);
         if (threadIdx.x == 0) shared.next_work = number;
         __syncthreads();
         number = shared.next_work;
-        const CudaAttentionItem item = item_of(number, end);  // on its way while the warps' results are merged
-        if (waiting.count > 0 && shared.is_last) merge_pieces(waiting);
-        if (w.any()) merge_warps(w);
+        const CudaAttentionItem item = item_of(number, end);  // on its way while the shares' results are merged
+        if (waiting.count > 0 && shared.is_last) merge_pieces<8>(waiting);
+        if (w.any()) merge_shares(w);
         __syncthreads();
         waiting = {};
         if (w.any() && w.pieces() > 1) {
@@ -466,19 +518,15 @@ struct Decode {
         Work now = take(item_of(i, end), i, end);
         bool early[kSlots];
 #pragma unroll
-        for (int n = 0; n < kSlots; ++n) {
-            early[n] = has(now, n) && is_old(now, n);
-            if (!early[n]) continue;
-            load_keys(stages[n], place_of(now, n));
-            load_values(stages[n], place_of(now, n));
+        for (int slot = 0; slot < kSlots; ++slot) {
+            early[slot] = first_is_old(now, slot);
+            if (early[slot]) load_first(now, slot);
         }
+        request_later_stages(now);
         pdl_wait();
 #pragma unroll
-        for (int n = 0; n < kSlots; ++n) {
-            if (early[n]) continue;
-            load_keys(stages[n], place_of(now, n));
-            load_values(stages[n], place_of(now, n));
-        }
+        for (int slot = 0; slot < kSlots; ++slot)
+            if (!early[slot]) load_first(now, slot);
         if (now.any()) load_query(now);
         Work next = take(item_of(j, end), j, end);
         Pieces waiting;
@@ -493,18 +541,18 @@ struct Decode {
             next = after;
         }
         __syncthreads();
-        if (waiting.count > 0 && shared.is_last) merge_pieces(waiting);
+        if (waiting.count > 0 && shared.is_last) merge_pieces<16>(waiting);
         if (threadIdx.x == 0 && end > 2 * blocks && atomicAdd(a.turns + 1, 1u) == uint32_t(blocks - 1))
             a.turns[0] = a.turns[1] = 0;  // for the next call
     }
 };
 
-template <class T, int D, int Warps>
-__global__ void __launch_bounds__(Decode<T, D, Warps>::kThreads, Decode<T, D, Warps>::kBlocksOfSm)
+template <class T, int D, int Warps, int Shares>
+__global__ void __launch_bounds__(Decode<T, D, Warps, Shares>::kThreads, Decode<T, D, Warps, Shares>::kBlocksOfSm)
     decode_kernel(const __grid_constant__ DecodeArguments<T> a) {
-    __shared__ typename Decode<T, D, Warps>::Shared shared;
+    __shared__ typename Decode<T, D, Warps, Shares>::Shared shared;
     pdl_trigger();
-    Decode<T, D, Warps> decode{a, shared};
+    Decode<T, D, Warps, Shares> decode{a, shared};
     decode.run();
 }
 

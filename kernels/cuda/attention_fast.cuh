@@ -32,18 +32,24 @@ void launch_share(CudaDevice& device, void (*kernel)(Arguments), int64_t most_wo
     launch(device, kernel, dim3(unsigned(blocks)), block, size_t(shared_bytes), arguments);
 }
 
-template <int D, int Warps, class T>
+template <int D, int Warps, int Shares, class T>
 void launch_decode_by(CudaDevice& device, const DecodeArguments<T>& d, const AttentionBucket& bucket) {
-    using Kernel = Decode<T, D, Warps>;
-    launch_share(device, decode_kernel<T, D, Warps>, bucket.decode_items * d.groups.count, Kernel::kThreads, 0,
+    using Kernel = Decode<T, D, Warps, Shares>;
+    launch_share(device, decode_kernel<T, D, Warps, Shares>, bucket.decode_items * d.groups.count, Kernel::kThreads, 0,
                  Kernel::kBlocksOfSm, d);
 }
+// Two blocks of four warps are the faster ones where there is work for all multiprocessors, one of eight is where each
+// gets at most a piece: then it is all on its way at once. The bits are the same.
 template <int D, class T>
 void launch_decode(CudaDevice& device, const DecodeArguments<T>& d, const AttentionBucket& bucket) {
-    static const bool few = !std::getenv("SPARTAN_DECODE") || std::atoi(std::getenv("SPARTAN_DECODE")) == 4;
-    if constexpr (D == 96 || D == 128)
-        if (!few) return launch_decode_by<D, 8>(device, d, bucket);
-    launch_decode_by<D, D <= 64 ? 8 : 4>(device, d, bucket);
+    if constexpr (D == 96 || D == 128) {
+        static const int variant = std::getenv("SPARTAN_DECODE") ? std::atoi(std::getenv("SPARTAN_DECODE")) : 0;
+        const bool few = bucket.rows * d.groups.count * 2 <= device.num_sms();
+        if (variant == 5) return launch_decode_by<D, 4, 4>(device, d, bucket);
+        if (variant == 4 || (variant == 0 && !few)) return launch_decode_by<D, 4, 8>(device, d, bucket);
+    }
+    constexpr int kWarps = D <= 128 ? 8 : 4;  // what there is shared memory for
+    launch_decode_by<D, kWarps, kWarps>(device, d, bucket);
 }
 
 // Of two kernels the one that this GPU and this build have, always the same one of them: their bits differ.

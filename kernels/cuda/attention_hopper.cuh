@@ -339,7 +339,8 @@ struct HopperPrefill {
                 bring(a.tables.prefill[i / a.heads], i % a.heads, ring, query_phase);
                 query_phase ^= 1;
             }
-            wait_for_copies<0>();
+            end_copy_group();
+            wait_for_copies<0>();  // a thread ends after its copies
         } else {
             take_registers<kRegisters>();
             if (group == 1) pass_turn();  // the first is the other's
@@ -347,7 +348,8 @@ struct HopperPrefill {
                 if (work_of_round(round) >= pieces) continue;
                 wait_for(query_full, query_phase);
                 query_phase ^= 1;
-                attend(work(), ring);
+                const HopperPrefillWork w = work();  // a copy: the next one's words come as soon as the query's do
+                attend(w, ring);
             }
             if (group == 0) take_turn();
         }
