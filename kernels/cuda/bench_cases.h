@@ -21,7 +21,7 @@ public:
 
     CudaDevice& device;
     RandomArray<bf16> cold;  // weights, adapters and pages: far more than the L2 cache
-    MatmulPlans plans;
+    MatmulPlans plans, invariant_plans{true};
 
     // "what a=1 b=2"
     static std::string named(const std::string& what,
