@@ -208,19 +208,6 @@ struct Decode {
         }
         return found < 0 ? Place{} : place_of(w, found, page);
     }
-    // The stages that are not among the first of their slots, into the L2 cache.
-    __device__ void request_later_stages(const Work& w) const {
-        if (lane >= 2) return;
-        bool found[kSlots] = {};
-#pragma unroll
-        for (int n = 0; n < kMostStages; ++n) {
-            const bool first = !found[n % kSlots];
-            if (!has(w, n)) continue;
-            found[n % kSlots] = true;
-            if (!first && is_old(w, n))
-                prefetch_to_l2(place_of(w, n, w.pages[n]).keys + lane * half_page(), kStageKeys * D * int(sizeof(T)));
-        }
-    }
     // Of key i, or else of the nearest one that the row sees: it gets no weight, but must be a number.
     __device__ static int offset_of(const Place& p, int i) { return min(max(i, p.first_seen), p.last_seen) * D; }
     __device__ void load_keys(Stage& stage, const Place& p) const {
@@ -522,7 +509,6 @@ struct Decode {
             early[slot] = first_is_old(now, slot);
             if (early[slot]) load_first(now, slot);
         }
-        request_later_stages(now);
         pdl_wait();
 #pragma unroll
         for (int slot = 0; slot < kSlots; ++slot)

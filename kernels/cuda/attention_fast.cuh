@@ -9,7 +9,6 @@
 #include "kernels/cuda/launch.cuh"
 
 #include <algorithm>
-#include <cstdlib>
 
 namespace spartan {
 
@@ -43,10 +42,8 @@ void launch_decode_by(CudaDevice& device, const DecodeArguments<T>& d, const Att
 template <int D, class T>
 void launch_decode(CudaDevice& device, const DecodeArguments<T>& d, const AttentionBucket& bucket) {
     if constexpr (D == 96 || D == 128) {
-        static const int variant = std::getenv("SPARTAN_DECODE") ? std::atoi(std::getenv("SPARTAN_DECODE")) : 0;
         const bool few = bucket.rows * d.groups.count * 2 <= device.num_sms();
-        if (variant == 5) return launch_decode_by<D, 4, 4>(device, d, bucket);
-        if (variant == 4 || (variant == 0 && !few)) return launch_decode_by<D, 4, 8>(device, d, bucket);
+        if (!few) return launch_decode_by<D, 4, 8>(device, d, bucket);
     }
     constexpr int kWarps = D <= 128 ? 8 : 4;  // what there is shared memory for
     launch_decode_by<D, kWarps, kWarps>(device, d, bucket);
@@ -58,16 +55,10 @@ void launch_prefill(CudaDevice& device, const PrefillArguments<T>& p, const Atte
     const int64_t most_work = bucket.prefill_items * p.heads;
 #if defined(SPARTAN_SM90A)
     if constexpr (D == 64 || D == 128) {
-        static const int variant = std::getenv("SPARTAN_PREFILL") ? std::atoi(std::getenv("SPARTAN_PREFILL")) : 2;
-        if (device.compute_capability() == 90 && variant == 1) {
-            using Kernel = HopperPrefill<T, D, false>;
-            return launch_share(device, prefill_hopper_kernel<T, D, false>, most_work, Kernel::kThreads,
-                                Kernel::kSharedBytes, 1, p);
-        }
-        if (device.compute_capability() == 90 && variant == 2) {
-            using Kernel = HopperPrefill<T, D, true>;
-            return launch_share(device, prefill_hopper_kernel<T, D, true>, most_work, Kernel::kThreads,
-                                Kernel::kSharedBytes, 1, p);
+        if (device.compute_capability() == 90) {
+            using Kernel = HopperPrefill<T, D>;
+            return launch_share(device, prefill_hopper_kernel<T, D>, most_work, Kernel::kThreads, Kernel::kSharedBytes,
+                                1, p);
         }
     }
 #endif

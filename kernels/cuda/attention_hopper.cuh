@@ -16,7 +16,7 @@ struct alignas(16) HopperPrefillWork {
     int row = 0, rows = 0, position = 0, head = 0, begin = 0, blocks = 0;
 };
 
-template <class T, int D, bool TakesTurns>
+template <class T, int D>
 struct HopperPrefill {
     static constexpr int kGroups = 2, kThreads = 128 * (kGroups + 1), kRows = 64 * kGroups, kKeys = 128;
     static constexpr int kColumnBytes = 128 * kKeys, kTileBytes = D / 64 * kColumnBytes;  // of 128 rows
@@ -150,14 +150,6 @@ struct HopperPrefill {
         __syncwarp();
         if (lane == 0) arrive(barrier);
     }
-    // Of the two warpgroups one asks for products while the other weighs.
-    __device__ void take_turn() const {
-        if constexpr (TakesTurns) asm volatile("bar.sync %0, 256;" ::"r"(1 + group) : "memory");
-    }
-    __device__ void pass_turn() const {
-        if constexpr (TakesTurns) asm volatile("bar.arrive %0, 256;" ::"r"(2 - group) : "memory");
-    }
-
     __device__ void ask_for_scores(float (&scores)[kKeys / 2], int slot) const {
         const uint32_t query = first_byte + group * 64 * 128, keys = first_byte + tile_at(slot);
         begin_products();
@@ -270,10 +262,8 @@ struct HopperPrefill {
             ring.next();
             wait_for_slot(ring);
             show_to_products();
-            take_turn();
             ask_for_scores(scores, keys);
             ask_for_sums(weights, ring.slot);
-            pass_turn();
             wait_for_products<1>();
             hold(scores);
             release(slots_empty + keys * 8);
@@ -343,7 +333,6 @@ struct HopperPrefill {
             wait_for_copies<0>();  // a thread ends after its copies
         } else {
             take_registers<kRegisters>();
-            if (group == 1) pass_turn();  // the first is the other's
             for (int round = 0; round * int(gridDim.x) < pieces; ++round) {
                 if (work_of_round(round) >= pieces) continue;
                 wait_for(query_full, query_phase);
@@ -351,18 +340,17 @@ struct HopperPrefill {
                 const HopperPrefillWork w = work();  // a copy: the next one's words come as soon as the query's do
                 attend(w, ring);
             }
-            if (group == 0) take_turn();
         }
     }
 };
 
-template <class T, int D, bool TakesTurns>
-__global__ void __launch_bounds__(HopperPrefill<T, D, TakesTurns>::kThreads, 1)
+template <class T, int D>
+__global__ void __launch_bounds__(HopperPrefill<T, D>::kThreads, 1)
     prefill_hopper_kernel(const __grid_constant__ PrefillArguments<T> a) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
     extern __shared__ __align__(1024) std::byte tiles[];
     pdl_trigger();
-    HopperPrefill<T, D, TakesTurns> prefill{a, tiles};
+    HopperPrefill<T, D> prefill{a, tiles};
     prefill.init_barriers();
     __syncthreads();
     pdl_wait();
