@@ -14,17 +14,17 @@ constexpr int kParts = 3;  // q, k, v
 // Sizes that adapters have in turn: groups or ranks. Where in a round's piece of cold memory each part lies.
 class Sizes {
 public:
-    Sizes(std::vector<int> turn, int64_t adapters, int64_t elements_per_size)
-        : turn_(std::move(turn)), elements_per_size_(elements_per_size) {
+    Sizes(std::vector<int> turn, int64_t adapters, int64_t elements_per_size, int parts)
+        : turn_(std::move(turn)), elements_per_size_(elements_per_size), parts_(parts) {
         for (int64_t a = 0; a < adapters; ++a)
-            for (int p = 0; p < kParts; ++p) {
+            for (int p = 0; p < parts; ++p) {
                 begins_.push_back(total_);
                 total_ += of(a) * elements_per_size_;
             }
     }
     int of(int64_t adapter) const { return turn_[size_t(adapter) % turn_.size()]; }
     int largest() const { return *std::max_element(turn_.begin(), turn_.end()); }
-    int64_t begin(int64_t adapter, int part) const { return begins_[size_t(adapter * kParts + part)]; }
+    int64_t begin(int64_t adapter, int part) const { return begins_[size_t(adapter * parts_ + part)]; }
     int64_t bytes() const { return 2 * total_; }
     int64_t total(int64_t adapters) const {
         int64_t sum = 0;
@@ -35,6 +35,7 @@ public:
 private:
     std::vector<int> turn_;
     int64_t elements_per_size_, total_ = 0;
+    int parts_;
     std::vector<int64_t> begins_;
 };
 
@@ -42,7 +43,7 @@ void bench_rotation(KernelBench& bench, const std::string& what, const std::vect
     const std::string name =
         KernelBench::named("rotate q,k,v " + what, {{"adapters", rows.adapters}, {"rows", rows.total()}});
     if (!bench.wants(name)) return;
-    const Sizes sizes(groups, rows.adapters, kDim);
+    const Sizes sizes(groups, rows.adapters, kDim, kParts);
     const int64_t bytes = sizes.bytes(), total = rows.total();
     const RandomArray<bf16> x(bench.device, total * kDim, 3, 1);
     const OutputArray<bf16> out(bench.device, kParts * total * kDim);
@@ -73,16 +74,17 @@ void bench_rotation(KernelBench& bench, const std::string& what, const std::vect
     bench.time({name, cost, wrong, 0, bytes, enqueue});
 }
 
-void bench_low_rank(KernelBench& bench, const std::string& what, const std::vector<int>& ranks, AdapterRows rows) {
-    const std::string name =
-        KernelBench::named("lora q,k,v " + what, {{"adapters", rows.adapters}, {"rows", rows.total()}});
+void bench_low_rank(KernelBench& bench, const std::string& what, const std::vector<int>& ranks, AdapterRows rows,
+                    int parts = kParts) {
+    const std::string layers = parts == 1 ? "lora o " : "lora q,k,v ";
+    const std::string name = KernelBench::named(layers + what, {{"adapters", rows.adapters}, {"rows", rows.total()}});
     if (!bench.wants(name)) return;
     constexpr float kScale = 1;
-    const Sizes sizes(ranks, rows.adapters, 2 * kDim);  // A, then B transposed
+    const Sizes sizes(ranks, rows.adapters, 2 * kDim, parts);  // A, then B transposed
     const int64_t bytes = sizes.bytes(), total = rows.total();
-    const RandomArray<bf16> x(bench.device, total * kDim, 4, 1), out(bench.device, kParts * total * kDim, 5, 1);
-    const OutputArray<float> workspace(bench.device, lora_workspace_bytes(kParts, total, kDim, sizes.largest()) / 4);
-    const AdapterBatch batch(rows, kParts, bench.rounds(bytes), [&](int64_t round, int64_t adapter, int p) {
+    const RandomArray<bf16> x(bench.device, total * kDim, 4, 1), out(bench.device, parts * total * kDim, 5, 1);
+    const OutputArray<float> workspace(bench.device, lora_workspace_bytes(parts, total, kDim, sizes.largest()) / 4);
+    const AdapterBatch batch(rows, parts, bench.rounds(bytes), [&](int64_t round, int64_t adapter, int p) {
         const bf16* a = bench.piece_at(round, bytes) + sizes.begin(adapter, p);
         CudaPart part;
         part.rank = sizes.of(adapter);
@@ -92,12 +94,12 @@ void bench_low_rank(KernelBench& bench, const std::string& what, const std::vect
         return part;
     });
     LoraOutputs<bf16> outputs;
-    for (int p = 0; p < kParts; ++p) {
+    for (int p = 0; p < parts; ++p) {
         outputs.out[p] = out.data() + p * total * kDim;
         outputs.width[p] = kDim;
     }
     const auto enqueue = [&](int64_t round) {
-        lora<bf16>(bench.device, outputs, x.data(), batch.tiles(round), batch.num_tiles(), 0, kParts, total, kDim,
+        lora<bf16>(bench.device, outputs, x.data(), batch.tiles(round), batch.num_tiles(), 0, parts, total, kDim,
                    sizes.largest(), workspace.data());
     };
     enqueue(0);
@@ -114,8 +116,8 @@ void bench_low_rank(KernelBench& bench, const std::string& what, const std::vect
         return sum;
     };
     const std::string wrong = check_values(bench.device, out.data(), out.size(), 24, 4e-3, want);
-    const Cost cost{.bytes = bytes + (1 + 2 * kParts) * total * kDim * 2,
-                    .flops = 4 * kParts * kDim * rows.rows * sizes.total(rows.adapters)};
+    const Cost cost{.bytes = bytes + (1 + 2 * parts) * total * kDim * 2,
+                    .flops = 4 * parts * kDim * rows.rows * sizes.total(rows.adapters)};
     bench.time({name, cost, wrong, 0, bytes, enqueue});
 }
 
@@ -133,7 +135,8 @@ void bench_low_ranks(KernelBench& bench) {
     for (const int64_t n : {1, 8, 32, 96}) bench_low_rank(bench, "r=64", {64}, {n, 1});
     for (const int64_t n : {8, 32, 96}) bench_low_rank(bench, "r=8…128", {8, 16, 32, 64, 128}, {n, 1});
     bench_low_rank(bench, "r=64", {64}, {8, 12});
-    bench_low_rank(bench, "r=64", {64}, {8, 512});
+    for (const int parts : {kParts, 1}) bench_low_rank(bench, "r=64", {64}, {8, 512}, parts);
+    bench_low_rank(bench, "r=8…128", {8, 16, 32, 64, 128}, {8, 512});
 }
 
 }  // namespace spartan

@@ -4,11 +4,11 @@
 //
 // with a, b_t, rank and scale of the part [first_part + p] of the row's tile; rows without one, and rows of no tile,
 // are left alone. fp32 sums, the inner one kept in fp32, and one rounding. A row's bits depend on its own values and
-// adapter only, but for one choice: in batches of more than 512 rows, tiles of more than 8 add their inner sums up in
-// another order. batch_invariant forgoes that.
+// adapter only.
 //
-// Two kernels: one shrinks x to `workspace`, [slab][projection][row][rank]; the other expands that into out. Each
-// adapter's A and B are read once a tile (B of ranks over 256 once for 8 rows) and no more of them than its rank.
+// Two kernels: one shrinks x to `workspace`; the other expands that into out. Each adapter's A and B are read once a
+// tile (in batches of many rows from the L2 cache, for the most part; B of ranks over 256 once for 8 rows) and no more
+// of them than its rank.
 #pragma once
 
 #include "kernels/cuda/device.h"
@@ -36,13 +36,13 @@ constexpr int64_t lora_workspace_bytes(int num_projections, int64_t rows, int64_
 // aligned to 16 bytes (which such widths then demand); plain otherwise.
 template <class T>
 void lora(CudaDevice&, const LoraOutputs<T>& outputs, const T* x, const CudaTile* tiles, int num_tiles, int first_part,
-          int num_projections, int64_t rows, int64_t in, int max_rank, float* workspace, bool batch_invariant = false);
+          int num_projections, int64_t rows, int64_t in, int max_rank, float* workspace);
 
 extern template void lora<float>(CudaDevice&, const LoraOutputs<float>&, const float*, const CudaTile*, int, int, int,
-                                 int64_t, int64_t, int, float*, bool);
+                                 int64_t, int64_t, int, float*);
 extern template void lora<bf16>(CudaDevice&, const LoraOutputs<bf16>&, const bf16*, const CudaTile*, int, int, int,
-                                int64_t, int64_t, int, float*, bool);
+                                int64_t, int64_t, int, float*);
 extern template void lora<f16>(CudaDevice&, const LoraOutputs<f16>&, const f16*, const CudaTile*, int, int, int,
-                               int64_t, int64_t, int, float*, bool);
+                               int64_t, int64_t, int, float*);
 
 }  // namespace spartan

@@ -6,6 +6,7 @@
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/numbers.cuh"
 #include "kernels/cuda/rotate.h"
+#include "kernels/cuda/rotate_long.cuh"
 #include "kernels/cuda/tiles.cuh"
 #include "kernels/cuda/words.cuh"
 
@@ -14,6 +15,7 @@ namespace spartan {
 namespace {
 
 constexpr int kWarps = 4, kThreads = 32 * kWarps, kBlocksAnSm = 4;
+constexpr int64_t kManyRows = 512;  // more of them take rotate_long.cuh
 
 // All rows of a tile through one item: 16 MMA tiles, [part][m][k] with m over outputs and k over inputs.
 template <class T, int G>
@@ -97,11 +99,24 @@ __device__ __forceinline__ void load_item(uint4 (&w)[16], const char* items, int
     for (int i = 0; i < 16; ++i) w[i] = load_weights(p + i * 512);
 }
 
-// Copies the rows of tiles without a rotation as well; dim is a multiple of 8.
-template <class T>
+template <class T, int G, bool kLong>
+__device__ __forceinline__ void rotate_rows(RotateRing* ring, const uint4 (&w)[16], int item, int rows, int dim,
+                                            const T* x, T* out, int lane) {
+    if constexpr (kLong && G >= 32) {
+        asm volatile("" : "+r"(lane));  // else what all groups' addresses have of it is kept where registers are few
+        LongRotation<T, G>{*ring, x, out, rows, dim, item * (int(kPackedItem) / G), lane}.run(w);
+    } else
+        rotate_by_item<T, G>(w, item, rows, dim, x, out, lane);
+}
+
+// Copies the rows of tiles without a rotation as well; dim is a multiple of 8. kLong: for batches of many rows, with
+// the same bits.
+template <class T, bool kLong>
 __global__ void __launch_bounds__(kThreads, kBlocksAnSm)
     rotate_packed(T* out, const T* x, const CudaTile* tiles, int first_part, int64_t rows, int dim, Ahead ahead) {
+    __shared__ RotateRing rings[kLong ? kWarps : 1];
     pdl_trigger();
+    RotateRing* const ring = kLong ? &rings[threadIdx.x / 32] : nullptr;
     // The last CTAs ask, behind what they read themselves.
     const auto ask = [&] {
         const int all = int(gridDim.x * gridDim.y * gridDim.z), asking = min(all, kAheadBlocks);
@@ -131,19 +146,19 @@ __global__ void __launch_bounds__(kThreads, kBlocksAnSm)
     for (;;) {
         switch (group) {
             case 16:
-                rotate_by_item<T, 16>(w, item, tile.rows, dim, x, out, lane);
+                rotate_rows<T, 16, kLong>(ring, w, item, tile.rows, dim, x, out, lane);
                 break;
             case 32:
-                rotate_by_item<T, 32>(w, item, tile.rows, dim, x, out, lane);
+                rotate_rows<T, 32, kLong>(ring, w, item, tile.rows, dim, x, out, lane);
                 break;
             case 64:
-                rotate_by_item<T, 64>(w, item, tile.rows, dim, x, out, lane);
+                rotate_rows<T, 64, kLong>(ring, w, item, tile.rows, dim, x, out, lane);
                 break;
             case 128:
-                rotate_by_item<T, 128>(w, item, tile.rows, dim, x, out, lane);
+                rotate_rows<T, 128, kLong>(ring, w, item, tile.rows, dim, x, out, lane);
                 break;
             case 256:
-                rotate_by_item<T, 256>(w, item, tile.rows, dim, x, out, lane);
+                rotate_rows<T, 256, kLong>(ring, w, item, tile.rows, dim, x, out, lane);
                 break;
         }
         item += int(gridDim.x) * kWarps;
@@ -246,8 +261,9 @@ void rotate(CudaDevice& device, T* out, const T* x, const CudaTile* tiles, int n
             // At least so many blocks that a row is copied in one turn.
             const int64_t blocks =
                 std::max(divide_up(packed_rotation_items(dim, max_group), kWarps), divide_up(dim / 8, kThreads));
-            launch(device, rotate_packed<T>, tile_grid(device, blocks, num_projections, num_tiles, kBlocksAnSm),
-                   kThreads, 0, out, x, tiles, first_part, rows, int(dim), ahead);
+            launch(device, rows > kManyRows ? rotate_packed<T, true> : rotate_packed<T, false>,
+                   tile_grid(device, blocks, num_projections, num_tiles, kBlocksAnSm), kThreads, 0, out, x, tiles,
+                   first_part, rows, int(dim), ahead);
         }
     if (any_plain || !streams) {
         const dim3 grid(unsigned(divide_up(dim, kThreads)), unsigned(num_projections), unsigned(num_tiles));

@@ -190,7 +190,7 @@ void Forward<T>::project(int64_t layer, std::span<const Projection> which, const
     end_of(&StepTimes::products);
     if (any_of(needs.low_ranks, which))
         lora<T>(device_, low_rank, in, view.tiles, int(shape.tiles), first, count, rows, width, needs.max_rank,
-                low_rank_, batch_invariant_);
+                low_rank_);
     end_of(&StepTimes::lora);
 }
 

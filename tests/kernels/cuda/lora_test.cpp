@@ -24,7 +24,6 @@ struct Case {
     std::vector<int> ranks;       // of the adapters
     std::vector<TileSpec> tiles;
     int first_part = 0, empty = 3, rows_behind = 2;
-    bool batch_invariant = false;
     bool cancels = false;  // ranks come in pairs that all but cancel, and are added to 0
 };
 
@@ -106,7 +105,7 @@ void check(const Case& c) {
         outputs.width[p] = c.widths[size_t(p)];
     }
     lora<T>(device, outputs, device_x.data(), tiles.data(), int(tiles.size()), c.first_part, num_projections, rows,
-            c.in, max_rank, workspace.data(), c.batch_invariant);
+            c.in, max_rank, workspace.data());
     device.synchronize();
     for (int p = 0; p < num_projections; ++p) {
         const auto got = out[size_t(p)]->read();
@@ -178,19 +177,21 @@ private slots:
             {.in = 1536, .widths = {576, 64}, .ranks = ranks, .tiles = {{9, 0}, {8, 1}, {33, 2}, {1, 4}, {63, 3}}});
     }
 
-    // More than 512 rows: tiles of more than 8 take the other shrink.
+    // More than 512 rows: lora_long.h, or its shrink only.
     void many_rows_and_single_ones_between() {
         SKIP_WITHOUT_GPU();
         std::vector<TileSpec> tiles = tiles_in_turn(9, 64, 5, 3);
         for (const TileSpec& t : {TileSpec{1, 0}, {8, 2}, {9, 2}, {1, 3}, {17, 4}}) tiles.push_back(t);
         const std::vector<int> ranks{64, 16, 100, 1, 130};
-        for (const bool invariant : {false, true}) {
-            check_16_bit(
-                {.in = 576, .widths = {576, 192, 192}, .ranks = ranks, .tiles = tiles, .batch_invariant = invariant});
+        for (const std::vector<int>& of : {ranks, {64, 16, 40, 1, 9}, {128, 65, 64, 1, 8}}) {
+            check_16_bit({.in = 576, .widths = {576, 192, 192}, .ranks = of, .tiles = tiles});
             if (small_cases()) continue;
-            check_16_bit({.in = 1096, .widths = {320}, .ranks = ranks, .tiles = tiles, .batch_invariant = invariant});
+            check_16_bit({.in = 1096, .widths = {320}, .ranks = of, .tiles = tiles});
+            check_16_bit({.in = 3080, .widths = {64, 1032}, .ranks = of, .tiles = tiles, .first_part = 1});
         }
         check_16_bit({.in = 48, .widths = {48, 64}, .ranks = {16, 3}, .tiles = tiles_in_turn(10, 64, 2)});
+        check_16_bit({.in = 64, .widths = {2056, 8}, .ranks = {8, 24, 128}, .tiles = tiles_in_turn(600, 1, 3, 4)});
+        check_16_bit({.in = 136, .widths = {72, 40}, .ranks = {300, 520}, .tiles = tiles_in_turn(9, 64, 2)});
     }
 
     // Sums over k are not rounded to T on their way to B.
@@ -225,36 +226,39 @@ private slots:
         check_16_bit({.in = 64, .widths = {64}, .ranks = {0}, .tiles = {{3, 0}, {2, -1}}});
     }
 
-    // With batch_invariant a row's bits are the same alone as among many of its adapter; without, among few.
+    // A row's bits are the same alone, among few and among many.
     void same_bits_in_any_batch() {
         SKIP_WITHOUT_GPU();
         CudaDevice device;
-        const Case c{.in = 1536, .widths = {320}, .ranks = {}, .tiles = {}};
-        const auto a = random_low_rank<bf16>(c, 100, 1), b = random_low_rank<bf16>(c, 16, 2);
+        const Case c{.in = cases(3096, 1536), .widths = {320}, .ranks = {}, .tiles = {}};
         const auto x = random_values<bf16>(size_t(640 * c.in), 5), y = random_values<bf16>(size_t(640 * 320), 6);
         const DeviceArray<bf16> device_x(x);
-        const auto run = [&](const std::vector<TileSpec>& specs, int64_t skip, int max_rank, bool invariant) {
-            const auto tiles = upload_tiles(specs, {a.parts->data(), b.parts->data()}, 0);
-            const int64_t rows = rows_of(specs);
-            const DeviceArray<bf16> out(rows_between(y, skip, skip + rows, 320));
-            const DeviceArray<float> workspace(size_t(lora_workspace_bytes(1, rows, c.in, max_rank) / 4));
-            LoraOutputs<bf16> outputs;
-            outputs.out[0] = out.data();
-            outputs.width[0] = 320;
-            lora<bf16>(device, outputs, device_x.data() + skip * c.in, tiles.data(), int(tiles.size()), 0, 1, rows,
-                       c.in, max_rank, workspace.data(), invariant);
-            device.synchronize();
-            return out.read();
-        };
-        std::vector<TileSpec> many = tiles_in_turn(9, 64, 2);
-        many.push_back({64, 0});
-        const auto batch = run(many, 0, 100, true), small = run({{40, 0}, {5, 1}}, 0, 100, false);
-        for (const int64_t row : {0, 7, 39}) {
-            const auto alone = run({{1, 0}}, row, 100, row % 2 == 0);
-            QVERIFY(same_bits(alone, rows_between(batch, row, row + 1, 320)));
-            QVERIFY(same_bits(alone, rows_between(small, row, row + 1, 320)));
+        for (const int rank : {60, 100, 300}) {
+            const auto a = random_low_rank<bf16>(c, rank, 1), b = random_low_rank<bf16>(c, 16, 2);
+            const auto run = [&](const std::vector<TileSpec>& specs, int64_t skip, int max_rank) {
+                const auto tiles = upload_tiles(specs, {a.parts->data(), b.parts->data()}, 0);
+                const int64_t rows = rows_of(specs);
+                const DeviceArray<bf16> out(rows_between(y, skip, skip + rows, 320));
+                const DeviceArray<float> workspace(size_t(lora_workspace_bytes(1, rows, c.in, max_rank) / 4));
+                LoraOutputs<bf16> outputs;
+                outputs.out[0] = out.data();
+                outputs.width[0] = 320;
+                lora<bf16>(device, outputs, device_x.data() + skip * c.in, tiles.data(), int(tiles.size()), 0, 1, rows,
+                           c.in, max_rank, workspace.data());
+                device.synchronize();
+                return out.read();
+            };
+            std::vector<TileSpec> many = tiles_in_turn(9, 64, 2);
+            many.push_back({64, 0});
+            const auto batch = run(many, 0, rank), small = run({{40, 0}, {5, 1}}, 0, rank);
+            for (const int64_t row : {0, 7, 39}) {
+                const auto alone = run({{1, 0}}, row, rank);
+                QVERIFY(same_bits(alone, rows_between(batch, row, row + 1, 320)));
+                QVERIFY(same_bits(alone, rows_between(small, row, row + 1, 320)));
+            }
+            QVERIFY(same_bits(run({{1, 1}}, 44, 16), rows_between(small, 44, 45, 320)));
+            QVERIFY(same_bits(run({{1, 1}}, 70, 16), rows_between(batch, 70, 71, 320)));
         }
-        QVERIFY(same_bits(run({{1, 1}}, 44, 16, false), rows_between(small, 44, 45, 320)));
     }
 };
 

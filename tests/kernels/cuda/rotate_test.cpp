@@ -244,6 +244,15 @@ private slots:
             {.dim = cases(14336, 3584), .groups = groups, .tiles = tiles_in_turn(7, 2, 6, 3), .num_projections = 1});
     }
 
+    // More than 512: rotate_long.cuh.
+    void many_rows() {
+        SKIP_WITHOUT_GPU();
+        std::vector<TileSpec> tiles = tiles_in_turn(9, 64, 6, 4);
+        for (const TileSpec& t : {TileSpec{1, 0}, {8, 2}, {9, 3}, {17, 4}, {63, 5}}) tiles.push_back(t);
+        for (const int64_t dim : cases<std::vector<int64_t>>({768, 4352}, {768}))
+            check_16_bit({.dim = dim, .groups = {64, 16, 0, 256, 32, 128}, .tiles = tiles, .first_part = 1});
+    }
+
     void packed_items_that_are_not_full() {
         SKIP_WITHOUT_GPU();
         for (const int64_t dim : cases<std::vector<int64_t>>({48, 64, 576, 4160}, {48, 576}))
@@ -287,7 +296,7 @@ private slots:
         const int64_t dim = 768;
         const auto a = random_rotations<bf16>(device, dim, 64, true, 1),
                    b = random_rotations<bf16>(device, dim, 256, true, 9);
-        const auto x = random_values<bf16>(size_t(100 * dim), 5);
+        const auto x = random_values<bf16>(size_t(640 * dim), 5);
         const DeviceArray<bf16> device_x(x);
         const auto run = [&](const std::vector<TileSpec>& specs, int64_t skip_rows, int max_group) {
             const auto tiles = upload_tiles(specs, {a.parts->data(), b.parts->data()}, 0);
@@ -302,6 +311,9 @@ private slots:
             const auto alone = run({{1, 0}}, row, 64);
             QVERIFY(same_bits(alone, rows_between(batch, row, row + 1, dim)));
         }
+        const auto many = run(tiles_in_turn(10, 64, 2), 0, 256);
+        for (const int64_t row : {0, 63, 64, 577})
+            QVERIFY(same_bits(run({{1, int(row / 64 % 2)}}, row, 256), rows_between(many, row, row + 1, dim)));
     }
 };
 

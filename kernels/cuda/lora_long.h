@@ -1,0 +1,25 @@
+// lora.h for batches of many rows: both kernels keep whole tiles' data on the way in shared memory. The bits of a row
+// are those that lora.cu's kernels for few rows give it.
+#pragma once
+
+#include "kernels/cuda/lora.h"
+
+namespace spartan {
+
+struct LoraMiddle;
+
+constexpr int kMostLongRank = 128;  // that expand_long() takes
+
+// mid (split) = the inner sums of all tiles' rows, ranks padded with zeros to multiples of 16. `in` is a multiple of 8,
+// x and all a are aligned to 16 bytes; T is bf16 or f16.
+template <class T>
+void shrink_long(CudaDevice& device, const LoraMiddle& mid, const T* x, const CudaTile* tiles, int num_tiles,
+                 int first_part, int in, int max_rank);
+
+// out += scale * B * mid. Widths are
+// multiples of 8, outs and all b_t are aligned to 16 bytes, max_rank is at most kMostLongRank.
+template <class T>
+void expand_long(CudaDevice& device, const LoraOutputs<T>& outputs, const LoraMiddle& mid, const CudaTile* tiles,
+                 int num_tiles, int first_part, int max_rank);
+
+}  // namespace spartan
