@@ -21,8 +21,8 @@ namespace {
 
 constexpr int kAlgorithms = 32;    // asked of cuBLASLt
 constexpr int kFewAlgorithms = 8;  // for many rows, where they differ little
-constexpr size_t kFinalists = 5;
-constexpr int kReplays = 3;  // of which the fastest counts
+constexpr size_t kFinalists = 8;
+constexpr int kReplays = 7;  // of which the fastest counts
 constexpr double kNever = std::numeric_limits<double>::infinity();
 constexpr int64_t kMostSkinnyRows = 96;            // in groups of 32: more would wait for the L2 cache
 using Plan = std::optional<cublasLtMatmulAlgo_t>;  // none: skinny.h
@@ -57,7 +57,7 @@ std::string machine() {
     CHECK_CUDA(cudaGetDevice(&ordinal));
     CHECK_CUDA(cudaGetDeviceProperties(&properties, ordinal));
     CHECK_CUDA(cudaDriverGetVersion(&driver));
-    return "plans 3, " + std::string(properties.name) + ", driver " + std::to_string(driver) + ", cuBLASLt " +
+    return "plans 4, " + std::string(properties.name) + ", driver " + std::to_string(driver) + ", cuBLASLt " +
            std::to_string(cublasLtGetVersion());
 }
 
