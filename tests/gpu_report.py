@@ -166,12 +166,12 @@ def phases_text(figures):
 
 def arrivals_text(figures):
     def wanted(f):
-        return "2 ms, 10 %" if f["kind"] == "boft" and WANTED_PREFILL else ""
+        return "2 ms, 10 %" if f["kind"] == "boft" and f["pace_ms"] and WANTED_PREFILL else ""
 
-    rows = [[f["kind"], f["fold_blocks"] or "", short(f["host_bytes"] / 1e6), short(f["pool_bytes"] / 1e6), short(f["alone_ms"]),
+    rows = [[f["kind"], f"every {short(f['pace_ms'])} ms" if f["pace_ms"] else "no pause", short(f["host_bytes"] / 1e6), short(f["pool_bytes"] / 1e6), short(f["alone_ms"]),
              short(f["beside_ms"]), short(f["every_ms"]), short(f["step_ms"]), short(f["step_beside_ms"]),
              f"{f['slower'] * 100:+.1f} %", percent(f["streaming_share"]), wanted(f)] for f in figures]
-    return table(["adapter", "fold blocks", "MB travel", "MB in the pool", "alone ms", "beside ms", "one every ms", "step ms",
+    return table(["adapter", "pace", "MB travel", "MB in the pool", "alone ms", "beside ms", "one every ms", "step ms",
                   "step beside ms", "slower", "steps beside all along", "wanted"], rows)
 
 

@@ -350,13 +350,14 @@ Result<int> bench_arrivals(const GlobalOptions& options, const BenchOptions& o, 
     d["context"] = arrivals.context;
     std::vector<std::vector<std::string>> rows;
     for (const ArrivalFigure& f : figures)
-        rows.push_back({f.kind, f.fold_blocks > 0 ? std::to_string(f.fold_blocks) : "", format_bytes(f.host_bytes),
-                        format_bytes(f.pool_bytes), format_figure(f.alone_ms), format_figure(f.beside_ms),
-                        format_figure(f.every_ms), format_figure(f.step_ms), format_figure(f.step_beside_ms),
-                        format_figure(f.slower * 100) + " %", percent(f.streaming_share)});
+        rows.push_back({f.kind, f.pace_ms > 0 ? "every " + format_figure(f.pace_ms) + " ms" : "no pause",
+                        format_bytes(f.host_bytes), format_bytes(f.pool_bytes), format_figure(f.alone_ms),
+                        format_figure(f.beside_ms), format_figure(f.every_ms), format_figure(f.step_ms),
+                        format_figure(f.step_beside_ms), format_figure(f.slower * 100) + " %",
+                        percent(f.streaming_share)});
     show(options, d,
-         text_table({"adapters", "fold blocks", "travel", "in the pool", "alone ms", "beside ms", "one every ms",
-                     "step ms", "beside ms", "slower", "streaming"},
+         text_table({"adapters", "pace", "travel", "in the pool", "alone ms", "beside ms", "one every ms", "step ms",
+                     "beside ms", "slower", "streaming"},
                     rows));
     return kDone;
 }

@@ -65,17 +65,16 @@ private:
 struct ArrivalCase {
     std::string kind;
     std::shared_ptr<const Adapter> adapter;
-    int fold_blocks = 0;
+    double pace_ms = 0;
 };
 
 Result<ArrivalFigure> measure_case(BenchRunner& bench, const ArrivalCase& c, const Batch& batch, int64_t guests,
                                    const ArrivalBenchOptions& o, Progress& progress) {
     ArrivalFigure f;
     f.kind = c.kind;
-    f.fold_blocks = c.fold_blocks;
+    f.pace_ms = c.pace_ms;
     f.host_bytes = c.adapter->host_bytes();
     f.pool_bytes = c.adapter->bytes();
-    bench.set_switches({.fold_blocks = c.fold_blocks});
     TRY_ASSIGN(host, bench.host_adapter(c.adapter));
     Arrivals arrivals(bench, std::move(host));
 
@@ -96,9 +95,10 @@ Result<ArrivalFigure> measure_case(BenchRunner& bench, const ArrivalCase& c, con
         if (progress.cancelled()) return cancelled_error();
     }
     f.step_ms = median(alone);
-    // So many on their way that the last is not there when a slower step ends.
-    const auto queue = int64_t(std::ceil(1.5 * f.step_ms / std::max(f.alone_ms, 0.01))) + 1;
-    arrivals.begin(std::clamp<int64_t>(queue, 2, guests));
+    // Without a pause: so many on their way that the last is not there when a slower step ends.
+    const double wanted =
+        c.pace_ms > 0 ? std::round(f.step_ms / c.pace_ms) : std::ceil(1.5 * f.step_ms / std::max(f.alone_ms, 0.01)) + 1;
+    arrivals.begin(std::clamp<int64_t>(int64_t(wanted), 1, guests));
     auto begin = Clock::now();
     int64_t arrived = 0, streaming = 0;
     for (int64_t i = -kWarmup; i < o.steps; ++i) {
@@ -141,10 +141,11 @@ Result<std::vector<ArrivalFigure>> measure_arrivals(std::shared_ptr<const Model>
     TRY_ASSIGN(left, make_bench_adapters(*model, o.sizes, 1, 1, o.seed + 1, progress, AdapterForm::skew));
     TRY_ASSIGN(folded, fold_rotations(*left.all[0], progress));
     std::vector<ArrivalCase> cases;
-    for (const int blocks : o.fold_blocks) cases.push_back({"boft", left.all[0], blocks});
-    const int first = o.fold_blocks.empty() ? 0 : o.fold_blocks[0];
-    cases.push_back({"boft folded", folded, first});
-    cases.push_back({"lora", left.all[1], first});
+    for (const double pace : o.paces) {
+        cases.push_back({"boft", left.all[0], pace});
+        cases.push_back({"boft folded", folded, pace});
+        cases.push_back({"lora", left.all[1], pace});
+    }
     int64_t largest = 0;
     for (const ArrivalCase& c : cases) largest = std::max(largest, c.adapter->bytes());
 
@@ -165,7 +166,7 @@ Json to_json(const std::vector<ArrivalFigure>& figures) {
     Json out = Json::array();
     for (const ArrivalFigure& f : figures)
         out.push_back({{"kind", f.kind},
-                       {"fold_blocks", f.fold_blocks},
+                       {"pace_ms", f.pace_ms},
                        {"host_bytes", f.host_bytes},
                        {"pool_bytes", f.pool_bytes},
                        {"alone_ms", f.alone_ms},

@@ -15,15 +15,16 @@ struct ArrivalBenchOptions {
     int64_t rows = 96;     // of the decode
     int64_t adapters = 8;  // distinct BOFT ones that it uses
     int64_t context = 160;
-    int64_t steps = 30;                           // timed ones, alone and beside
-    BenchSizes sizes;                             // where empty: default_bench_sizes()
-    std::vector<int> fold_blocks{64, 0, 16, 32};  // RunnerSwitches::fold_blocks; the first counts for all kinds
+    int64_t steps = 30;  // timed ones, alone and beside
+    BenchSizes sizes;    // where empty: default_bench_sizes()
+    // Milliseconds from one adapter to the next, as nearly as whole adapters a step allow; 0: without a pause.
+    std::vector<double> paces{2, 0};
     uint64_t seed = 42;
 };
 
 struct ArrivalFigure {
     std::string kind;  // "boft": skew halves, folded by the GPU; "boft folded": by the CPU before; "lora"
-    int fold_blocks = 0;
+    double pace_ms = 0;
     int64_t host_bytes = 0, pool_bytes = 0;  // that travel; that it takes
     double alone_ms = 0, beside_ms = 0;      // an adapter, from the beginning of its copy until it is ready
     double every_ms = 0;                     // beside the decode, from one that is ready to the next

@@ -49,9 +49,6 @@ struct RunnerSwitches {
     // On a GPU, of the weights that a product reads: so many the kernel before it asks for, which leaves memory idle.
     int64_t ahead_bytes = 4 << 20;
     bool timed = false;  // fill in ForwardResult::device_ms
-    // On a GPU: thread blocks that fold an adapter at once while it comes in, at most; 0: all that find room. So many
-    // that adapters which come in one behind the other slow a decode by less than 10 % (`spartan bench arrivals`).
-    int fold_blocks = 64;
 
     // But for being timed.
     bool same_as(const RunnerSwitches& other) const {

@@ -222,7 +222,6 @@ public:
         switches_ = switches;
         device_.set_overlap_launches(switches.overlap);
         forward_.set_ahead(switches.ahead_bytes);
-        adapters_.set_fold_blocks(switches.fold_blocks);
     }
 
     void set_phase_times(bool on) override {

@@ -251,8 +251,7 @@ void DeviceAdapters<T>::fold(const Slot& slot, const FoldPlan& plan, const Pinne
         from.copy_skew_to(to, piece.begin, piece.bytes, copies_.stream());
         CHECK_CUDA(cudaEventRecord(staging.copied, copies_.stream()));
         CHECK_CUDA(cudaStreamWaitEvent(folds_.stream(), staging.copied));
-        for (const FoldRun& run : piece.runs)
-            fold_rotations<T>(folds_, jobs + run.first, run.count, run.shape, fold_blocks_);
+        for (const FoldRun& run : piece.runs) fold_rotations<T>(folds_, jobs + run.first, run.count, run.shape);
         CHECK_CUDA(cudaEventRecord(staging.folded, folds_.stream()));
     }
 }

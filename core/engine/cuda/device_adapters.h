@@ -64,8 +64,6 @@ public:
     void load(AdapterId id, std::byte* data, std::shared_ptr<const HostAdapter> host, const CudaFactors* factors);
     std::vector<AdapterArrival> take_arrivals();
     bool copying() const { return !moving_.empty(); }
-    // Thread blocks that fold at once, at most; 0: all there is room for, each for a short time.
-    void set_fold_blocks(int most) { fold_blocks_ = most; }
     // Waits for the copy if it has not ended.
     void drop(AdapterId id);
     // For work that is given to the device's stream from now on.
@@ -113,7 +111,6 @@ private:
     DeviceMemory staging_, scratch_;  // rotations as they are in the blob, or skew halves; factors
     std::array<Staging, kPieces> stagings_;
     size_t next_staging_ = 0;
-    int fold_blocks_ = RunnerSwitches().fold_blocks;
     std::vector<DeviceMemory> slabs_;  // of kSlotsOfSlab each
     std::vector<PinnedMemory> slabs_from_;
     std::vector<Slot> slots_;
