@@ -378,6 +378,7 @@ Result<std::shared_ptr<const Adapter>> load_adapter(const std::string& name, con
     if (!folder.problems.empty()) return folder.problems.front();
     TRY_ASSIGN(adapter, FolderLoader(folder, model, progress, form).load(name));
     if (adapter) return adapter;
+    progress.done.store(0);  // once more, as some rotation is nothing that a device folds
     return FolderLoader(folder, model, progress, AdapterForm::folded).load(name);
 }
 

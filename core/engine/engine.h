@@ -28,7 +28,7 @@ struct EngineOptions {
     // 0: on the CPU the smaller of 4 GiB and a quarter of the available memory; on a GPU 90 % of what weights and
     // workspace leave of its free memory
     int64_t pool_bytes = 0;
-    int64_t adapter_bytes = 0;  // host budget for folded adapters; 0: half of the available memory
+    int64_t adapter_bytes = 0;  // host budget for adapters as they are kept; 0: half of the memory
     int32_t max_batch_tokens = 512;
     int32_t max_batch_rows = 256;
     int32_t block_tokens = 16;

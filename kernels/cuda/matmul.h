@@ -10,7 +10,7 @@
 //     m <= 8    skinny.h: weights read once; up to three products in one launch
 //     m > 8     what MatmulPlans found fastest for (m's bucket, n, k, Out): cuBLASLt, which takes products of one size
 //               as one, or skinny.h over groups of 32 rows
-//     batch invariant: skinny.h with one split of k for every m, so that a row's bits depend on nothing but its x and w
+//     batch invariant: skinny.h up to 32 rows, then its wide kernels: the same bits, of x, w and what shares the call
 // All else: a plain tiled kernel, one fp32 accumulator per output in rising k (batch invariant as well).
 // m, n may be 0; k >= 1. Sums are fp32 everywhere. Nothing here allocates or waits, so that calls may be captured.
 #pragma once

@@ -288,6 +288,23 @@ void DeviceAdapters<T>::load(AdapterId id, std::byte* data, std::shared_ptr<cons
     placed.needs.own_head = adapter.head.has_value();
     placed.parts = reinterpret_cast<const CudaPart*>(slot.device);
 
+    try {
+        begin_moving(placed, runs, folds, *pinned);
+    } catch (...) {  // what has begun must not write into pages that are somebody else's by then
+        cudaStreamSynchronize(copies_.stream());
+        cudaStreamSynchronize(folds_.stream());
+        free_slots_.push_back(placed.slot);
+        throw;
+    }
+    placed_.emplace(id, std::move(placed));
+    moving_.push_back(id);
+}
+
+// Gives all that brings an adapter in to the streams.
+template <class T>
+void DeviceAdapters<T>::begin_moving(const DeviceAdapter& placed, const std::vector<PackRun>& runs,
+                                     const FoldPlan& folds, const PinnedAdapter& pinned) {
+    const Slot& slot = slots_[placed.slot];
     const cudaStream_t stream = copies_.stream();
     if (moving_.empty()) {
         anchor_time_ = std::chrono::steady_clock::now();
@@ -299,17 +316,15 @@ void DeviceAdapters<T>::load(AdapterId id, std::byte* data, std::shared_ptr<cons
     const auto folds_bytes = int64_t(folds.jobs.size() * sizeof(FoldJob));
     CHECK_CUDA(cudaMemcpyAsync(slot.device, slot.host, size_t(parts_bytes_ + packs_bytes_ + folds_bytes),
                                cudaMemcpyHostToDevice, stream));
-    pinned->copy_to(data, stream);
+    pinned.copy_to(placed.data, stream);
     if (placed.tables_bytes > 0)
         CHECK_CUDA(cudaMemcpyAsync(placed.tables.data(), placed.tables_from.data(), size_t(placed.tables_bytes),
                                    cudaMemcpyHostToDevice, stream));
     pack(slot, runs);
     CHECK_CUDA(cudaEventRecord(copied_, stream));
-    fold(slot, folds, *pinned);
+    fold(slot, folds, pinned);
     CHECK_CUDA(cudaStreamWaitEvent(folds_.stream(), copied_));
     CHECK_CUDA(cudaEventRecord(slot.end, folds_.stream()));
-    placed_.emplace(id, std::move(placed));
-    moving_.push_back(id);
 }
 
 template <class T>

@@ -59,7 +59,7 @@ public:
     DeviceAdapters& operator=(const DeviceAdapters&) = delete;
 
     // Begins to copy the blob to `data` (64-byte aligned, in the pool). `host` is a PinnedAdapter. When it throws,
-    // nothing has begun.
+    // nothing is on its way.
     // factors: [layer * kNumProjections + projection] of a factored adapter; null: it is folded.
     void load(AdapterId id, std::byte* data, std::shared_ptr<const HostAdapter> host, const CudaFactors* factors);
     std::vector<AdapterArrival> take_arrivals();
@@ -86,6 +86,8 @@ private:
     CudaPart place_part(const AdapterPart& part, std::byte* data, std::vector<PackJob<T>>& jobs, AdapterNeeds& needs);
     void plan_tables(DeviceAdapter& placed);
     std::vector<PackRun> plan_packing(std::vector<PackJob<T>>& jobs) const;
+    void begin_moving(const DeviceAdapter& placed, const std::vector<PackRun>& runs, const FoldPlan& folds,
+                      const PinnedAdapter& pinned);
     void pack(const Slot& slot, const std::vector<PackRun>& runs);
     void place_jobs(const Slot& slot, FoldPlan& plan) const;
     void fold(const Slot& slot, const FoldPlan& plan, const PinnedAdapter& from);
