@@ -86,18 +86,18 @@ __device__ __forceinline__ void hold(uint32_t (&values)[N]) {
     for (uint32_t& v : values) asm volatile("" : "+r"(v)::"memory");
 }
 
-#define SPARTAN_32_REGISTERS                                                                                         \
-    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, " \
-    "%24, %25, %26, %27, %28, %29, %30, %31"
-#define SPARTAN_64_REGISTERS                                                                                      \
-    SPARTAN_32_REGISTERS                                                                                          \
-    ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, " \
-    "%53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define SPARTAN_16_REGISTERS "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
+#define SPARTAN_32_REGISTERS \
+    SPARTAN_16_REGISTERS ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define SPARTAN_48_REGISTERS \
+    SPARTAN_32_REGISTERS ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
+#define SPARTAN_64_REGISTERS \
+    SPARTAN_48_REGISTERS ", %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
 #define SPARTAN_8_SUMS(c, i)                                                                                    \
     "+f"(c[i]), "+f"(c[i + 1]), "+f"(c[i + 2]), "+f"(c[i + 3]), "+f"(c[i + 4]), "+f"(c[i + 5]), "+f"(c[i + 6]), \
         "+f"(c[i + 7])
-#define SPARTAN_32_SUMS(c, i) \
-    SPARTAN_8_SUMS(c, i), SPARTAN_8_SUMS(c, i + 8), SPARTAN_8_SUMS(c, i + 16), SPARTAN_8_SUMS(c, i + 24)
+#define SPARTAN_16_SUMS(c, i) SPARTAN_8_SUMS(c, i), SPARTAN_8_SUMS(c, i + 8)
+#define SPARTAN_32_SUMS(c, i) SPARTAN_16_SUMS(c, i), SPARTAN_16_SUMS(c, i + 16)
 
 // By four warps: c [64 x N] = or += a [64 x 16] * b [16 x N], N twice the number of c's elements, T in, fp32 sums. Lane
 // 4r + q of warp w holds, of columns 8j + 2q and 8j + 2q + 1: c[4j], c[4j + 1] (row 16w + r), c[4j + 2], c[4j + 3] (row
@@ -119,36 +119,61 @@ __device__ __forceinline__ void multiply_along_k(float (&c)[64], uint64_t a, uin
 #undef SPARTAN_PRODUCT
 }
 
-// c += a * b, a in registers as mma() (numbers.cuh) has it for a warp's 16 rows; b across k.
-template <class T>
-__device__ __forceinline__ void multiply_across_k(float (&c)[64], const uint32_t* a, uint64_t b) {
-    static_assert(is_16_bit<T>);
-#define SPARTAN_PRODUCT(type)                                                                             \
-    SPARTAN_HOPPER("wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type " {" SPARTAN_64_REGISTERS \
-                   "}, {%64, %65, %66, %67}, %68, 1, 1, 1, 1;"                                            \
-                   : SPARTAN_32_SUMS(c, 0), SPARTAN_32_SUMS(c, 32)                                        \
-                   : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
-    if constexpr (std::is_same_v<T, bf16>)
-        SPARTAN_PRODUCT("bf16");
-    else
-        SPARTAN_PRODUCT("f16");
-#undef SPARTAN_PRODUCT
-}
-template <class T>
-__device__ __forceinline__ void multiply_across_k(float (&c)[32], const uint32_t* a, uint64_t b) {
-    static_assert(is_16_bit<T>);
-#define SPARTAN_PRODUCT(type)                                                                            \
-    SPARTAN_HOPPER("wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type " {" SPARTAN_32_REGISTERS \
-                   "}, {%32, %33, %34, %35}, %36, 1, 1, 1, 1;"                                           \
-                   : SPARTAN_32_SUMS(c, 0)                                                               \
-                   : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
-    if constexpr (std::is_same_v<T, bf16>)
-        SPARTAN_PRODUCT("bf16");
-    else
-        SPARTAN_PRODUCT("f16");
+// c [64 x N] += a [64 x 16] * b [16 x N], a and b along k, N = 32, 64, 96 or 128; otherwise as above. The same bits as
+// mma.m16n8k16 gives for the same sixteen k, in whatever order (seen on an H100).
+template <class T, int kSums>
+__device__ __forceinline__ void add_product(float (&c)[kSums], uint64_t a, uint64_t b) {
+    static_assert(is_16_bit<T> && (kSums == 16 || kSums == 32 || kSums == 48 || kSums == 64));
+#define SPARTAN_PRODUCT(n, type, registers, operands, ...)                                                      \
+    SPARTAN_HOPPER("wgmma.mma_async.sync.aligned.m64n" n "k16.f32." type "." type " {" registers "}, " operands \
+                   ", 1, 1, 1, 0, 0;"                                                                           \
+                   : __VA_ARGS__                                                                                \
+                   : "l"(a), "l"(b))
+#define SPARTAN_PRODUCTS(n, registers, operands, ...)                 \
+    if constexpr (std::is_same_v<T, bf16>)                            \
+        SPARTAN_PRODUCT(n, "bf16", registers, operands, __VA_ARGS__); \
+    else                                                              \
+        SPARTAN_PRODUCT(n, "f16", registers, operands, __VA_ARGS__)
+    if constexpr (kSums == 16) {
+        SPARTAN_PRODUCTS("32", SPARTAN_16_REGISTERS, "%16, %17", SPARTAN_16_SUMS(c, 0));
+    } else if constexpr (kSums == 32) {
+        SPARTAN_PRODUCTS("64", SPARTAN_32_REGISTERS, "%32, %33", SPARTAN_32_SUMS(c, 0));
+    } else if constexpr (kSums == 48) {
+        SPARTAN_PRODUCTS("96", SPARTAN_48_REGISTERS, "%48, %49", SPARTAN_32_SUMS(c, 0), SPARTAN_16_SUMS(c, 32));
+    } else {
+        SPARTAN_PRODUCTS("128", SPARTAN_64_REGISTERS, "%64, %65", SPARTAN_32_SUMS(c, 0), SPARTAN_32_SUMS(c, 32));
+    }
+#undef SPARTAN_PRODUCTS
 #undef SPARTAN_PRODUCT
 }
 
+// c += a * b, N = 64 or 128, a in registers as mma() (numbers.cuh) has it for a warp's 16 rows; b across k.
+template <class T, int kSums>
+__device__ __forceinline__ void multiply_across_k(float (&c)[kSums], const uint32_t* a, uint64_t b) {
+    static_assert(is_16_bit<T> && (kSums == 32 || kSums == 64));
+#define SPARTAN_PRODUCT(n, type, registers, operands, ...)                                                      \
+    SPARTAN_HOPPER("wgmma.mma_async.sync.aligned.m64n" n "k16.f32." type "." type " {" registers "}, " operands \
+                   ", 1, 1, 1, 1;"                                                                              \
+                   : __VA_ARGS__                                                                                \
+                   : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
+#define SPARTAN_PRODUCTS(n, registers, operands, ...)                 \
+    if constexpr (std::is_same_v<T, bf16>)                            \
+        SPARTAN_PRODUCT(n, "bf16", registers, operands, __VA_ARGS__); \
+    else                                                              \
+        SPARTAN_PRODUCT(n, "f16", registers, operands, __VA_ARGS__)
+    if constexpr (kSums == 32) {
+        SPARTAN_PRODUCTS("64", SPARTAN_32_REGISTERS, "{%32, %33, %34, %35}, %36", SPARTAN_32_SUMS(c, 0));
+    } else {
+        SPARTAN_PRODUCTS("128", SPARTAN_64_REGISTERS, "{%64, %65, %66, %67}, %68", SPARTAN_32_SUMS(c, 0),
+                         SPARTAN_32_SUMS(c, 32));
+    }
+#undef SPARTAN_PRODUCTS
+#undef SPARTAN_PRODUCT
+}
+
+#undef SPARTAN_16_REGISTERS
+#undef SPARTAN_48_REGISTERS
+#undef SPARTAN_16_SUMS
 #undef SPARTAN_32_REGISTERS
 #undef SPARTAN_64_REGISTERS
 #undef SPARTAN_8_SUMS

@@ -68,22 +68,28 @@ template <class Out, class T>
 void tensor_core_matmul(CudaDevice& device, MatmulPlans& plans, std::span<const MatmulProduct<Out, T>> products,
                         int64_t m, int64_t k) {
     if (plans.batch_invariant() && m > kSkinnyRows)
-        return has_wide_hopper(device) ? wide_hopper_matmul<Out, T>(device, products, m, k)
-                                       : wide_matmul<Out, T>(device, products, m, k);
+        return has_warpgroup_products(device.compute_capability()) ? wide_hopper_matmul<Out, T>(device, products, m, k)
+                                                                   : wide_matmul<Out, T>(device, products, m, k);
     if (plans.batch_invariant() || m <= 8)
         return skinny_matmul<Out, T>(device, products, m, k, plans.batch_invariant());
-    // What cuBLASLt does not compute is one launch, behind it.
-    std::array<MatmulProduct<Out, T>, kMostProducts> others;
-    size_t num_others = 0;
+    // What cuBLASLt does not compute is one launch of each kernel, behind it.
+    struct Others {
+        std::array<MatmulProduct<Out, T>, kMostProducts> products;
+        size_t count = 0;
+        std::span<const MatmulProduct<Out, T>> all() const { return std::span(products).first(count); }
+    } few, spread;
     for (auto rest = products; !rest.empty();) {
         const MatmulRun<Out, T> run = leading_run(rest, m);
         const auto of_run = rest.first(size_t(run.count));
         rest = rest.subspan(size_t(run.count));
         if (run.first.n == 0) continue;
-        if (!aligned(run.first.out) || !plans.uses_blas(run, m, k) || !plans.multiply(device, run, m, k))
-            for (const auto& p : of_run) others[num_others++] = p;
+        const ProductKernel kernel = aligned(run.first.out) ? plans.kernel_of(run, m, k) : ProductKernel::skinny;
+        if (kernel == ProductKernel::blas && plans.multiply(device, run, m, k)) continue;
+        Others& others = kernel == ProductKernel::spread ? spread : few;
+        for (const auto& p : of_run) others.products[others.count++] = p;
     }
-    if (num_others > 0) skinny_matmul<Out, T>(device, std::span(others).first(num_others), m, k, false);
+    if (few.count > 0) skinny_matmul<Out, T>(device, few.all(), m, k, false);
+    if (spread.count > 0) spread_matmul<Out, T>(device, spread.all(), m, k);
 }
 
 }  // namespace

@@ -9,7 +9,7 @@
 // 16-bit types, k a multiple of 64, x and w 16-byte aligned:
 //     m <= 8    skinny.h: weights read once; up to three products in one launch
 //     m > 8     what MatmulPlans found fastest for (m's bucket, n, k, Out): cuBLASLt, which takes products of one size
-//               as one, or skinny.h over groups of 32 rows
+//               as one, skinny.h over groups of 32 rows or, on Hopper, its products spread over all multiprocessors
 //     batch invariant: skinny.h up to 32 rows, then its wide kernels: the same bits, of x, w and what shares the call
 // All else: a plain tiled kernel, one fp32 accumulator per output in rising k (batch invariant as well).
 // m, n may be 0; k >= 1. Sums are fp32 everywhere. Nothing here allocates or waits, so that calls may be captured.
@@ -42,14 +42,16 @@ struct MatmulRun {
     int64_t count = 1, out_step = 0, x_step = 0, w_step = 0;
 };
 
+enum class ProductKernel : uint8_t { skinny, spread, blas };  // skinny.h's two and cuBLASLt
+
 // How 16-bit products of more than 8 rows are computed, and the memory cuBLASLt works in. Belongs to the owner of the
 // device and stays alive as long as the graphs that were captured with it. One stream at a time may use it.
 class MatmulPlans {
 public:
     struct Choice {
-        bool skinny = false;  // else cuBLASLt
-        int candidates = 0;   // that were timed; 0: known from the file
-        double us = 0;        // a run, by the chosen one
+        ProductKernel kernel = ProductKernel::blas;
+        int candidates = 0;  // that were timed; 0: known from the file
+        double us = 0;       // a run, by the chosen one
     };
 
     // Allocates cuBLASLt's working memory, once; none when `batch_invariant`, which has no use for cuBLASLt. `file`:
@@ -81,10 +83,10 @@ public:
     double best_blas_us(CudaDevice& device, std::span<const MatmulRun<Out, T>> runs, int64_t m, int64_t k,
                         int64_t calls);
 
-    // For matmul(). Pointers are 16-byte aligned, k is a multiple of 64. uses_blas(): whether the plan is cuBLASLt's;
-    // multiply(): false when cuBLASLt has no algorithm for the shape, and then nothing was launched.
+    // For matmul(). Pointers are 16-byte aligned, k is a multiple of 64. kernel_of(): the plan's; multiply(), when that
+    // is cuBLASLt: false when it has no algorithm for the shape, and then nothing was launched.
     template <class Out, class T>
-    bool uses_blas(const MatmulRun<Out, T>& run, int64_t m, int64_t k);
+    ProductKernel kernel_of(const MatmulRun<Out, T>& run, int64_t m, int64_t k);
     template <class Out, class T>
     bool multiply(CudaDevice& device, const MatmulRun<Out, T>& run, int64_t m, int64_t k);
 

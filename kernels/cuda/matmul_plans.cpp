@@ -24,8 +24,16 @@ constexpr int kFewAlgorithms = 8;  // for many rows, where they differ little
 constexpr size_t kFinalists = 8;
 constexpr int kReplays = 7;  // of which the fastest counts
 constexpr double kNever = std::numeric_limits<double>::infinity();
-constexpr int64_t kMostSkinnyRows = 96;            // in groups of 32: more would wait for the L2 cache
-using Plan = std::optional<cublasLtMatmulAlgo_t>;  // none: skinny.h
+constexpr int64_t kMostSkinnyRows = 96;  // in groups of 32: more would wait for the L2 cache
+
+struct Plan {
+    ProductKernel kernel = ProductKernel::skinny;
+    cublasLtMatmulAlgo_t algorithm{};  // of cuBLASLt
+
+    Plan() = default;
+    explicit Plan(ProductKernel own) : kernel(own) {}
+    explicit Plan(const cublasLtMatmulAlgo_t& of_blas) : kernel(ProductKernel::blas), algorithm(of_blas) {}
+};
 
 bool is_capturing(CudaDevice& device) {
     cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
@@ -42,30 +50,36 @@ BlasOperands operands_of(const MatmulRun<Out, T>& run) {
     return {run.first.out, run.first.x, run.first.w, run.out_step, run.x_step, run.w_step};
 }
 template <class Out, class T>
-void skinny_run(CudaDevice& device, const MatmulRun<Out, T>& run, int64_t m, int64_t k) {
+void own_run(CudaDevice& device, ProductKernel kernel, const MatmulRun<Out, T>& run, int64_t m, int64_t k) {
     std::array<MatmulProduct<Out, T>, kMostProducts> products;
     for (int64_t i = 0; i < run.count; ++i)
         products[size_t(i)] = {run.first.out + i * run.out_step, run.first.x + i * run.x_step,
                                run.first.w + i * run.w_step, run.first.n};
-    skinny_matmul<Out, T>(device, std::span(products).first(size_t(run.count)), m, k, false);
+    const auto all = std::span(products).first(size_t(run.count));
+    if (kernel == ProductKernel::spread)
+        spread_matmul<Out, T>(device, all, m, k);
+    else
+        skinny_matmul<Out, T>(device, all, m, k, false);
 }
 
-// What plans depend on besides their shape; the number at the start is skinny.cu's: raise it when its speed changes.
+// What plans depend on besides their shape; the number at the start is our kernels': raise it when their speed changes.
 std::string machine() {
     int ordinal = 0, driver = 0;
     cudaDeviceProp properties{};
     CHECK_CUDA(cudaGetDevice(&ordinal));
     CHECK_CUDA(cudaGetDeviceProperties(&properties, ordinal));
     CHECK_CUDA(cudaDriverGetVersion(&driver));
-    return "plans 4, " + std::string(properties.name) + ", driver " + std::to_string(driver) + ", cuBLASLt " +
-           std::to_string(cublasLtGetVersion());
+    const bool spread = has_warpgroup_products(10 * properties.major + properties.minor);
+    return "plans 5" + std::string(spread ? ", spread, " : ", ") + properties.name + ", driver " +
+           std::to_string(driver) + ", cuBLASLt " + std::to_string(cublasLtGetVersion());
 }
 
-// An algorithm is plain data, as words of hexadecimal digits; "skinny" for none.
+// An algorithm is plain data, as words of hexadecimal digits.
 std::string text_of(const Plan& plan) {
-    if (!plan) return "skinny";
+    if (plan.kernel == ProductKernel::skinny) return "skinny";
+    if (plan.kernel == ProductKernel::spread) return "spread";
     std::string text;
-    for (const uint64_t word : plan->data) {
+    for (const uint64_t word : plan.algorithm.data) {
         char digits[17];
         std::snprintf(digits, sizeof digits, "%016llx", static_cast<unsigned long long>(word));
         text += digits;
@@ -78,13 +92,14 @@ std::optional<DType> dtype_from(const std::string& name) {
     return std::nullopt;
 }
 std::optional<Plan> plan_from(const std::string& text) {
-    if (text == "skinny") return Plan();
+    if (text == "skinny") return Plan(ProductKernel::skinny);
+    if (text == "spread") return Plan(ProductKernel::spread);
     cublasLtMatmulAlgo_t algorithm;
     if (text.size() != 16 * std::size(algorithm.data) || text.find_first_not_of("0123456789abcdef") != text.npos)
         return std::nullopt;
     for (size_t i = 0; i < std::size(algorithm.data); ++i)
         algorithm.data[i] = std::stoull(text.substr(16 * i, 16), nullptr, 16);
-    return algorithm;
+    return Plan(algorithm);
 }
 
 }  // namespace
@@ -128,8 +143,9 @@ struct MatmulPlans::State {
                  int64_t calls, int replays) {
         const auto multiply = [&](int64_t i) {
             const MatmulRun<Out, T>& run = runs[size_t(i) % runs.size()];
-            if (plan) return blas->multiply(device, shape_of(run, m, k), operands_of(run), *plan);
-            skinny_run(device, run, m, k);
+            if (plan.kernel == ProductKernel::blas)
+                return blas->multiply(device, shape_of(run, m, k), operands_of(run), plan.algorithm);
+            own_run(device, plan.kernel, run, m, k);
             return true;
         };
         if (!multiply(0)) return kNever;  // and its code is loaded now, before it is captured
@@ -171,16 +187,18 @@ MatmulPlans::Choice MatmulPlans::prepare(CudaDevice& device, std::span<const Mat
     bucket.m = bucket_of(m);
     if (const auto known = state_->plans.find(bucket); known != state_->plans.end()) {
         const Plan& plan = known->second;  // maybe from the file
-        if (!plan || state_->blas->accepts(shape, operands_of(runs[0]), *plan))
-            return {.skinny = !plan, .candidates = 0, .us = 0};
+        if (plan.kernel != ProductKernel::blas || state_->blas->accepts(shape, operands_of(runs[0]), plan.algorithm))
+            return {.kernel = plan.kernel, .candidates = 0, .us = 0};
     }
 
     std::vector<Plan> candidates;
     const int most = m <= 256 ? kAlgorithms : kFewAlgorithms;
     for (const auto& algorithm : state_->blas->algorithms(shape, operands_of(runs[0]), most))
         candidates.emplace_back(algorithm);
+    if (m <= kMostSpreadRows && has_warpgroup_products(device.compute_capability()))
+        candidates.emplace_back(ProductKernel::spread);
     // skinny.h for a few rows more than it is made for, or when all else fails
-    if (m <= kMostSkinnyRows || candidates.empty()) candidates.emplace_back();
+    if (m <= kMostSkinnyRows || candidates.empty()) candidates.emplace_back(ProductKernel::skinny);
 
     // All of them briefly, then the best of them well.
     const bool brief = 2 * m * shape.n * k * shape.count < 100'000'000'000;
@@ -199,7 +217,7 @@ MatmulPlans::Choice MatmulPlans::prepare(CudaDevice& device, std::span<const Mat
     const auto& best = *std::min_element(timed.begin(), timed.end(), faster);
     state_->plans[bucket] = best.second;
     state_->changed = true;
-    return {.skinny = !best.second, .candidates = tried, .us = best.first};
+    return {.kernel = best.second.kernel, .candidates = tried, .us = best.first};
 }
 
 void MatmulPlans::save() {
@@ -226,8 +244,8 @@ double MatmulPlans::best_blas_us(CudaDevice& device, std::span<const MatmulRun<O
 }
 
 template <class Out, class T>
-bool MatmulPlans::uses_blas(const MatmulRun<Out, T>& run, int64_t m, int64_t k) {
-    return state_->blas && state_->plan_of(shape_of(run, m, k), operands_of(run));
+ProductKernel MatmulPlans::kernel_of(const MatmulRun<Out, T>& run, int64_t m, int64_t k) {
+    return state_->blas ? state_->plan_of(shape_of(run, m, k), operands_of(run)).kernel : ProductKernel::skinny;
 }
 
 template <class Out, class T>
@@ -235,7 +253,8 @@ bool MatmulPlans::multiply(CudaDevice& device, const MatmulRun<Out, T>& run, int
     const BlasShape shape = shape_of(run, m, k);
     const BlasOperands operands = operands_of(run);
     const Plan& plan = state_->plan_of(shape, operands);
-    if (plan && state_->blas->multiply(device, shape, operands, *plan)) return true;
+    if (plan.kernel == ProductKernel::blas && state_->blas->multiply(device, shape, operands, plan.algorithm))
+        return true;
     const auto algorithms = state_->blas->algorithms(shape, operands, 1);  // the bucket's does not take this m
     return !algorithms.empty() && state_->blas->multiply(device, shape, operands, algorithms.front());
 }
@@ -244,23 +263,23 @@ template MatmulPlans::Choice MatmulPlans::prepare(CudaDevice&, std::span<const M
                                                   int64_t);
 template double MatmulPlans::best_blas_us(CudaDevice&, std::span<const MatmulRun<float, bf16>>, int64_t, int64_t,
                                           int64_t);
-template bool MatmulPlans::uses_blas(const MatmulRun<float, bf16>&, int64_t, int64_t);
+template ProductKernel MatmulPlans::kernel_of(const MatmulRun<float, bf16>&, int64_t, int64_t);
 template bool MatmulPlans::multiply(CudaDevice&, const MatmulRun<float, bf16>&, int64_t, int64_t);
 template MatmulPlans::Choice MatmulPlans::prepare(CudaDevice&, std::span<const MatmulRun<bf16, bf16>>, int64_t,
                                                   int64_t);
 template double MatmulPlans::best_blas_us(CudaDevice&, std::span<const MatmulRun<bf16, bf16>>, int64_t, int64_t,
                                           int64_t);
-template bool MatmulPlans::uses_blas(const MatmulRun<bf16, bf16>&, int64_t, int64_t);
+template ProductKernel MatmulPlans::kernel_of(const MatmulRun<bf16, bf16>&, int64_t, int64_t);
 template bool MatmulPlans::multiply(CudaDevice&, const MatmulRun<bf16, bf16>&, int64_t, int64_t);
 template MatmulPlans::Choice MatmulPlans::prepare(CudaDevice&, std::span<const MatmulRun<float, f16>>, int64_t,
                                                   int64_t);
 template double MatmulPlans::best_blas_us(CudaDevice&, std::span<const MatmulRun<float, f16>>, int64_t, int64_t,
                                           int64_t);
-template bool MatmulPlans::uses_blas(const MatmulRun<float, f16>&, int64_t, int64_t);
+template ProductKernel MatmulPlans::kernel_of(const MatmulRun<float, f16>&, int64_t, int64_t);
 template bool MatmulPlans::multiply(CudaDevice&, const MatmulRun<float, f16>&, int64_t, int64_t);
 template MatmulPlans::Choice MatmulPlans::prepare(CudaDevice&, std::span<const MatmulRun<f16, f16>>, int64_t, int64_t);
 template double MatmulPlans::best_blas_us(CudaDevice&, std::span<const MatmulRun<f16, f16>>, int64_t, int64_t, int64_t);
-template bool MatmulPlans::uses_blas(const MatmulRun<f16, f16>&, int64_t, int64_t);
+template ProductKernel MatmulPlans::kernel_of(const MatmulRun<f16, f16>&, int64_t, int64_t);
 template bool MatmulPlans::multiply(CudaDevice&, const MatmulRun<f16, f16>&, int64_t, int64_t);
 
 }  // namespace spartan

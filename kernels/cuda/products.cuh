@@ -4,6 +4,7 @@
 #include "kernels/check.h"
 #include "kernels/cuda/numbers.cuh"
 #include "kernels/cuda/skinny.h"
+#include "kernels/rounding.h"
 
 #include <climits>
 
@@ -45,7 +46,7 @@ DeviceProducts<Out, T> device_products(std::span<const MatmulProduct<Out, T>> pr
         CHECK(is_aligned(p.x, 16) && is_aligned(p.w, 16));
         const bool paired = p.n % 2 == 0 && is_aligned(p.out, 2 * sizeof(Out));
         packed.of[count++] = {p.w, p.x, p.out, int(p.n), packed.tiles, paired};
-        packed.tiles += int((p.n + tile_rows - 1) / tile_rows);
+        packed.tiles += int(divide_up(p.n, tile_rows));
     }
     for (; count < kMostProducts; ++count) packed.of[count].first_tile = INT_MAX;
     CHECK(packed.tiles <= 65535);

@@ -133,7 +133,7 @@ void launch_skinny(CudaDevice& device, const DeviceProducts<Out, T>& products, i
     const int64_t shared = int64_t(warps) * 4 * kEights * 32 * int64_t(sizeof(float2));
     if (shared > 48 * 1024)  // what a kernel may have without asking
         CHECK_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared)));
-    const dim3 grid(unsigned((m + kSkinnyRows - 1) / kSkinnyRows), unsigned(products.tiles));
+    const dim3 grid(unsigned(divide_up(m, kSkinnyRows)), unsigned(products.tiles));
     launch(device, kernel, grid, warps * 32, size_t(shared), products, int(m), int(k), run);
 }
 

@@ -43,10 +43,17 @@ void skinny_matmul(CudaDevice& device, std::span<const MatmulProduct<Out, T>> pr
 template <class Out, class T>
 void wide_matmul(CudaDevice& device, std::span<const MatmulProduct<Out, T>> products, int64_t m, int64_t k);
 
-// The same once more, by warpgroup products, whose sums over sixteen k have the same bits as a warp's. First: whether
-// this GPU has them and this build has code for them.
-bool has_wide_hopper(const CudaDevice& device);
+// Whether GPUs of this compute capability have warpgroup products and the copy engine, and this build code for them.
+bool has_warpgroup_products(int compute_capability);
+
+// The same once more, by warpgroup products, whose sums over sixteen k have the same bits as a warp's.
 template <class Out, class T>
 void wide_hopper_matmul(CudaDevice& device, std::span<const MatmulProduct<Out, T>> products, int64_t m, int64_t k);
+
+// As skinny_matmul(), not batch-invariant, for up to kMostSpreadRows rows, by warpgroup products: W is cut so that all
+// multiprocessors read nearly as much of it.
+constexpr int kMostSpreadRows = 128;
+template <class Out, class T>
+void spread_matmul(CudaDevice& device, std::span<const MatmulProduct<Out, T>> products, int64_t m, int64_t k);
 
 }  // namespace spartan

@@ -144,7 +144,7 @@ void launch_wide(CudaDevice& device, std::span<const MatmulProduct<Out, T>> prod
     const auto kernel = wide<Out, T, kWarpsW, kEights>;
     constexpr int kShared = Shape::kStages * Shape::kStageBytes;
     CHECK_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared));
-    const dim3 grid(unsigned((m + Shape::kRowsX - 1) / Shape::kRowsX), unsigned(packed.tiles));
+    const dim3 grid(unsigned(divide_up(m, Shape::kRowsX)), unsigned(packed.tiles));
     launch(device, kernel, grid, kThreads, kShared, packed, int(m), int(k),
            kInvariantSplits / invariant_pieces(products));
 }

@@ -11,6 +11,8 @@
 #include "kernels/cuda/hopper_tiles.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/products.cuh"
+#include "kernels/cuda/tensor_map.h"
+#include "kernels/rounding.h"
 
 #include <algorithm>
 
@@ -159,42 +161,6 @@ __global__ void __launch_bounds__(kThreads, 2) wide_hopper(const __grid_constant
     if (a.pieces > 1) wait_for_cluster();  // others may still read this CTA's sums
 }
 
-using EncodeTiled = CUresult (*)(CUtensorMap*, CUtensorMapDataType, cuuint32_t, void*, const cuuint64_t*,
-                                 const cuuint64_t*, const cuuint32_t*, const cuuint32_t*, CUtensorMapInterleave,
-                                 CUtensorMapSwizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
-
-// From the driver, which is not linked; null where it has none.
-EncodeTiled encode_tiled() {
-    static const EncodeTiled function = [] {
-        void* found = nullptr;
-        cudaDriverEntryPointQueryResult result{};
-#if CUDART_VERSION >= 12050
-        const cudaError_t status =
-            cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &found, 12000, cudaEnableDefault, &result);
-#else
-        const cudaError_t status =
-            cudaGetDriverEntryPoint("cuTensorMapEncodeTiled", &found, cudaEnableDefault, &result);
-#endif
-        return status == cudaSuccess && result == cudaDriverEntryPointSuccess ? reinterpret_cast<EncodeTiled>(found)
-                                                                              : nullptr;
-    }();
-    return function;
-}
-
-// Boxes of `box_rows` rows and 64 k of a row-major matrix.
-template <class T>
-CUtensorMap map_of(const T* matrix, int64_t rows, int64_t k, int box_rows) {
-    constexpr auto kType = std::is_same_v<T, bf16> ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
-    CUtensorMap map = {};
-    const cuuint64_t sizes[2] = {cuuint64_t(k), cuuint64_t(rows)}, row_bytes[1] = {cuuint64_t(k) * 2};
-    const cuuint32_t box[2] = {kSkinnyBlock, cuuint32_t(box_rows)}, steps[2] = {1, 1};
-    const CUresult status = encode_tiled()(&map, kType, 2, const_cast<T*>(matrix), sizes, row_bytes, box, steps,
-                                           CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                                           CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-    CHECK(status == CUDA_SUCCESS);
-    return map;
-}
-
 template <int kRowsX, class Out, class T>
 void launch_wide(CudaDevice& device, std::span<const MatmulProduct<Out, T>> products, int64_t m, int64_t k) {
     using Tile = HopperTile<kRowsX>;
@@ -202,10 +168,10 @@ void launch_wide(CudaDevice& device, std::span<const MatmulProduct<Out, T>> prod
     a.products = device_products<Out, T>(products, m, k, kRowsW);
     if (a.products.tiles == 0) return;
     for (int i = 0; i < kMostProducts && a.products.of[i].first_tile != INT_MAX; ++i) {
-        a.w[i] = map_of(a.products.of[i].w, a.products.of[i].n, k, kRowsW);
-        a.x[i] = map_of(a.products.of[i].x, m, k, kRowsX);
+        a.w[i] = tensor_map(a.products.of[i].w, a.products.of[i].n, k, kRowsW);
+        a.x[i] = tensor_map(a.products.of[i].x, m, k, kRowsX);
     }
-    a.m = int(m), a.tiles_x = int((m + kRowsX - 1) / kRowsX), a.blocks = int(k / kSkinnyBlock);
+    a.m = int(m), a.tiles_x = int(divide_up(m, kRowsX)), a.blocks = int(k / kSkinnyBlock);
     a.pieces = invariant_pieces(products);
     const auto kernel = wide_hopper<Out, T, kRowsX>;
     CHECK_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Tile::kSharedBytes));
@@ -215,9 +181,9 @@ void launch_wide(CudaDevice& device, std::span<const MatmulProduct<Out, T>> prod
 
 }  // namespace
 
-bool has_wide_hopper([[maybe_unused]] const CudaDevice& device) {
+bool has_warpgroup_products([[maybe_unused]] int compute_capability) {
 #if defined(SPARTAN_SM90A)
-    return device.compute_capability() == 90 && encode_tiled();
+    return compute_capability == 90 && has_tensor_maps();
 #else  // code for all others, plain 90 among them, is a trap
     return false;
 #endif
@@ -227,8 +193,7 @@ template <class Out, class T>
 void wide_hopper_matmul(CudaDevice& device, std::span<const MatmulProduct<Out, T>> products, int64_t m, int64_t k) {
     if (m == 0) return;
     // The tiles that leave fewer rows of the last one empty.
-    const auto tiled = [&](int64_t rows) { return (m + rows - 1) / rows * rows; };
-    if (tiled(64) < tiled(96))
+    if (round_up(m, 64) < round_up(m, 96))
         launch_wide<64, Out, T>(device, products, m, k);
     else
         launch_wide<96, Out, T>(device, products, m, k);

@@ -288,6 +288,16 @@ private slots:
         invariant_kernels_agree_<f16>();
     }
 
+    // W cut for all multiprocessors: rows of a CTA that are no whole tiles, one piece of k and two, several waves.
+    void spread() {
+        SKIP_WITHOUT_GPU();
+        CudaDevice device;
+        if (!has_warpgroup_products(device.compute_capability()))
+            QSKIP("this GPU, or this build, has no warpgroup products");
+        spread_<bf16>(device);
+        spread_<f16>(device);
+    }
+
     void sameBitsEveryTime() {
         SKIP_WITHOUT_GPU();
         CudaDevice device;
@@ -346,7 +356,7 @@ private slots:
         MatmulPlans second(false, file);
         const MatmulPlans::Choice known = prepare(second);
         QCOMPARE(known.candidates, 0);
-        QCOMPARE(known.skinny, chosen.skinny);
+        QCOMPARE(known.kernel, chosen.kernel);
         const MatmulRun<f16, f16> other_type{.first = {reinterpret_cast<f16*>(out.data()),
                                                        reinterpret_cast<const f16*>(x.data()),
                                                        reinterpret_cast<const f16*>(w.data()), n}};
@@ -445,7 +455,8 @@ private:
     template <class T>
     static void invariant_kernels_agree_() {
         CudaDevice device;
-        if (!has_wide_hopper(device)) qInfo("this GPU, or this build, has no warpgroup products");
+        const bool warpgroups = has_warpgroup_products(device.compute_capability());
+        if (!warpgroups) qInfo("this GPU, or this build, has no warpgroup products");
         // Of 9 blocks of k some splits are empty; many rows of W have fewer pieces of k.
         for (const auto& [n, k] : std::vector<std::pair<size_t, size_t>>{
                  {257, 64}, {391, 576}, {4096, 4096}, {640, 11008}, {8200, 512}, {16390, 192}}) {
@@ -472,8 +483,52 @@ private:
                 };
                 const std::string what = text_of("n ", n, " k ", k, " m ", m);
                 QVERIFY2(same(values(wide_matmul<float, T>)), what.c_str());
-                if (has_wide_hopper(device)) QVERIFY2(same(values(wide_hopper_matmul<float, T>)), what.c_str());
+                if (warpgroups) QVERIFY2(same(values(wide_hopper_matmul<float, T>)), what.c_str());
             }
+        }
+    }
+
+    template <class T>
+    static void spread_(CudaDevice& device) {
+        const std::vector<std::pair<size_t, size_t>> sizes{{1, 64},     {30, 192},    {257, 128},   {391, 576},
+                                                           {4096, 64},  {8200, 192},  {12288, 512}, {22016, 320},
+                                                           {40001, 64}, {4096, 4096}, {640, 11008}};
+        uint32_t seed = 270;
+        for (const auto& [n, k] : cases(sizes, {{1, 64}, {257, 128}, {391, 576}})) {
+            const Problem<T> problem(128, n, k, seed++);
+            for (const size_t m : {1, 9, 32, 33, 64, 90, 96, 97, 128}) {
+                if (n > 10'000 && m % 32 != 0) continue;
+                const auto wrong = [&](const auto& out, auto* to) {
+                    using Out = std::remove_pointer_t<decltype(to)>;
+                    const MatmulProduct<Out, T> one{to, problem.device_x.data(), problem.device_w.data(), int64_t(n)};
+                    spread_matmul<Out, T>(device, {&one, 1}, int64_t(m), int64_t(k));
+                    const std::string what = out.wrong(problem.want_of(m), kRounding<Out>);
+                    return what.empty() ? "" : text_of("m ", m, " n ", n, " k ", k, ": ", what);
+                };
+                Output<float> sums(m * n);
+                VERIFY_RIGHT(wrong(sums, sums.data()));
+                Output<T> out(m * n);
+                VERIFY_RIGHT(wrong(out, out.data()));
+            }
+        }
+        // Three at once, one of them empty, an input each, an output that lies anywhere.
+        const size_t k = cases(1024, 320);
+        const Problem<T> q(96, cases(1000, 136), k, seed), v(96, 193, k, seed + 2);
+        for (const size_t m : {9, 40, 96}) {
+            Output<T> out_q(m * q.n), out_v(m * v.n + 1);
+            const std::array<MatmulProduct<T, T>, 3> three{
+                MatmulProduct<T, T>{out_q.data(), q.device_x.data(), q.device_w.data(), int64_t(q.n)},
+                MatmulProduct<T, T>{},
+                MatmulProduct<T, T>{out_v.data() + 1, v.device_x.data(), v.device_w.data(), int64_t(v.n)}};
+            spread_matmul<T, T>(device, three, int64_t(m), int64_t(k));
+            VERIFY_RIGHT(out_q.wrong(q.want_of(m), kRounding<T>));
+            std::vector<T> values = out_v.values();
+            QVERIFY(std::isnan(to_float(values[0])));
+            values.erase(values.begin());
+            QVERIFY(relative_error(values, v.want_of(m)) < kTolerance<T>);
+            const std::vector<T> first = out_q.values();
+            spread_matmul<T, T>(device, three, int64_t(m), int64_t(k));
+            QVERIFY(std::memcmp(first.data(), out_q.values().data(), first.size() * sizeof(T)) == 0);
         }
     }
 
@@ -529,7 +584,7 @@ private:
                                        plans.prepare<float, T>(device, float_runs, m, int64_t(k))}) {
                 QVERIFY(choice.candidates >= 1);
                 QVERIFY(choice.us > 0.5 && (choice.us < 5000 || small_cases()));  // a sanitizer has no hurry
-                QVERIFY(m <= 96 || !choice.skinny);
+                QVERIFY(m <= 96 || choice.kernel != ProductKernel::skinny);
             }
             // The plan of a bucket serves what is in it.
             for (const int64_t below : {m, m - 1, m - 13}) {
