@@ -498,9 +498,17 @@ struct Decode {
         return take(item, number, end);
     }
 
+    // Of `blocks`, so many that all have equally many of `end` pieces, where that leaves out but a few: pieces are
+    // mostly as long as one another, and while a last one is worked on alone memory idles.
+    __device__ static int busy_blocks(int end, int blocks) {
+        const int rounds = max((end + blocks - 1) / blocks, 1), busy = (end + rounds - 1) / rounds;
+        return busy >= blocks - blocks / 8 ? busy : blocks;
+    }
+
     // Blocks take the work by falling length: two pieces each whose number they know, then who is free.
     __device__ void run() {
-        const int end = a.tables.item_counts[0] * a.groups.count, blocks = int(gridDim.x);
+        const int end = a.tables.item_counts[0] * a.groups.count, blocks = busy_blocks(end, int(gridDim.x));
+        if (int(blockIdx.x) >= blocks) return pdl_wait();
         int i = int(blockIdx.x), j = 2 * blocks - 1 - i;
         Work now = take(item_of(i, end), i, end);
         bool early[kSlots];
