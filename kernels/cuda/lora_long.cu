@@ -49,25 +49,6 @@ __device__ __forceinline__ void sync_half(int half) {
     asm volatile("bar.sync %0, %1;" ::"r"(1 + half), "n"(kHalfThreads) : "memory");
 }
 
-// 16 ranks of a projection.
-struct Piece {
-    const void* a = nullptr;  // its first row; null: there is none
-    int ranks = 0;            // left from there on
-    int projection = 0, batch = 0;
-};
-// Number `index` of a tile's, projection by projection.
-template <class T>
-__device__ Piece piece_of(const CudaTile& tile, int first_part, int num_projections, int index, int in) {
-    for (int p = 0; p < num_projections; ++p) {
-        const CudaPart* part = part_of(tile, first_part + p);
-        const auto* a = static_cast<const T*>(part ? part->a : nullptr);
-        const int rank = a ? part->rank : 0, batches = (rank + kLoraRanks - 1) / kLoraRanks;
-        if (index < batches) return {a + int64_t(index) * kLoraRanks * in, rank - index * kLoraRanks, p, index};
-        index -= batches;
-    }
-    return {};
-}
-
 template <int kPieces>
 using WarpSums = float[kPieces][kWarpOctets][4];
 
@@ -118,13 +99,13 @@ __global__ void __launch_bounds__(kShrinkThreads, ShrinkShape<kPieces>::kResiden
     shrink_kernel(LoraMiddle mid, const T* x, const CudaTile* tiles, int first_part, int in) {
     using Shape = ShrinkShape<kPieces>;
     extern __shared__ uint4 shared[];  // [half][stage][row of x, of A][unit], what half 1 gives half 0, the sum
-    __shared__ Piece pieces[Shape::kBlockPieces];
+    __shared__ LoraPiece<T> pieces[Shape::kBlockPieces];
     pdl_trigger();
     const CudaTile tile = tiles[blockIdx.y];
     const int thread = int(threadIdx.x) % kHalfThreads, half = int(threadIdx.x) / kHalfThreads;
     if (threadIdx.x < Shape::kBlockPieces)
-        pieces[threadIdx.x] = piece_of<T>(tile, first_part, mid.num_projections,
-                                          int(blockIdx.x) * Shape::kBlockPieces + int(threadIdx.x), in);
+        pieces[threadIdx.x] = LoraPiece<T>::of(tile, first_part, mid.num_projections,
+                                               int(blockIdx.x) * Shape::kBlockPieces + int(threadIdx.x), in);
     __syncthreads();
     if (!pieces[0].a) return pdl_wait();
 
@@ -133,9 +114,8 @@ __global__ void __launch_bounds__(kShrinkThreads, ShrinkShape<kPieces>::kResiden
     int num_pieces = 0;
 #pragma unroll
     for (int j = 0; j < Shape::kBlockPieces; ++j) {
-        const Piece piece = pieces[j];
-        a[j] =
-            load_row < piece.ranks ? static_cast<const T*>(piece.a) + int64_t(load_row) * in + 8 * load_unit : nullptr;
+        const LoraPiece<T> piece = pieces[j];
+        a[j] = load_row < piece.ranks ? piece.a + int64_t(load_row) * in + 8 * load_unit : nullptr;
         num_pieces += piece.a ? 1 : 0;
     }
     x += (tile.row_begin + load_row) * int64_t(in) + 8 * load_unit;
@@ -242,7 +222,7 @@ __global__ void __launch_bounds__(kShrinkThreads, ShrinkShape<kPieces>::kResiden
     constexpr int kQuads = Shape::kBlockPieces * 4;
     for (int i = int(threadIdx.x); i < tile.rows * kQuads; i += kShrinkThreads) {
         const int row = i / kQuads, quad = i % kQuads;
-        const Piece& of = pieces[quad / 4];
+        const LoraPiece<T>& of = pieces[quad / 4];
         if (of.a)
             mid.split_row(of.projection, tile.row_begin + row)[of.batch * 4 + quad % 4] =
                 split_quad<T>(*reinterpret_cast<const float4*>(sums + row * Shape::kSumsRow + 4 * quad));
@@ -275,42 +255,6 @@ constexpr int kPanel = kExpandWarps * kLoraColumns;  // columns of a block
 constexpr int kExpandStages = 8;                     // steps of 8 rows that are here or on their way
 constexpr int kMostUnits = 32;
 
-// A tile's rows of a panel; no rows: nothing is to be done there.
-template <class T>
-struct Unit {
-    const T* b_t = nullptr;  // of the panel's first column
-    T* out = nullptr;
-    const uint4* inner = nullptr;  // [rows][quads of LoraMiddle]
-    int width = 0, columns = 0;    // columns: of the panel and behind it
-    int rows = 0, rank = 0;
-    float scale = 0;
-};
-
-__host__ __device__ constexpr int panels_of(int64_t width) { return int((width + kPanel - 1) / kPanel); }
-
-// Units lie panel by panel, each over all tiles.
-template <class T>
-__device__ Unit<T> unit_of(const LoraOutputs<T>& outputs, const LoraMiddle& mid, const CudaTile* tiles, int num_tiles,
-                           int first_part, int64_t index) {
-    int panel = int(index / num_tiles), p = 0;
-    const CudaTile tile = tiles[index % num_tiles];
-    while (panel >= panels_of(outputs.width[p])) panel -= panels_of(outputs.width[p++]);
-    const CudaPart* part = part_of(tile, first_part + p);
-    Unit<T> u;
-    const auto* b_t = static_cast<const T*>(part ? part->b_t : nullptr);
-    if (b_t) {
-        u.rank = part->rank;
-        u.scale = part->scale;
-    }
-    u.rows = u.rank > 0 ? tile.rows : 0;
-    u.width = int(outputs.width[p]);
-    u.columns = u.width - panel * kPanel;
-    u.b_t = b_t ? b_t + panel * kPanel : nullptr;
-    u.out = outputs.out[p] + tile.row_begin * int64_t(u.width) + panel * kPanel;
-    u.inner = mid.split_row(p, tile.row_begin);
-    return u;
-}
-
 // kBatches: of 16 ranks, that a warp holds of B.
 template <int kBatches>
 struct ExpandStage {
@@ -322,7 +266,7 @@ template <class T, int kBatches>
 struct ExpandRun {
     using Stage = ExpandStage<kBatches>;
     Stage* const stages;
-    const Unit<T>* const units;
+    const LoraUnit<T>* const units;
     const int count, quads_of_row;
 
     const int lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32, r = lane / 4, q = lane % 4;
@@ -344,7 +288,7 @@ struct ExpandRun {
         if (s.row >= units[s.unit].rows) next_unit(s);
     }
 
-    __device__ void load_b(const Unit<T>& u) {
+    __device__ void load_b(const LoraUnit<T>& u) {
         held = u.b_t;
         const T* p = u.b_t + 4 * q * int64_t(u.width) + own_column;
 #pragma unroll
@@ -355,12 +299,12 @@ struct ExpandRun {
         for (PieceOfB& piece : b) piece.arrange();
     }
 
-    __device__ bool has(const Unit<T>& u, int row) const { return row < u.rows && own_column < u.columns; }
-    __device__ T* place(const Unit<T>& u, int row) const { return u.out + (row * u.width + own_column); }
+    __device__ bool has(const LoraUnit<T>& u, int row) const { return row < u.rows && own_column < u.columns; }
+    __device__ T* place(const LoraUnit<T>& u, int row) const { return u.out + (row * u.width + own_column); }
 
     __device__ void request(Stage& stage, Step& s) const {
         if (s.unit < count) {
-            const Unit<T>& u = units[s.unit];
+            const LoraUnit<T>& u = units[s.unit];
 #pragma unroll
             for (int i = 0; i < 2; ++i)
                 if (const int row = s.row + 2 * q + i; has(u, row))
@@ -392,7 +336,7 @@ struct ExpandRun {
         }
     }
 
-    __device__ void store(const Unit<T>& u, int first_row, const Stage& stage, const float (&c)[4][4]) const {
+    __device__ void store(const LoraUnit<T>& u, int first_row, const Stage& stage, const float (&c)[4][4]) const {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
             const int row = first_row + 2 * q + i;
@@ -418,7 +362,7 @@ struct ExpandRun {
         for (int i = 0; i < kExpandStages - 1; ++i) request(stages[i], asked);
 #pragma unroll 1
         for (int i = 0; now.unit < count; ++i) {
-            const Unit<T>& u = units[now.unit];
+            const LoraUnit<T>& u = units[now.unit];
             if (u.b_t != held) load_b(u);
             wait_for_copies<kExpandStages - 2>();
             __syncthreads();  // this stage is here for all, and all are done with the one that is overwritten next
@@ -439,7 +383,7 @@ __global__ void __launch_bounds__(kExpandThreads, kBatches <= 4 ? 2 : 1)
                   int first_part, int64_t num_units) {
     using Run = ExpandRun<T, kBatches>;
     extern __shared__ uint4 shared[];
-    __shared__ Unit<T> units[kMostUnits];
+    __shared__ LoraUnit<T> units[kMostUnits];
     pdl_trigger();
     const int64_t begin = num_units * blockIdx.x / gridDim.x, end = num_units * (blockIdx.x + 1) / gridDim.x;
     bool waited = false;
@@ -448,7 +392,8 @@ __global__ void __launch_bounds__(kExpandThreads, kBatches <= 4 ? 2 : 1)
         const int count = int(min(end - first, int64_t(kMostUnits)));
         __syncthreads();  // all are done with the last ones
         if (int(threadIdx.x) < count)
-            units[threadIdx.x] = unit_of(outputs, mid, tiles, num_tiles, first_part, first + int64_t(threadIdx.x));
+            units[threadIdx.x] =
+                LoraUnit<T>::of(outputs, mid, tiles, num_tiles, first_part, kPanel, first + int64_t(threadIdx.x));
         __syncthreads();
         Run{reinterpret_cast<typename Run::Stage*>(shared), units, count, mid.ranks / 4}.run(waited);
     }
@@ -458,8 +403,7 @@ __global__ void __launch_bounds__(kExpandThreads, kBatches <= 4 ? 2 : 1)
 template <class T, int kBatches>
 void launch_expand(CudaDevice& device, const LoraOutputs<T>& outputs, const LoraMiddle& mid, const CudaTile* tiles,
                    int num_tiles, int first_part) {
-    int64_t units = 0;
-    for (int p = 0; p < mid.num_projections; ++p) units += int64_t(panels_of(outputs.width[p])) * num_tiles;
+    const int64_t units = panels_of(outputs, mid.num_projections, kPanel) * num_tiles;
     constexpr int kShared = kExpandStages * int(sizeof(ExpandStage<kBatches>));
     const auto kernel = expand_kernel<T, kBatches>;
     CHECK_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared));
@@ -487,6 +431,11 @@ template <class T>
 void expand_long(CudaDevice& device, const LoraOutputs<T>& outputs, const LoraMiddle& mid, const CudaTile* tiles,
                  int num_tiles, int first_part, int max_rank) {
     CHECK(mid.split && max_rank <= kMostLongRank);
+#if defined(SPARTAN_SM90A)
+    // Not with more ranks, nor with tiles of few rows: its products are always of 64 rows.
+    if (device.compute_capability() == 90 && max_rank <= kMostHopperRank && 2 * mid.rows >= kTileRows * num_tiles)
+        return expand_hopper(device, outputs, mid, tiles, num_tiles, first_part);
+#endif
     const auto expand = max_rank <= 64 ? launch_expand<T, 4> : launch_expand<T, 8>;
     expand(device, outputs, mid, tiles, num_tiles, first_part);
 }

@@ -16,10 +16,17 @@ template <class T>
 void shrink_long(CudaDevice& device, const LoraMiddle& mid, const T* x, const CudaTile* tiles, int num_tiles,
                  int first_part, int in, int max_rank);
 
-// out += scale * B * mid. Widths are
-// multiples of 8, outs and all b_t are aligned to 16 bytes, max_rank is at most kMostLongRank.
+// out += scale * B * mid. Widths are multiples of 8, outs and all b_t are aligned to 16 bytes, max_rank is at most
+// kMostLongRank.
 template <class T>
 void expand_long(CudaDevice& device, const LoraOutputs<T>& outputs, const LoraMiddle& mid, const CudaTile* tiles,
                  int num_tiles, int first_part, int max_rank);
+
+constexpr int kMostHopperRank = 64;  // that expand_hopper() takes
+
+// expand_long()'s where code for compute capability 9.0a was built, on such GPUs only.
+template <class T>
+void expand_hopper(CudaDevice& device, const LoraOutputs<T>& outputs, const LoraMiddle& mid, const CudaTile* tiles,
+                   int num_tiles, int first_part);
 
 }  // namespace spartan

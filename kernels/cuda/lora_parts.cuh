@@ -6,6 +6,7 @@
 
 #include "kernels/cuda/lora.h"
 #include "kernels/cuda/numbers.cuh"
+#include "kernels/cuda/tiles.cuh"
 
 namespace spartan {
 
@@ -30,6 +31,26 @@ struct LoraMiddle {
         return reinterpret_cast<uint4*>(row(0, projection, r));
     }
     __device__ __forceinline__ int64_t slab_step() const { return num_projections * rows * ranks; }
+};
+
+// 16 ranks of a projection's A.
+template <class T>
+struct LoraPiece {
+    const T* a;  // its first row; null: there is none
+    int ranks;   // left from there on
+    int projection, batch;
+
+    // Number `index` of a tile's, projection by projection.
+    __device__ static LoraPiece of(const CudaTile& tile, int first_part, int num_projections, int index, int in) {
+        for (int p = 0; p < num_projections; ++p) {
+            const CudaPart* part = part_of(tile, first_part + p);
+            const auto* a = static_cast<const T*>(part ? part->a : nullptr);
+            const int rank = a ? part->rank : 0, batches = (rank + kLoraRanks - 1) / kLoraRanks;
+            if (index < batches) return {a + int64_t(index) * kLoraRanks * in, rank - index * kLoraRanks, p, index};
+            index -= batches;
+        }
+        return {};
+    }
 };
 
 __device__ __forceinline__ uint4 load_if(bool wanted, const void* p) {
@@ -100,5 +121,46 @@ private:
                           __byte_perm(v2, v3, 0x7632));
     }
 };
+
+// A tile's rows of a panel of neighbouring columns, a piece of the expand's work; no rows: nothing is to be done there.
+template <class T>
+struct LoraUnit {
+    const T* b_t = nullptr;  // of the panel's first column
+    T* out = nullptr;
+    const uint4* inner = nullptr;  // [rows][quads of LoraMiddle]
+    int width = 0, columns = 0;    // columns: of the panel and behind it
+    int rows = 0, rank = 0;
+    float scale = 0;
+
+    // Units lie panel by panel, each over all tiles.
+    __device__ static LoraUnit of(const LoraOutputs<T>& outputs, const LoraMiddle& mid, const CudaTile* tiles,
+                                  int num_tiles, int first_part, int panel_columns, int64_t index) {
+        const auto panels = [&](int p) { return int((outputs.width[p] + panel_columns - 1) / panel_columns); };
+        int panel = int(index / num_tiles), p = 0;
+        const CudaTile tile = tiles[index % num_tiles];
+        while (panel >= panels(p)) panel -= panels(p++);
+        const CudaPart* part = part_of(tile, first_part + p);
+        LoraUnit u;
+        const auto* b_t = static_cast<const T*>(part ? part->b_t : nullptr);
+        if (b_t) {
+            u.rank = part->rank;
+            u.scale = part->scale;
+        }
+        u.rows = u.rank > 0 ? tile.rows : 0;
+        u.width = int(outputs.width[p]);
+        u.columns = u.width - panel * panel_columns;
+        u.b_t = b_t ? b_t + panel * panel_columns : nullptr;
+        u.out = outputs.out[p] + tile.row_begin * int64_t(u.width) + panel * panel_columns;
+        u.inner = mid.split_row(p, tile.row_begin);
+        return u;
+    }
+};
+
+template <class T>
+int64_t panels_of(const LoraOutputs<T>& outputs, int num_projections, int panel_columns) {
+    int64_t panels = 0;
+    for (int p = 0; p < num_projections; ++p) panels += divide_up(outputs.width[p], panel_columns);
+    return panels;
+}
 
 }  // namespace spartan
