@@ -16,6 +16,11 @@ template <class T>
 void shrink_long(CudaDevice& device, const LoraMiddle& mid, const T* x, const CudaTile* tiles, int num_tiles,
                  int first_part, int in, int max_rank);
 
+// shrink_long()'s, where code for compute capability 9.0a was built, and on such GPUs only.
+template <class T>
+void shrink_hopper(CudaDevice& device, const LoraMiddle& mid, const T* x, const CudaTile* tiles, int num_tiles,
+                   int first_part, int in, int max_rank);
+
 // out += scale * B * mid. Widths are multiples of 8, outs and all b_t are aligned to 16 bytes, max_rank is at most
 // kMostLongRank.
 template <class T>
