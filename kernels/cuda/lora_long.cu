@@ -5,6 +5,9 @@
 // The expand is a stream through out: a block keeps its columns of B in registers and walks down the rows of many
 // tiles, with eight steps of 8 rows of out and of inner sums on their way to shared memory. The pipeline does not drain
 // between tiles, and B is read again only where the adapter or the columns change.
+//
+// GPUs of compute capability 9.0 have kernels of their own for most of this: lora_shrink_hopper.cu and
+// lora_expand_hopper.cu.
 #include "kernels/cuda/lora_long.h"
 
 #include "kernels/check.h"
