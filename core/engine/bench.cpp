@@ -12,14 +12,6 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-double milliseconds(Clock::duration d) { return std::chrono::duration<double, std::milli>(d).count(); }
-
-double median(std::vector<double> values) {
-    std::sort(values.begin(), values.end());
-    const size_t n = values.size();
-    return n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
-}
-
 Result<void> check_lengths(const Model& model, const char* field, int64_t tokens) {
     if (tokens >= 1 && tokens <= model.config().max_position) return {};
     return Error{"", field, std::to_string(tokens), "1 to " + std::to_string(model.config().max_position)};

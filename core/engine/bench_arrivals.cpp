@@ -16,14 +16,6 @@ constexpr int64_t kMostGuests = 24;
 constexpr int64_t kAlone = 12;  // adapters timed with nothing beside
 constexpr int kWarmup = 3;
 
-double milliseconds(Clock::duration d) { return std::chrono::duration<double, std::milli>(d).count(); }
-
-double median(std::vector<double> values) {
-    if (values.empty()) return 0;
-    std::sort(values.begin(), values.end());
-    return values[values.size() / 2];
-}
-
 // One adapter in all of a runner's places for guests: each is loaded again as soon as it has arrived.
 class Arrivals {
 public:

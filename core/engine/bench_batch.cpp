@@ -38,6 +38,17 @@ Error cancelled_error() {
     return e;
 }
 
+double milliseconds(std::chrono::steady_clock::duration d) {
+    return std::chrono::duration<double, std::milli>(d).count();
+}
+
+double median(std::vector<double> values) {
+    if (values.empty()) return 0;
+    std::sort(values.begin(), values.end());
+    const size_t n = values.size();
+    return n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
+}
+
 const char* name_of(BatchKind kind) {
     for (const KindName& k : kKinds)
         if (k.kind == kind) return k.name;

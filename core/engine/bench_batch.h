@@ -7,12 +7,16 @@
 #include "core/base/result.h"
 #include "core/engine/model_runner.h"
 
+#include <chrono>
 #include <memory>
 #include <span>
 #include <string>
 #include <vector>
 
 namespace spartan {
+
+double milliseconds(std::chrono::steady_clock::duration);
+double median(std::vector<double> values);  // of nothing: 0
 
 // Which adapters the rows of a batch use.
 enum class BatchKind : uint8_t {
