@@ -25,13 +25,6 @@ __device__ __forceinline__ float exp2_fast(float x) {
     return y;
 }
 
-// Lane 4r + q holds elements 2q, 2q+1 of row r of an 8 x 8 matrix; after it, those of column r.
-__device__ __forceinline__ uint32_t transpose_8x8(uint32_t pair) {
-    uint32_t out;
-    asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(out) : "r"(pair));
-    return out;
-}
-
 // load_weights() of 8 bytes.
 __device__ __forceinline__ uint2 load_narrow(const void* p) {
     uint2 v;
@@ -351,8 +344,7 @@ struct Decode {
             load_keys(stage, coming);
             if (has(now, n)) {
                 softmax(scores, now, n);
-                add_values(stage, transpose_8x8(pack<T>(scores[0], scores[1])),
-                           transpose_8x8(pack<T>(scores[2], scores[3])));
+                add_values(stage, transposed(pack<T>(scores[0], scores[1])), transposed(pack<T>(scores[2], scores[3])));
             }
             load_values(stage, coming);
         }

@@ -35,16 +35,6 @@ struct HopperPrefill {
     const uint32_t query_full = first_byte + kBarriersAt, query_empty = query_full + 8, slots_full = query_full + 16,
                    slots_empty = slots_full + kSlots * 8;
 
-    // Tiles go through the slots in turn.
-    struct Ring {
-        int slot = 0;
-        uint32_t phase = 0;
-        __device__ void next() {
-            if (++slot < kSlots) return;
-            slot = 0;
-            phase ^= 1;
-        }
-    };
     __device__ HopperPrefillWork& work() const { return *reinterpret_cast<HopperPrefillWork*>(shared + kWorkAt); }
     __device__ static constexpr int tile_at(int slot) { return (1 + slot) * kTileBytes; }
 
@@ -107,7 +97,7 @@ struct HopperPrefill {
         }
     }
 
-    __device__ void bring(const CudaAttentionItem& item, int head, Ring& ring, uint32_t query_phase) const {
+    __device__ void bring(const CudaAttentionItem& item, int head, Ring<kSlots>& ring, uint32_t query_phase) const {
         const CudaSequence s = a.tables.sequences[item.sequence];
         HopperPrefillWork w;
         w.row = item.row;
@@ -145,7 +135,7 @@ struct HopperPrefill {
     float sums[D / 2];
     float maxima[2], totals[2];  // of those rows; maxima before the scale, totals of this lane's keys
 
-    __device__ void wait_for_slot(const Ring& ring) const { wait_for(slots_full + ring.slot * 8, ring.phase); }
+    __device__ void wait_for_slot(const Ring<kSlots>& ring) const { wait_for(slots_full + ring.slot * 8, ring.phase); }
     __device__ void release(uint32_t barrier) const {
         __syncwarp();
         if (lane == 0) arrive(barrier);
@@ -158,9 +148,9 @@ struct HopperPrefill {
             const uint32_t at = k / 4 * kColumnBytes + k % 4 * 32;
             const uint64_t of_query = operand_along_k(query + at), of_keys = operand_along_k(keys + at);
             if (k == 0)
-                multiply_along_k<T, false>(scores, of_query, of_keys);
+                multiply_along_k<T>(scores, of_query, of_keys);
             else
-                multiply_along_k<T, true>(scores, of_query, of_keys);
+                add_product<T>(scores, of_query, of_keys);
         }
         end_products();
     }
@@ -228,7 +218,7 @@ struct HopperPrefill {
         for (int i = 0; i < kKeys / 4; ++i) weights[i] = pack<T>(scores[2 * i], scores[2 * i + 1]);
     }
 
-    __device__ void attend(const HopperPrefillWork& w, Ring& ring) {
+    __device__ void attend(const HopperPrefillWork& w, Ring<kSlots>& ring) {
         const int position = w.position + group * 64;  // of this group's first row
         float scores[kKeys / 2], shrink[2];
         uint32_t weights[kKeys / 4];
@@ -319,7 +309,7 @@ struct HopperPrefill {
 
     __device__ void run() {
         const int pieces = a.tables.item_counts[1] * a.heads;
-        Ring ring;
+        Ring<kSlots> ring;
         uint32_t query_phase = 0;
         if (threadIdx.x >= 128 * kGroups) {
             leave_registers<kProducerRegisters>();

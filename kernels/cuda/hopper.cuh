@@ -66,6 +66,18 @@ HOST_DEVICE constexpr uint64_t operand_across_k(uint32_t address, uint32_t colum
     return uint64_t(1) << 62 | uint64_t(1024 >> 4) << 32 | uint64_t(column_bytes >> 4) << 16 | (address >> 4 & 0x3fff);
 }
 
+// Slots of shared memory that are filled and emptied in turn, and the parity that their barriers then wait for.
+template <int kSlots>
+struct Ring {
+    int slot = 0;
+    uint32_t phase = 0;
+    __device__ __forceinline__ void next() {
+        if (++slot < kSlots) return;
+        slot = 0;
+        phase ^= 1;
+    }
+};
+
 // Begins a group of products: sums and operands in registers are as they shall be.
 __device__ __forceinline__ void begin_products() { SPARTAN_HOPPER("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void end_products() { SPARTAN_HOPPER("wgmma.commit_group.sync.aligned;" ::: "memory"); }
@@ -99,19 +111,19 @@ __device__ __forceinline__ void hold(uint32_t (&values)[N]) {
 #define SPARTAN_16_SUMS(c, i) SPARTAN_8_SUMS(c, i), SPARTAN_8_SUMS(c, i + 8)
 #define SPARTAN_32_SUMS(c, i) SPARTAN_16_SUMS(c, i), SPARTAN_16_SUMS(c, i + 16)
 
-// By four warps: c [64 x N] = or += a [64 x 16] * b [16 x N], N twice the number of c's elements, T in, fp32 sums. Lane
-// 4r + q of warp w holds, of columns 8j + 2q and 8j + 2q + 1: c[4j], c[4j + 1] (row 16w + r), c[4j + 2], c[4j + 3] (row
-// 16w + r + 8). b runs along k.
-template <class T, bool Adds>
+// By four warps: c [64 x N] = a [64 x 16] * b [16 x N], N twice the number of c's elements, T in, fp32 sums. Lane 4r +
+// q of warp w holds, of columns 8j + 2q and 8j + 2q + 1: c[4j], c[4j + 1] (row 16w + r), c[4j + 2], c[4j + 3] (row 16w
+// + r + 8). a and b run along k.
+template <class T>
 __device__ __forceinline__ void multiply_along_k(float (&c)[64], uint64_t a, uint64_t b) {
     static_assert(is_16_bit<T>);
 #define SPARTAN_PRODUCT(type)                                                                  \
     SPARTAN_HOPPER(                                                                            \
-        "{\n.reg .pred adds;\nsetp.ne.b32 adds, %66, 0;\n"                                     \
+        "{\n.reg .pred adds;\nsetp.ne.b32 adds, 0, 0;\n"                                       \
         "wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type " {" SPARTAN_64_REGISTERS \
         "}, %64, %65, adds, 1, 1, 0, 0;\n}"                                                    \
         : SPARTAN_32_SUMS(c, 0), SPARTAN_32_SUMS(c, 32)                                        \
-        : "l"(a), "l"(b), "n"(int(Adds)))
+        : "l"(a), "l"(b))
     if constexpr (std::is_same_v<T, bf16>)
         SPARTAN_PRODUCT("bf16");
     else
@@ -119,7 +131,7 @@ __device__ __forceinline__ void multiply_along_k(float (&c)[64], uint64_t a, uin
 #undef SPARTAN_PRODUCT
 }
 
-// c [64 x N] += a [64 x 16] * b [16 x N], a and b along k, N = 32, 64, 96 or 128; otherwise as above. The same bits as
+// c [64 x N] += a [64 x 16] * b [16 x N], N = 32, 64, 96 or 128; otherwise as above. The same bits as
 // mma.m16n8k16 gives for the same sixteen k, in whatever order (seen on an H100).
 template <class T, int kSums>
 __device__ __forceinline__ void add_product(float (&c)[kSums], uint64_t a, uint64_t b) {

@@ -6,9 +6,9 @@
 // are left alone. fp32 sums, the inner one kept in fp32, and one rounding. A row's bits depend on its own values and
 // adapter only.
 //
-// Two kernels: one shrinks x to `workspace`; the other expands that into out (long segments on GPUs of compute
-// capability 9.0 have one between them). Each adapter's A and B are read once a tile (in batches of many rows from the
-// L2 cache, for the most part; B of ranks over 256 once for 8 rows) and no more of them than its rank.
+// Two kernels: one shrinks x to `workspace`; the other expands that into out (lora_long.h may put one between them).
+// Each adapter's A and B are read once a tile (in batches of many rows from the L2 cache, for the most part; B of ranks
+// over 256 once for 8 rows) and no more of them than its rank.
 #pragma once
 
 #include "kernels/cuda/device.h"

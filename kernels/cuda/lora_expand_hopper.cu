@@ -161,8 +161,11 @@ struct HopperExpand {
         };
         enter(0, kTable);
         __syncthreads();
-        const T* held = table[0].b_t;  // whose B that is
-        if (table[0].rows > 0) load_b(table[0]);
+        const T* held = nullptr;  // whose B is there
+        if (table[0].rows > 0) {
+            held = table[0].b_t;
+            load_b(table[0]);
+        }
         __syncthreads();
         pdl_wait();
 #pragma unroll 1

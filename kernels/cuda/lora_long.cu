@@ -416,8 +416,13 @@ void launch_expand(CudaDevice& device, const LoraOutputs<T>& outputs, const Lora
 }
 
 // Warpgroup products are always of 64 rows: tiles of few are faster without. The bits are the same.
-[[maybe_unused]] bool tiles_are_full(const LoraMiddle& mid, int num_tiles) {
-    return 2 * mid.rows >= int64_t(kTileRows) * num_tiles;
+bool takes_warpgroups([[maybe_unused]] const CudaDevice& device, [[maybe_unused]] const LoraMiddle& mid,
+                      [[maybe_unused]] int num_tiles) {
+#if defined(SPARTAN_SM90A)
+    return device.compute_capability() == 90 && 2 * mid.rows >= int64_t(kTileRows) * num_tiles;
+#else
+    return false;
+#endif
 }
 
 }  // namespace
@@ -426,10 +431,8 @@ template <class T>
 void shrink_long(CudaDevice& device, const LoraMiddle& mid, const T* x, const CudaTile* tiles, int num_tiles,
                  int first_part, int in, int max_rank) {
     CHECK(mid.split && in % 8 == 0 && num_tiles <= 65535);
-#if defined(SPARTAN_SM90A)
-    if (device.compute_capability() == 90 && tiles_are_full(mid, num_tiles))
+    if (takes_warpgroups(device, mid, num_tiles))
         return shrink_hopper(device, mid, x, tiles, num_tiles, first_part, in, max_rank);
-#endif
     int most_shared = 0;
     CHECK_CUDA(cudaDeviceGetAttribute(&most_shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device.ordinal()));
     const int64_t pieces = divide_up(max_rank, kLoraRanks) * mid.num_projections;
@@ -443,10 +446,8 @@ template <class T>
 void expand_long(CudaDevice& device, const LoraOutputs<T>& outputs, const LoraMiddle& mid, const CudaTile* tiles,
                  int num_tiles, int first_part, int max_rank) {
     CHECK(mid.split && max_rank <= kMostLongRank);
-#if defined(SPARTAN_SM90A)
-    if (device.compute_capability() == 90 && tiles_are_full(mid, num_tiles) && max_rank <= kMostHopperRank)
+    if (takes_warpgroups(device, mid, num_tiles) && max_rank <= kMostHopperRank)
         return expand_hopper(device, outputs, mid, tiles, num_tiles, first_part);
-#endif
     const auto expand = max_rank <= 64 ? launch_expand<T, 4> : launch_expand<T, 8>;
     expand(device, outputs, mid, tiles, num_tiles, first_part);
 }

@@ -16,7 +16,8 @@ template <class T>
 void shrink_long(CudaDevice& device, const LoraMiddle& mid, const T* x, const CudaTile* tiles, int num_tiles,
                  int first_part, int in, int max_rank);
 
-// shrink_long()'s, where code for compute capability 9.0a was built, and on such GPUs only.
+// shrink_long()'s where code for compute capability 9.0a was built, on such GPUs only. mid.data has room for the sums
+// of all slabs, as lora_workspace_bytes() counts them, though in the end it holds one.
 template <class T>
 void shrink_hopper(CudaDevice& device, const LoraMiddle& mid, const T* x, const CudaTile* tiles, int num_tiles,
                    int first_part, int in, int max_rank);

@@ -1,7 +1,7 @@
-// What the kernels behind lora.h have in common: where the inner sums lie, and the operands of their products. The
+// What the kernels behind lora.h have in common: where the inner sums lie, and the operands of a warp's products. The
 // order of k inside a product is free, so a lane takes 8 neighbouring k (shrink) or columns (expand) as one 16-byte
 // load, straight from row-major storage; the weights are on the m16 side and the tile's rows on the n8 side of
-// mma.m16n8k16.
+// mma.m16n8k16. Warpgroup products have the rows on their left side and keep to the same order of k.
 #pragma once
 
 #include "kernels/cuda/lora.h"

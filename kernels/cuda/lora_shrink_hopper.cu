@@ -12,7 +12,7 @@
 // slower.
 #include "kernels/check.h"
 #include "kernels/cuda/async_copy.cuh"
-#include "kernels/cuda/hopper_tiles.cuh"
+#include "kernels/cuda/hopper.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/lora_long.h"
 #include "kernels/cuda/lora_parts.cuh"
@@ -37,17 +37,6 @@ struct ShrinkShape {
     static constexpr int kRingBytes = kStages * kStageBytes, kSharedBytes = kRingBytes + kStages * 16;
     static_assert(kSharedBytes <= 112 * 1024);
 };
-
-struct Ring {
-    int slot = 0;
-    uint32_t phase = 0;
-};
-template <class Shape>
-__device__ __forceinline__ void next_slot(Ring& ring) {
-    if (++ring.slot < Shape::kStages) return;
-    ring.slot = 0;
-    ring.phase ^= 1;
-}
 
 template <class T, class Shape>
 struct HopperShrink {
@@ -155,23 +144,23 @@ struct HopperShrink {
         constexpr int kAhead = Shape::kStages - 1;
         for (int i = 0; i < min(kAhead, steps); ++i) request_a(i, first_k + i * kStageK);
         pdl_wait();
-        Ring asked, here;
+        Ring<Shape::kStages> asked, here;
         for (int i = 0; i < kAhead; ++i) {
             if (i < steps) request_x(i, first_k + i * kStageK);
             end_copy_group();
-            next_slot<Shape>(asked);
+            asked.next();
         }
 #pragma unroll 1
         for (int i = 0; i < steps; ++i) {
             wait_for_copies<kAhead - 1>();
             arrange(here.slot);
-            next_slot<Shape>(here);
+            here.next();
             if (i + kAhead < steps) {
                 const int k = first_k + (i + kAhead) * kStageK;
                 wait_for(empty + asked.slot * 8, asked.phase ^ 1);
                 request_a(asked.slot, k);
                 request_x(asked.slot, k);
-                next_slot<Shape>(asked);
+                asked.next();
             }
             end_copy_group();
         }
@@ -196,7 +185,7 @@ struct HopperShrink {
     __device__ void sum_up() const {
         const int thread = int(threadIdx.x), lane = thread % 32;
         const bool all = num_pieces > Shape::kColumns / kLoraRanks;
-        Ring ring;
+        Ring<Shape::kStages> ring;
         Sums sums = {};
 #pragma unroll 1
         for (int left = steps; left > 0; left -= kChunkSteps) {
@@ -212,7 +201,7 @@ struct HopperShrink {
                     multiply<1>(chunk, x, a);
                 __syncwarp();
                 if (lane == 0) arrive(empty + ring.slot * 8);
-                next_slot<Shape>(ring);
+                ring.next();
             }
 #pragma unroll
             for (int n = 0; n < Shape::kProducts; ++n)

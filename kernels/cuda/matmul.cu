@@ -77,7 +77,7 @@ void tensor_core_matmul(CudaDevice& device, MatmulPlans& plans, std::span<const 
         std::array<MatmulProduct<Out, T>, kMostProducts> products;
         size_t count = 0;
         std::span<const MatmulProduct<Out, T>> all() const { return std::span(products).first(count); }
-    } few, spread;
+    } skinny, spread;
     for (auto rest = products; !rest.empty();) {
         const MatmulRun<Out, T> run = leading_run(rest, m);
         const auto of_run = rest.first(size_t(run.count));
@@ -85,10 +85,10 @@ void tensor_core_matmul(CudaDevice& device, MatmulPlans& plans, std::span<const 
         if (run.first.n == 0) continue;
         const ProductKernel kernel = aligned(run.first.out) ? plans.kernel_of(run, m, k) : ProductKernel::skinny;
         if (kernel == ProductKernel::blas && plans.multiply(device, run, m, k)) continue;
-        Others& others = kernel == ProductKernel::spread ? spread : few;
+        Others& others = kernel == ProductKernel::spread ? spread : skinny;
         for (const auto& p : of_run) others.products[others.count++] = p;
     }
-    if (few.count > 0) skinny_matmul<Out, T>(device, few.all(), m, k, false);
+    if (skinny.count > 0) skinny_matmul<Out, T>(device, skinny.all(), m, k, false);
     if (spread.count > 0) spread_matmul<Out, T>(device, spread.all(), m, k);
 }
 

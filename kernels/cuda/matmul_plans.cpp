@@ -123,6 +123,7 @@ struct MatmulPlans::State {
             const std::optional<Plan> plan = plan_from(algorithm);
             const auto out_type = dtype_from(out), in_type = dtype_from(in);
             if (!words || !plan || !out_type || !in_type) return;
+            if (plan->kernel == ProductKernel::spread && s.m > kMostSpreadRows) return;  // no file of ours
             s.out = *out_type, s.in = *in_type;
             plans[s] = *plan;
         }

@@ -72,8 +72,9 @@ __device__ __forceinline__ void mma(float (&c)[4], const uint4& a, uint32_t b0, 
 
 // An 8 x 8 matrix of 16-bit values, of which lane 4r + q holds row r, columns 2q, 2q+1: its transpose, held so.
 __device__ __forceinline__ uint32_t transposed(uint32_t pair) {
-    asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %0;" : "+r"(pair));
-    return pair;
+    uint32_t out;
+    asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(out) : "r"(pair));
+    return out;
 }
 
 __device__ __forceinline__ float warp_sum(float v) {

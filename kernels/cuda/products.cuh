@@ -15,7 +15,7 @@ struct DeviceProduct {
     const T* w;
     const T* x;
     Out* out;
-    int n, first_tile;  // of blockIdx.y
+    int n, first_tile;  // of W, counted over all products
     bool paired;        // two neighbours of a row of out may be stored at once
 };
 

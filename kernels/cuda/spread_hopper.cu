@@ -148,6 +148,7 @@ __global__ void __launch_bounds__(kThreads, 1) spread(const __grid_constant__ Sp
                 end_products();
                 wait_for_products<0>();
                 if (lane == 0) arrive(empty + s * 8);
+                __syncwarp();
                 if (++s == a.stages) s = 0, phase ^= 1;
             }
         };

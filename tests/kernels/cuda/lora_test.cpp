@@ -229,24 +229,47 @@ private slots:
     // A row's bits are the same alone, among few and among many.
     void same_bits_in_any_batch() {
         SKIP_WITHOUT_GPU();
+        same_bits_in_any_batch_<bf16>();
+        same_bits_in_any_batch_<f16>();
+    }
+
+    // So many tiles and columns that a block of the kernels for many rows has a long way to go, past ragged tiles, base
+    // ones and empty ones and from one B to the next: the bits that a few tiles at a time give.
+    void long_walks() {
+        SKIP_WITHOUT_GPU();
+        long_walks_<bf16>();
+        if (!small_cases()) long_walks_<f16>();
+    }
+
+private:
+    // out [rows of `specs`, width], which begins as `before`.
+    template <class T>
+    static std::vector<T> run_one(CudaDevice& device, const std::vector<TileSpec>& specs,
+                                  const std::vector<CudaPart*>& parts, const T* x, const std::vector<T>& before,
+                                  int64_t in, int64_t width, int max_rank) {
+        const auto tiles = upload_tiles(specs, parts, 0);
+        const int64_t rows = rows_of(specs);
+        const DeviceArray<T> out(before);
+        const DeviceArray<float> workspace(size_t(lora_workspace_bytes(1, rows, in, max_rank) / 4));
+        LoraOutputs<T> outputs;
+        outputs.out[0] = out.data();
+        outputs.width[0] = width;
+        lora<T>(device, outputs, x, tiles.data(), int(tiles.size()), 0, 1, rows, in, max_rank, workspace.data());
+        device.synchronize();
+        return out.read();
+    }
+
+    template <class T>
+    static void same_bits_in_any_batch_() {
         CudaDevice device;
         const Case c{.in = cases(3096, 1536), .widths = {320}, .ranks = {}, .tiles = {}};
-        const auto x = random_values<bf16>(size_t(640 * c.in), 5), y = random_values<bf16>(size_t(640 * 320), 6);
-        const DeviceArray<bf16> device_x(x);
+        const auto x = random_values<T>(size_t(640 * c.in), 5), y = random_values<T>(size_t(640 * 320), 6);
+        const DeviceArray<T> device_x(x);
         for (const int rank : {60, 100, 300}) {
-            const auto a = random_low_rank<bf16>(c, rank, 1), b = random_low_rank<bf16>(c, 16, 2);
+            const auto a = random_low_rank<T>(c, rank, 1), b = random_low_rank<T>(c, 16, 2);
             const auto run = [&](const std::vector<TileSpec>& specs, int64_t skip, int max_rank) {
-                const auto tiles = upload_tiles(specs, {a.parts->data(), b.parts->data()}, 0);
-                const int64_t rows = rows_of(specs);
-                const DeviceArray<bf16> out(rows_between(y, skip, skip + rows, 320));
-                const DeviceArray<float> workspace(size_t(lora_workspace_bytes(1, rows, c.in, max_rank) / 4));
-                LoraOutputs<bf16> outputs;
-                outputs.out[0] = out.data();
-                outputs.width[0] = 320;
-                lora<bf16>(device, outputs, device_x.data() + skip * c.in, tiles.data(), int(tiles.size()), 0, 1, rows,
-                           c.in, max_rank, workspace.data());
-                device.synchronize();
-                return out.read();
+                return run_one<T>(device, specs, {a.parts->data(), b.parts->data()}, device_x.data() + skip * c.in,
+                                  rows_between(y, skip, skip + rows_of(specs), 320), c.in, 320, max_rank);
             };
             std::vector<TileSpec> many = tiles_in_turn(9, 64, 2);
             many.push_back({64, 0});
@@ -258,6 +281,29 @@ private slots:
             }
             QVERIFY(same_bits(run({{1, 1}}, 44, 16), rows_between(small, 44, 45, 320)));
             QVERIFY(same_bits(run({{1, 1}}, 70, 16), rows_between(batch, 70, 71, 320)));
+        }
+    }
+
+    template <class T>
+    static void long_walks_() {
+        CudaDevice device;
+        constexpr int64_t kWidth = 8192;
+        const Case c{.in = 64, .widths = {kWidth}, .ranks = {}, .tiles = {}};
+        const auto a = random_low_rank<T>(c, 64, 1), b = random_low_rank<T>(c, 8, 2);
+        const std::vector<CudaPart*> parts{a.parts->data(), b.parts->data()};
+        std::vector<TileSpec> tiles;
+        for (int i = 0; i < 80; ++i)
+            tiles.push_back({i % 9 == 4 ? 17 : i % 11 == 6 ? 0 : 64, i % 7 == 3 ? kBase : i / 3 % 2});
+        const DeviceArray<T> x(random_values<T>(size_t(rows_of(tiles) * c.in), 5));
+        const auto half = [](int64_t rows) { return std::vector<T>(size_t(rows * kWidth), from_float<T>(0.5f)); };
+        const auto all = run_one<T>(device, tiles, parts, x.data(), half(rows_of(tiles)), c.in, kWidth, 64);
+        int64_t row = 0;
+        for (auto first = tiles.begin(); first != tiles.end(); first += 5) {
+            const std::vector<TileSpec> some(first, first + 5);  // so few rows that they take the other kernels
+            const int64_t rows = rows_of(some);
+            const auto apart = run_one<T>(device, some, parts, x.data() + row * c.in, half(rows), c.in, kWidth, 64);
+            QVERIFY2(same_bits(apart, rows_between(all, row, row + rows, kWidth)), text_of("from row ", row).c_str());
+            row += rows;
         }
     }
 };
