@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <csignal>
 #include <cstring>
+#include <memory>
 
 #include <sys/ptrace.h>
 #include <sys/wait.h>
@@ -86,7 +87,7 @@ struct Hung {
         QElapsedTimer clock;
         clock.start();
         if (interrupt) ::kill(pid_t(process.processId()), SIGINT);
-        while (why_not.empty() && clock.elapsed() < 60'000 && !process.waitForFinished(50)) stopped.let_end();
+        while (why_not.empty() && clock.elapsed() < 30'000 && !process.waitForFinished(50)) stopped.let_end();
         ended_after_ms = process.state() == QProcess::NotRunning ? clock.elapsed() : -1;
         if (ended_after_ms >= 0) return;
         process.kill();
@@ -105,32 +106,41 @@ struct Hung {
     }
 };
 
+// A thread that was stopped while it held a lock that all need, such as the allocator's, stops the whole process, which
+// says nothing of how it ends: then another run is stopped.
+std::unique_ptr<Hung> hung(const QStringList& more, bool interrupt) {
+    std::unique_ptr<Hung> run;
+    for (int tries = 0; tries < 3 && (!run || (run->why_not.empty() && run->ended_after_ms < 0)); ++tries)
+        run = std::make_unique<Hung>(more, interrupt);
+    return run;
+}
+
 }  // namespace
 
 class HangTest : public QObject {
     Q_OBJECT
 private slots:
     void a_run_whose_engine_hangs_ends_by_its_watchdog() {
-        Hung run({}, false);
-        if (!run.why_not.empty()) QSKIP(("the engine's thread cannot be stopped: " + run.why_not).c_str());
-        QVERIFY(run.ended_after_ms >= 0);
-        QCOMPARE(run.process.exitStatus(), QProcess::NormalExit);
-        QCOMPARE(run.process.exitCode(), 1);
-        const QByteArray err = run.process.readAllStandardError();
+        const auto run = hung({}, false);
+        if (!run->why_not.empty()) QSKIP(("the engine's thread cannot be stopped: " + run->why_not).c_str());
+        QVERIFY(run->ended_after_ms >= 0);
+        QCOMPARE(run->process.exitStatus(), QProcess::NormalExit);
+        QCOMPARE(run->process.exitCode(), 1);
+        const QByteArray err = run->process.readAllStandardError();
         QVERIFY2(err.contains("s without an answer, which is longer than engine.watchdog_s allows"), err);
-        run.check_record();
+        run->check_record();
     }
 
     // Ended by hand before the watchdog has noticed: with one signal, not two.
     void an_interrupted_run_whose_engine_hangs_ends() {
-        Hung run({"--set", "engine.watchdog_s=0"}, true);
-        if (!run.why_not.empty()) QSKIP(("the engine's thread cannot be stopped: " + run.why_not).c_str());
-        QVERIFY(run.ended_after_ms >= 0);
-        QCOMPARE(run.process.exitStatus(), QProcess::NormalExit);
-        QCOMPARE(run.process.exitCode(), 130);
-        const QByteArray err = run.process.readAllStandardError();
+        const auto run = hung({"--set", "engine.watchdog_s=0"}, true);
+        if (!run->why_not.empty()) QSKIP(("the engine's thread cannot be stopped: " + run->why_not).c_str());
+        QVERIFY(run->ended_after_ms >= 0);
+        QCOMPARE(run->process.exitStatus(), QProcess::NormalExit);
+        QCOMPARE(run->process.exitCode(), 130);
+        const QByteArray err = run->process.readAllStandardError();
         QVERIFY2(err.contains("left behind"), err);
-        run.check_record();
+        run->check_record();
     }
 };
 

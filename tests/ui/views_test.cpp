@@ -470,7 +470,8 @@ private slots:
         QTest::mouseClick(&plot, Qt::LeftButton, Qt::NoModifier, from);
         QVERIFY(!time().live());
         QVERIFY(!time().selection().has_value());
-        QVERIFY(std::abs(double(time().cursorUs() - plot.usAt(from.x()))) < 2'000);
+        const int64_t pointed = std::min(plot.usAt(from.x()), model().endUs());  // a fast machine's run ends before
+        QVERIFY2(std::abs(time().cursorUs() - pointed) < 2'000, qPrintable(QString::number(time().cursorUs())));
         // The wheel zooms at the pointer; every plot has the new range.
         const int64_t before = time().rangeEndUs() - time().rangeStartUs();
         QWheelEvent wheel(QPointF(from), plot.mapToGlobal(QPointF(from)), {}, {0, 240}, Qt::NoButton, Qt::NoModifier,
