@@ -267,11 +267,11 @@ def sanitize_of(raw):
 
 
 def sanitize_text(results):
-    """A row for each test, a column for each tool."""
-    tools, tests = (list(dict.fromkeys(r[key] for r in results)) for key in ("tool", "test"))
+    """A row for each test, a column for each tool: sorted, since runs side by side end in any order."""
+    tools, tests = (sorted({r[key] for r in results}) for key in ("tool", "test"))
     cells = {(r["test"], r["tool"]): r["result"] if r["result"].startswith(("not run", "cut off"))
              else f"{r['result']}, {r['seconds']:.0f} s" for r in results}
-    return table(["test", *tools], [[test, *(cells.get((test, tool), "") for tool in tools)] for test in sorted(tests)])
+    return table(["test", *tools], [[test, *(cells.get((test, tool), "") for tool in tools)] for test in tests])
 
 
 def limits_text(limits):

@@ -58,9 +58,9 @@ sanitize() { PATH=$folder/path:$PATH bash "$folder/gpu.sh" run --only sanitize "
 code=0
 out=$(sanitize --limit sanitize=6) || code=$?
 expect 'exit code' '^1$' "$code"
-expect columns '^\| test \| racecheck \| initcheck \| memcheck \| synccheck \|$' "$out"
+expect columns '^\| test \| initcheck \| memcheck \| racecheck \| synccheck \|$' "$out"
 expect clean '^\| clean \| clean, [0-9]+ s \| clean, [0-9]+ s \| clean, [0-9]+ s \| clean, [0-9]+ s \|$' "$out"
-expect errors '^\| wrong \| 2 hazards, [0-9]+ s \| 31 errors, ' "$out"
+expect errors '^\| wrong \| 31 errors, [0-9]+ s \| 31 errors, [0-9]+ s \| 2 hazards, ' "$out"
 expect 'failed test' '^\| broken \| FAIL!  : Test::case\(\) no, ' "$out"
 expect 'skipped test' '^\| skipped \| 7 skipped, ' "$out"
 expect 'cut off' '^\| slow \| (cut off after [0-9]+ s|not run: no time was left) \|' "$out"
