@@ -131,64 +131,63 @@ __device__ __forceinline__ void multiply_along_k(float (&c)[64], uint64_t a, uin
 #undef SPARTAN_PRODUCT
 }
 
+// One product. `operands` are the places of `inputs` (in parentheses), then flags, signs and orders of k; the sums,
+// last, take the first places.
+#define SPARTAN_PRODUCT_OF(n, type, registers, operands, inputs, ...)                                               \
+    SPARTAN_HOPPER("wgmma.mma_async.sync.aligned.m64n" n "k16.f32." type "." type " {" registers "}, " operands ";" \
+                   : __VA_ARGS__                                                                                    \
+                   : SPARTAN_INSIDE inputs)
+#define SPARTAN_INSIDE(...) __VA_ARGS__
+#define SPARTAN_PRODUCT(T, n, registers, operands, inputs, ...)                  \
+    if constexpr (std::is_same_v<T, bf16>)                                       \
+        SPARTAN_PRODUCT_OF(n, "bf16", registers, operands, inputs, __VA_ARGS__); \
+    else                                                                         \
+        SPARTAN_PRODUCT_OF(n, "f16", registers, operands, inputs, __VA_ARGS__)
+
 // c [64 x N] += a [64 x 16] * b [16 x N], N = 32, 64, 96 or 128; otherwise as above. The same bits as
 // mma.m16n8k16 gives for the same sixteen k, in whatever order (seen on an H100).
 template <class T, int kSums>
 __device__ __forceinline__ void add_product(float (&c)[kSums], uint64_t a, uint64_t b) {
     static_assert(is_16_bit<T> && (kSums == 16 || kSums == 32 || kSums == 48 || kSums == 64));
-#define SPARTAN_PRODUCT(n, type, registers, operands, ...)                                                      \
-    SPARTAN_HOPPER("wgmma.mma_async.sync.aligned.m64n" n "k16.f32." type "." type " {" registers "}, " operands \
-                   ", 1, 1, 1, 0, 0;"                                                                           \
-                   : __VA_ARGS__                                                                                \
-                   : "l"(a), "l"(b))
-#define SPARTAN_PRODUCTS(n, registers, operands, ...)                 \
-    if constexpr (std::is_same_v<T, bf16>)                            \
-        SPARTAN_PRODUCT(n, "bf16", registers, operands, __VA_ARGS__); \
-    else                                                              \
-        SPARTAN_PRODUCT(n, "f16", registers, operands, __VA_ARGS__)
+#define SPARTAN_ADD(n, registers, operands, ...) \
+    SPARTAN_PRODUCT(T, n, registers, operands ", 1, 1, 1, 0, 0", ("l"(a), "l"(b)), __VA_ARGS__)
     if constexpr (kSums == 16) {
-        SPARTAN_PRODUCTS("32", SPARTAN_16_REGISTERS, "%16, %17", SPARTAN_16_SUMS(c, 0));
+        SPARTAN_ADD("32", SPARTAN_16_REGISTERS, "%16, %17", SPARTAN_16_SUMS(c, 0));
     } else if constexpr (kSums == 32) {
-        SPARTAN_PRODUCTS("64", SPARTAN_32_REGISTERS, "%32, %33", SPARTAN_32_SUMS(c, 0));
+        SPARTAN_ADD("64", SPARTAN_32_REGISTERS, "%32, %33", SPARTAN_32_SUMS(c, 0));
     } else if constexpr (kSums == 48) {
-        SPARTAN_PRODUCTS("96", SPARTAN_48_REGISTERS, "%48, %49", SPARTAN_32_SUMS(c, 0), SPARTAN_16_SUMS(c, 32));
+        SPARTAN_ADD("96", SPARTAN_48_REGISTERS, "%48, %49", SPARTAN_32_SUMS(c, 0), SPARTAN_16_SUMS(c, 32));
     } else {
-        SPARTAN_PRODUCTS("128", SPARTAN_64_REGISTERS, "%64, %65", SPARTAN_32_SUMS(c, 0), SPARTAN_32_SUMS(c, 32));
+        SPARTAN_ADD("128", SPARTAN_64_REGISTERS, "%64, %65", SPARTAN_32_SUMS(c, 0), SPARTAN_32_SUMS(c, 32));
     }
-#undef SPARTAN_PRODUCTS
-#undef SPARTAN_PRODUCT
+#undef SPARTAN_ADD
 }
 
 // c += a * b, N = 64 or 128, a in registers as mma() (numbers.cuh) has it for a warp's 16 rows; b across k.
 template <class T, int kSums>
 __device__ __forceinline__ void multiply_across_k(float (&c)[kSums], const uint32_t* a, uint64_t b) {
     static_assert(is_16_bit<T> && (kSums == 32 || kSums == 64));
-#define SPARTAN_PRODUCT(n, type, registers, operands, ...)                                                      \
-    SPARTAN_HOPPER("wgmma.mma_async.sync.aligned.m64n" n "k16.f32." type "." type " {" registers "}, " operands \
-                   ", 1, 1, 1, 1;"                                                                              \
-                   : __VA_ARGS__                                                                                \
-                   : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
-#define SPARTAN_PRODUCTS(n, registers, operands, ...)                 \
-    if constexpr (std::is_same_v<T, bf16>)                            \
-        SPARTAN_PRODUCT(n, "bf16", registers, operands, __VA_ARGS__); \
-    else                                                              \
-        SPARTAN_PRODUCT(n, "f16", registers, operands, __VA_ARGS__)
+#define SPARTAN_ADD(n, registers, operands, ...)                                                                    \
+    SPARTAN_PRODUCT(T, n, registers, operands ", 1, 1, 1, 1", ("r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b)), \
+                    __VA_ARGS__)
     if constexpr (kSums == 32) {
-        SPARTAN_PRODUCTS("64", SPARTAN_32_REGISTERS, "{%32, %33, %34, %35}, %36", SPARTAN_32_SUMS(c, 0));
+        SPARTAN_ADD("64", SPARTAN_32_REGISTERS, "{%32, %33, %34, %35}, %36", SPARTAN_32_SUMS(c, 0));
     } else {
-        SPARTAN_PRODUCTS("128", SPARTAN_64_REGISTERS, "{%64, %65, %66, %67}, %68", SPARTAN_32_SUMS(c, 0),
-                         SPARTAN_32_SUMS(c, 32));
+        SPARTAN_ADD("128", SPARTAN_64_REGISTERS, "{%64, %65, %66, %67}, %68", SPARTAN_32_SUMS(c, 0),
+                    SPARTAN_32_SUMS(c, 32));
     }
-#undef SPARTAN_PRODUCTS
-#undef SPARTAN_PRODUCT
+#undef SPARTAN_ADD
 }
 
-#undef SPARTAN_16_REGISTERS
-#undef SPARTAN_48_REGISTERS
-#undef SPARTAN_16_SUMS
-#undef SPARTAN_32_REGISTERS
-#undef SPARTAN_64_REGISTERS
-#undef SPARTAN_8_SUMS
+#undef SPARTAN_PRODUCT
+#undef SPARTAN_INSIDE
+#undef SPARTAN_PRODUCT_OF
 #undef SPARTAN_32_SUMS
+#undef SPARTAN_16_SUMS
+#undef SPARTAN_8_SUMS
+#undef SPARTAN_64_REGISTERS
+#undef SPARTAN_48_REGISTERS
+#undef SPARTAN_32_REGISTERS
+#undef SPARTAN_16_REGISTERS
 
 }  // namespace spartan
