@@ -1,8 +1,8 @@
 #include "kernels/check.h"
 #include "kernels/cuda/fetch.h"
 #include "kernels/cuda/launch.cuh"
-#include "kernels/cuda/tiles.cuh"
 #include "kernels/cuda/words.cuh"
+#include "kernels/rounding.h"
 
 #include <algorithm>
 
@@ -20,7 +20,7 @@ __global__ void __launch_bounds__(kThreads) fetch_kernel(uint4* to, const uint4*
 }  // namespace
 
 void fetch(CudaDevice& device, void* to, const void* from, int64_t bytes) {
-    CHECK(bytes >= 0 && bytes % 16 == 0 && aligned_to_16(to) && aligned_to_16(from));
+    CHECK(bytes >= 0 && bytes % 16 == 0 && aligned_to_16(to, from));
     const int64_t count = bytes / 16, blocks = std::min<int64_t>(divide_up(count, kThreads), kMostBlocks);
     launch(device, fetch_kernel, dim3(unsigned(blocks)), kThreads, 0, static_cast<uint4*>(to),
            static_cast<const uint4*>(from), count);

@@ -15,6 +15,7 @@
 #include "kernels/cuda/numbers.cuh"
 #include "kernels/cuda/tiles.cuh"
 #include "kernels/cuda/words.cuh"
+#include "kernels/rounding.h"
 
 namespace spartan {
 

@@ -55,19 +55,6 @@ __device__ __forceinline__ void sync_half(int half) {
 template <int kPieces>
 using WarpSums = float[kPieces][kWarpOctets][4];
 
-// to += from; from = 0
-template <int kPieces>
-__device__ __forceinline__ void take(WarpSums<kPieces>& to, WarpSums<kPieces>& from) {
-#pragma unroll
-    for (int j = 0; j < kPieces; ++j)
-#pragma unroll
-        for (int t = 0; t < kWarpOctets; ++t)
-#pragma unroll
-            for (int e = 0; e < 4; ++e) {
-                to[j][t][e] += from[j][t][e];
-                from[j][t][e] = 0;
-            }
-}
 __device__ __forceinline__ float4 operator+(const float4& a, const float4& b) {
     return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w);
 }
@@ -183,7 +170,7 @@ __global__ void __launch_bounds__(kShrinkThreads, ShrinkShape<kPieces>::kResiden
                 multiply<T, kPieces, true>(chunk, stage, x_row, a_row, own_pieces, octets);
             else if (own_pieces > 0)
                 multiply<T, kPieces, false>(chunk, stage, x_row, a_row, own_pieces, octets);
-            if (i % kChunkSteps == kChunkSteps - 1 || i == steps - 1) take<kPieces>(slab_sum, chunk);
+            if (i % kChunkSteps == kChunkSteps - 1 || i == steps - 1) take(slab_sum, chunk);
         }
         const auto of_slab = [&](int j, int t) {
             return make_float4(slab_sum[j][t][0], slab_sum[j][t][1], slab_sum[j][t][2], slab_sum[j][t][3]);

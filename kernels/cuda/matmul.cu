@@ -3,6 +3,7 @@
 #include "kernels/check.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/skinny.h"
+#include "kernels/rounding.h"
 
 #include <array>
 
@@ -57,12 +58,10 @@ __global__ void __launch_bounds__(kThreads) plain(Out* out, const T* x, const T*
 
 template <class Out, class T>
 void plain_matmul(CudaDevice& device, const MatmulProduct<Out, T>& p, int64_t m, int64_t k) {
-    const auto tiles = [](int64_t size) { return unsigned((size + kTile - 1) / kTile); };
+    const auto tiles = [](int64_t size) { return unsigned(divide_up(size, kTile)); };
     CHECK(m <= int64_t(kTile) * 65535);
     launch(device, plain<Out, T>, dim3(tiles(p.n), tiles(m)), kThreads, 0, p.out, p.x, p.w, m, p.n, k);
 }
-
-bool aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 
 template <class Out, class T>
 void tensor_core_matmul(CudaDevice& device, MatmulPlans& plans, std::span<const MatmulProduct<Out, T>> products,
@@ -83,7 +82,7 @@ void tensor_core_matmul(CudaDevice& device, MatmulPlans& plans, std::span<const 
         const auto of_run = rest.first(size_t(run.count));
         rest = rest.subspan(size_t(run.count));
         if (run.first.n == 0) continue;
-        const ProductKernel kernel = aligned(run.first.out) ? plans.kernel_of(run, m, k) : ProductKernel::skinny;
+        const ProductKernel kernel = aligned_to_16(run.first.out) ? plans.kernel_of(run, m, k) : ProductKernel::skinny;
         if (kernel == ProductKernel::blas && plans.multiply(device, run, m, k)) continue;
         Others& others = kernel == ProductKernel::spread ? spread : skinny;
         for (const auto& p : of_run) others.products[others.count++] = p;
@@ -128,7 +127,7 @@ void matmul(CudaDevice& device, MatmulPlans& plans, std::span<const MatmulProduc
     bool tensor_cores = is_16_bit<T> && k % kSkinnyBlock == 0;
     for (const auto& p : products) {
         CHECK(p.n >= 0 && (p.n == 0 || m == 0 || (p.out && p.x && p.w)));
-        tensor_cores &= aligned(p.x) && aligned(p.w);
+        tensor_cores &= aligned_to_16(p.x, p.w);
     }
     if (m == 0) return;
     if constexpr (is_16_bit<T>)

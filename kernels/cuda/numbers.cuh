@@ -77,6 +77,20 @@ __device__ __forceinline__ uint32_t transposed(uint32_t pair) {
     return out;
 }
 
+// to += from; from = 0
+template <int A, int B, int C>
+__device__ __forceinline__ void take(float (&to)[A][B][C], float (&from)[A][B][C]) {
+#pragma unroll
+    for (int a = 0; a < A; ++a)
+#pragma unroll
+        for (int b = 0; b < B; ++b)
+#pragma unroll
+            for (int c = 0; c < C; ++c) {
+                to[a][b][c] += from[a][b][c];
+                from[a][b][c] = 0;
+            }
+}
+
 __device__ __forceinline__ float warp_sum(float v) {
 #pragma unroll
     for (int offset = 16; offset > 0; offset >>= 1) v += __shfl_xor_sync(~0u, v, offset);

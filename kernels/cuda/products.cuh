@@ -31,8 +31,6 @@ struct DeviceProducts {
     __device__ __forceinline__ const DeviceProduct<Out, T>& at(int tile) const { return of[index(tile)]; }
 };
 
-inline bool is_aligned(const void* p, size_t bytes) { return reinterpret_cast<uintptr_t>(p) % bytes == 0; }
-
 template <class Out, class T>
 DeviceProducts<Out, T> device_products(std::span<const MatmulProduct<Out, T>> products, int64_t m, int64_t k,
                                        int tile_rows) {
@@ -43,7 +41,7 @@ DeviceProducts<Out, T> device_products(std::span<const MatmulProduct<Out, T>> pr
     for (const auto& p : products) {
         CHECK(p.n >= 0 && p.n < INT_MAX / 2);
         if (p.n == 0) continue;
-        CHECK(is_aligned(p.x, 16) && is_aligned(p.w, 16));
+        CHECK(aligned_to_16(p.x, p.w));
         const bool paired = p.n % 2 == 0 && is_aligned(p.out, 2 * sizeof(Out));
         packed.of[count++] = {p.w, p.x, p.out, int(p.n), packed.tiles, paired};
         packed.tiles += int(divide_up(p.n, tile_rows));

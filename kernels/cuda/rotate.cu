@@ -9,6 +9,7 @@
 #include "kernels/cuda/rotate_long.cuh"
 #include "kernels/cuda/tiles.cuh"
 #include "kernels/cuda/words.cuh"
+#include "kernels/rounding.h"
 
 namespace spartan {
 
@@ -257,7 +258,7 @@ void rotate(CudaDevice& device, T* out, const T* x, const CudaTile* tiles, int n
     CHECK(streams || max_group == 0);
     if constexpr (is_16_bit<T>)
         if (streams) {
-            CHECK(aligned_to_16(out) && aligned_to_16(x));
+            CHECK(aligned_to_16(out, x));
             // At least so many blocks that a row is copied in one turn.
             const int64_t blocks =
                 std::max(divide_up(packed_rotation_items(dim, max_group), kWarps), divide_up(dim / 8, kThreads));

@@ -256,11 +256,6 @@ __global__ void gate_rows(T* out, const T* gate, const T* up, int dim, int rows,
     store(out + at, g);
 }
 
-bool aligned(std::initializer_list<const void*> pointers) {
-    return std::all_of(pointers.begin(), pointers.end(),
-                       [](const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; });
-}
-
 void check_shape(int64_t rows, int64_t dim) { CHECK(rows >= 0 && rows <= 65535 && dim >= 1 && dim <= 1 << 24); }
 
 // As many threads as the values of a row need, at most `most`.
@@ -280,7 +275,7 @@ struct Flat {
 
 template <bool kAdd, class T>
 void launch_norm(CudaDevice& device, const NormArguments<T>& a, int64_t rows) {
-    const bool wide = a.dim % kWide == 0 && aligned({a.out, a.x, a.delta, a.weight, a.change.bias});
+    const bool wide = a.dim % kWide == 0 && aligned_to_16(a.out, a.x, a.delta, a.weight, a.change.bias);
     constexpr int kOneChunk = 1024 * kWide;  // as many values as a CTA's threads have in one chunk each
     const auto run = [&](auto kernel, int block) {
         if (rows > 0)
@@ -305,7 +300,7 @@ void launch_gate(CudaDevice& device, T* out, const T* gate, const T* up, int64_t
         launch(device, kernel, shape.grid, shape.block, 0, out, gate, up, int(dim), int(rows), tiles, gate_change,
                up_change, ahead);
     };
-    if (dim % kWide == 0 && aligned({out, gate, up, gate_change.bias, up_change.bias}))
+    if (dim % kWide == 0 && aligned_to_16(out, gate, up, gate_change.bias, up_change.bias))
         run(gate_rows<kKind, kWide, T>, kWide);
     else
         run(gate_rows<kKind, 1, T>, 1);
@@ -321,7 +316,7 @@ void gather_rows(CudaDevice& device, float* x, const T* table, const int32_t* id
         const Flat shape(rows, dim, width);
         launch(device, kernel, shape.grid, shape.block, 0, x, table, ids, multiplier, int(dim));
     };
-    if (dim % kWide == 0 && aligned({x, table}))
+    if (dim % kWide == 0 && aligned_to_16(x, table))
         run(gather<kWide, T>, kWide);
     else
         run(gather<1, T>, 1);
@@ -373,7 +368,7 @@ void add_rows(CudaDevice& device, float* x, const T* delta, float multiplier, in
         const Flat shape(rows, dim, width);
         launch(device, kernel, shape.grid, shape.block, 0, x, delta, multiplier, int(dim), used, change);
     };
-    if (dim % kWide == 0 && aligned({x, delta, change.bias}))
+    if (dim % kWide == 0 && aligned_to_16(x, delta, change.bias))
         run(add<kWide, T>, kWide);
     else
         run(add<1, T>, 1);
@@ -385,7 +380,7 @@ void scale(CudaDevice& device, float* x, float factor, int64_t count) {
     const auto run = [&](auto kernel, int width) {
         launch(device, kernel, dim3(unsigned(divide_up(count, kBlock * width))), kBlock, 0, x, factor, count);
     };
-    if (count % kWide == 0 && aligned({x}))
+    if (count % kWide == 0 && aligned_to_16(x))
         run(scale_values<kWide>, kWide);
     else
         run(scale_values<1>, 1);

@@ -4,6 +4,7 @@
 #include "kernels/cuda/numbers.cuh"
 #include "kernels/cuda/tiles.cuh"
 #include "kernels/cuda/words.cuh"
+#include "kernels/rounding.h"
 
 #include <type_traits>
 
@@ -318,8 +319,7 @@ void launch_fast(CudaDevice& device, int64_t rows, const StoreArguments<T>& a) {
 
 template <class T>
 bool takes_fast(const StoreArguments<T>& a) {
-    const auto aligned = [](const auto*... p) { return (aligned_to_16(p) && ...); };
-    return a.steps.rotated % 16 == 0 && aligned(a.q, a.k, a.v, a.pool);
+    return a.steps.rotated % 16 == 0 && aligned_to_16(a.q, a.k, a.v, a.pool);
 }
 
 // Whether it did.

@@ -15,8 +15,6 @@ __device__ __forceinline__ const CudaPart* part_of(const CudaTile& tile, int ind
     return tile.rows > 0 && tile.parts ? tile.parts + index : nullptr;
 }
 
-inline bool aligned_to_16(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
-
 // A grid of `blocks` blocks for each projection of each tile, or fewer, which then take turns: `blocks` is what the
 // largest adapter needs, and where that is far more than fills the GPU, blocks that find nothing to do would hold the
 // places of those that do. `resident`: blocks an SM holds.

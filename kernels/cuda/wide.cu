@@ -30,20 +30,6 @@ struct Tile {
 template <int kEights>
 using Sums = float[2][kEights][4];
 
-// to += from; from = 0
-template <int kEights>
-__device__ __forceinline__ void take(Sums<kEights>& to, Sums<kEights>& from) {
-#pragma unroll
-    for (int t = 0; t < 2; ++t)
-#pragma unroll
-        for (int i = 0; i < kEights; ++i)
-#pragma unroll
-            for (int e = 0; e < 4; ++e) {
-                to[t][i][e] += from[t][i][e];
-                from[t][i][e] = 0;
-            }
-}
-
 // The order of all additions is skinny.cu's when batch-invariant: a partial sum for each split of k, added within
 // pieces.
 template <class Out, class T, int kWarpsW, int kEights>
@@ -87,8 +73,8 @@ __global__ void __launch_bounds__(kThreads)
     Sums<kEights> partial = {}, piece = {}, sum = {};
     int split = 0, split_end = blocks / kInvariantSplits;
     const auto end_split = [&] {
-        take<kEights>(piece, partial);
-        if (++split % splits == 0) take<kEights>(sum, piece);
+        take(piece, partial);
+        if (++split % splits == 0) take(sum, piece);
         split_end = blocks * (split + 1) / kInvariantSplits;
     };
 #pragma unroll 1
