@@ -15,25 +15,8 @@ using namespace spartan;
 
 namespace {
 
-Workload small(int64_t requests, int64_t output) {
-    Workload w = demoWorkload();
-    w.name = "small";
-    w.requests = requests;
-    w.ignore_eos = true;
-    w.prompt_tokens = {"fixed", 12, 1, 1, 0, 0};
-    w.output_tokens = {"fixed", output, 1, 1, 0, 0};
-    w.engine.pool_bytes = 64 << 20;
-    w.engine.threads = 1;
-    return w;
-}
-
-void load(Window& w) {
-    w.session.openModel(QStringLiteral("synthetic:tiny"));
-    w.session.addAdapterArguments({QStringLiteral("synthetic:boft:2:b=16,m=1"), QStringLiteral("synthetic:lora:2:r=4")},
-                                  QStringLiteral("."));
-    QTRY_COMPARE_WITH_TIMEOUT(w.session.modelState(), Session::ModelState::ready, 30'000);
-    QTRY_COMPARE_WITH_TIMEOUT(w.session.library().readyAdapters(), int64_t(4), 30'000);
-}
+Workload small(int64_t requests, int64_t output) { return smallWorkload("small", requests, output); }
+void load(Window& w) { loadTiny(w.session, 1); }
 
 }  // namespace
 
