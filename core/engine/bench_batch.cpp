@@ -178,11 +178,10 @@ Batch BenchRunner::decode(int64_t context, std::span<const AdapterId> adapters) 
 }
 
 double BenchRunner::forward_ms(const Batch& batch) {
-    using Clock = std::chrono::steady_clock;
-    const auto begin = Clock::now();
+    const auto begin = std::chrono::steady_clock::now();
     runner_->forward(
         batch, [] { return true; }, [](int32_t, int64_t, int64_t, const float*) {}, result);
-    return std::chrono::duration<double, std::milli>(Clock::now() - begin).count();
+    return milliseconds(std::chrono::steady_clock::now() - begin);
 }
 
 void BenchRunner::add_sequences(int64_t sequences, int64_t blocks) {

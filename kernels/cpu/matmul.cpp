@@ -4,6 +4,7 @@
 #include "kernels/cpu/kept.h"
 #include "kernels/cpu/simd/table.h"
 #include "kernels/memory.h"
+#include "kernels/rounding.h"
 
 #include <algorithm>
 #include <cstring>
@@ -200,7 +201,7 @@ PackedMatrix<T>::PackedMatrix(int64_t rows, int64_t cols, std::shared_ptr<std::b
     CHECK(rows >= 0 && cols >= 0);
     if (bytes() == 0) return;
     if (!memory_) throw std::bad_alloc();
-    CHECK(reinterpret_cast<uintptr_t>(memory_.get()) % 64 == 0);
+    CHECK(is_aligned(memory_.get(), 64));
     clear_padding();
 }
 
@@ -216,7 +217,7 @@ void PackedMatrix<T>::clear_padding() {
 
 template <class T>
 PackedMatrix<T> PackedMatrix<T>::view(int64_t rows, int64_t cols, const T* data) {
-    CHECK(rows >= 0 && cols >= 0 && reinterpret_cast<uintptr_t>(data) % 64 == 0);
+    CHECK(rows >= 0 && cols >= 0 && is_aligned(data, 64));
     PackedMatrix m;
     m.rows_ = rows;
     m.cols_ = cols;

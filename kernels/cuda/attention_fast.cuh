@@ -53,15 +53,13 @@ void launch_decode(CudaDevice& device, const DecodeArguments<T>& d, const Attent
 template <int D, class T>
 void launch_prefill(CudaDevice& device, const PrefillArguments<T>& p, const AttentionBucket& bucket) {
     const int64_t most_work = bucket.prefill_items * p.heads;
-#if defined(SPARTAN_SM90A)
-    if constexpr (D == 64 || D == 128) {
-        if (device.compute_capability() == 90) {
+    if constexpr (kHasHopperCode && (D == 64 || D == 128)) {
+        if (runs_hopper_code(device.compute_capability())) {
             using Kernel = HopperPrefill<T, D>;
             return launch_share(device, prefill_hopper_kernel<T, D>, most_work, Kernel::kThreads, Kernel::kSharedBytes,
                                 1, p);
         }
     }
-#endif
     using Kernel = Prefill<T, D>;
     launch_share(device, prefill_kernel<T, D>, most_work * Kernel::kParts, 32 * Kernel::kWarps, Kernel::kSharedBytes, 2,
                  p);

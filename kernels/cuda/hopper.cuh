@@ -17,6 +17,15 @@
 
 namespace spartan {
 
+// Whether this build has code for them, and a GPU of this compute capability runs it. Code for all others, plain 90
+// among them, is a trap.
+#if defined(SPARTAN_SM90A)
+constexpr bool kHasHopperCode = true;
+#else
+constexpr bool kHasHopperCode = false;
+#endif
+constexpr bool runs_hopper_code(int compute_capability) { return kHasHopperCode && compute_capability == 90; }
+
 __device__ __forceinline__ uint32_t shared_address(const void* p) { return uint32_t(__cvta_generic_to_shared(p)); }
 
 __device__ __forceinline__ void init_barrier(uint32_t barrier, uint32_t arrivals) {

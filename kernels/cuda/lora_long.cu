@@ -12,6 +12,7 @@
 
 #include "kernels/check.h"
 #include "kernels/cuda/async_copy.cuh"
+#include "kernels/cuda/hopper.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/lora_parts.cuh"
 #include "kernels/cuda/tiles.cuh"
@@ -403,13 +404,8 @@ void launch_expand(CudaDevice& device, const LoraOutputs<T>& outputs, const Lora
 }
 
 // Warpgroup products are always of 64 rows: tiles of few are faster without. The bits are the same.
-bool takes_warpgroups([[maybe_unused]] const CudaDevice& device, [[maybe_unused]] const LoraMiddle& mid,
-                      [[maybe_unused]] int num_tiles) {
-#if defined(SPARTAN_SM90A)
-    return device.compute_capability() == 90 && 2 * mid.rows >= int64_t(kTileRows) * num_tiles;
-#else
-    return false;
-#endif
+bool takes_warpgroups(const CudaDevice& device, const LoraMiddle& mid, int num_tiles) {
+    return runs_hopper_code(device.compute_capability()) && 2 * mid.rows >= int64_t(kTileRows) * num_tiles;
 }
 
 }  // namespace

@@ -181,12 +181,8 @@ void launch_wide(CudaDevice& device, std::span<const MatmulProduct<Out, T>> prod
 
 }  // namespace
 
-bool has_warpgroup_products([[maybe_unused]] int compute_capability) {
-#if defined(SPARTAN_SM90A)
-    return compute_capability == 90 && has_tensor_maps();
-#else  // code for all others, plain 90 among them, is a trap
-    return false;
-#endif
+bool has_warpgroup_products(int compute_capability) {
+    return runs_hopper_code(compute_capability) && has_tensor_maps();
 }
 
 template <class Out, class T>
