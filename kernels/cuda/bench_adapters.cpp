@@ -75,8 +75,8 @@ void bench_rotation(KernelBench& bench, const std::string& what, const std::vect
 }
 
 void bench_low_rank(KernelBench& bench, const std::string& what, const std::vector<int>& ranks, AdapterRows rows,
-                    int parts = kParts) {
-    const std::string layers = parts == 1 ? "lora o " : "lora q,k,v ";
+                    int parts = kParts, bool sets = false) {
+    const std::string layers = std::string(sets ? "lora to set " : "lora ") + (parts == 1 ? "o " : "q,k,v ");
     const std::string name = KernelBench::named(layers + what, {{"adapters", rows.adapters}, {"rows", rows.total()}});
     if (!bench.wants(name)) return;
     constexpr float kScale = 1;
@@ -100,14 +100,14 @@ void bench_low_rank(KernelBench& bench, const std::string& what, const std::vect
     }
     const auto enqueue = [&](int64_t round) {
         lora<bf16>(bench.device, outputs, x.data(), batch.tiles(round), batch.num_tiles(), 0, parts, total, kDim,
-                   sizes.largest(), workspace.data());
+                   sizes.largest(), workspace.data(), sets);
     };
     enqueue(0);
     const auto want = [&](int64_t i) {
         const int64_t row = i / kDim % total, column = i % kDim, adapter = row / rows.rows, rank = sizes.of(adapter);
         const bf16* a = bench.piece_at(0, bytes) + sizes.begin(adapter, int(i / (total * kDim)));
         const bf16* b = a + rank * kDim;
-        double sum = out[i];
+        double sum = sets ? 0 : out[i];
         for (int64_t r = 0; r < rank; ++r) {
             double low = 0;
             for (int64_t k = 0; k < kDim; ++k) low += x[row * kDim + k] * bench.cold.at(a + r * kDim + k);
@@ -116,7 +116,7 @@ void bench_low_rank(KernelBench& bench, const std::string& what, const std::vect
         return sum;
     };
     const std::string wrong = check_values(bench.device, out.data(), out.size(), 24, 4e-3, want);
-    const Cost cost{.bytes = bytes + (1 + 2 * parts) * total * kDim * 2,
+    const Cost cost{.bytes = bytes + (1 + (sets ? 1 : 2) * parts) * total * kDim * 2,
                     .flops = 4 * parts * kDim * rows.rows * sizes.total(rows.adapters)};
     bench.time({name, cost, wrong, 0, bytes, enqueue});
 }
@@ -135,7 +135,8 @@ void bench_low_ranks(KernelBench& bench) {
     for (const int64_t n : {1, 8, 32, 96}) bench_low_rank(bench, "r=64", {64}, {n, 1});
     for (const int64_t n : {8, 32, 96}) bench_low_rank(bench, "r=8…128", {8, 16, 32, 64, 128}, {n, 1});
     bench_low_rank(bench, "r=64", {64}, {8, 12});
-    for (const int parts : {kParts, 1}) bench_low_rank(bench, "r=64", {64}, {8, 512}, parts);
+    for (const int parts : {kParts, 1})
+        for (const bool sets : {false, true}) bench_low_rank(bench, "r=64", {64}, {8, 512}, parts, sets);
     bench_low_rank(bench, "r=8…128", {8, 16, 32, 64, 128}, {8, 512});
 }
 

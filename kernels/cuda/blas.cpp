@@ -87,11 +87,11 @@ bool Blas::accepts(const BlasShape& shape, const BlasOperands& operands, const c
 }
 
 bool Blas::multiply(CudaDevice& device, const BlasShape& shape, const BlasOperands& o,
-                    const cublasLtMatmulAlgo_t& algorithm) {
+                    const cublasLtMatmulAlgo_t& algorithm, bool onto) {
     Description d(shape, o);
-    const float one = 1, zero = 0;
+    const float one = 1, of_out = onto ? 1 : 0;
     const cublasStatus_t status =
-        cublasLtMatmul(handle_, &d.operation, &one, o.w, &d.w, o.x, &d.x, &zero, o.out, &d.out, o.out, &d.out,
+        cublasLtMatmul(handle_, &d.operation, &one, o.w, &d.w, o.x, &d.x, &of_out, o.out, &d.out, o.out, &d.out,
                        &algorithm, workspace_.data(), kWorkspaceBytes, device.stream());
     if (status == CUBLAS_STATUS_NOT_SUPPORTED || status == CUBLAS_STATUS_INVALID_VALUE) return false;
     check_blas(status, "cublasLtMatmul");

@@ -43,10 +43,10 @@ public:
     // Whether the library takes an algorithm that was kept for this shape.
     bool accepts(const BlasShape& shape, const BlasOperands& operands, const cublasLtMatmulAlgo_t& algorithm);
 
-    // Launches one. False, and nothing launched, when the algorithm does not take this shape (it was found for
-    // another).
+    // Launches one; onto: added to out. False, and nothing launched, when the algorithm does not take this shape (it
+    // was found for another).
     bool multiply(CudaDevice& device, const BlasShape& shape, const BlasOperands& operands,
-                  const cublasLtMatmulAlgo_t& algorithm);
+                  const cublasLtMatmulAlgo_t& algorithm, bool onto = false);
 
 private:
     cublasLtHandle_t handle_ = nullptr;

@@ -387,6 +387,12 @@ __global__ void __launch_bounds__(kThreads) expand_plain(const __grid_constant__
         expand_column<1>(out + row * width, b_t + column, mid, p, tile.row_begin + row, rank, scale, width);
 }
 
+// Whether all widths are multiples of 8.
+template <class T>
+bool has_octets(const LoraOutputs<T>& outputs, int num_projections) {
+    return std::all_of(outputs.width, outputs.width + num_projections, [](int64_t width) { return width % 8 == 0; });
+}
+
 // Whether the batch takes lora_long.h.
 template <class T>
 bool takes_long(int64_t rows, int64_t in, bool octets, int max_rank) {
@@ -396,17 +402,27 @@ bool takes_long(int64_t rows, int64_t in, bool octets, int max_rank) {
 }  // namespace
 
 template <class T>
+bool lora_sets(const CudaDevice& device, const LoraOutputs<T>& outputs, int num_tiles, int num_projections,
+               int64_t rows, int64_t in, int max_rank) {
+    return takes_long<T>(rows, in, has_octets(outputs, num_projections), max_rank) && max_rank <= kMostHopperRank &&
+           takes_warpgroups(device, rows, num_tiles);
+}
+template bool lora_sets(const CudaDevice&, const LoraOutputs<float>&, int, int, int64_t, int64_t, int);
+template bool lora_sets(const CudaDevice&, const LoraOutputs<bf16>&, int, int, int64_t, int64_t, int);
+template bool lora_sets(const CudaDevice&, const LoraOutputs<f16>&, int, int, int64_t, int64_t, int);
+
+template <class T>
 void lora(CudaDevice& device, const LoraOutputs<T>& outputs, const T* x, const CudaTile* tiles, int num_tiles,
-          int first_part, int num_projections, int64_t rows, int64_t in, int max_rank, float* workspace) {
+          int first_part, int num_projections, int64_t rows, int64_t in, int max_rank, float* workspace, bool sets) {
     CHECK(rows >= 0 && num_tiles >= 0 && num_tiles <= 65535 / kMaxLoraProjections && first_part >= 0 && max_rank >= 0);
     CHECK(num_projections >= 0 && num_projections <= kMaxLoraProjections);
     CHECK(in > 0 && in <= 1 << 24 && aligned_to_16(workspace));
+    CHECK(!sets || lora_sets<T>(device, outputs, num_tiles, num_projections, rows, in, max_rank));
+    const bool octets = has_octets(outputs, num_projections);
     int64_t widest = 0;
-    bool octets = true;  // all widths are multiples of 8
     for (int p = 0; p < num_projections; ++p) {
         CHECK(outputs.width[p] > 0 && outputs.width[p] <= 1 << 24 && outputs.out[p] != x);
         widest = std::max(widest, outputs.width[p]);
-        octets = octets && outputs.width[p] % 8 == 0;
     }
     if (rows == 0 || num_tiles == 0 || num_projections == 0 || max_rank == 0) return;
 
@@ -442,7 +458,7 @@ void lora(CudaDevice& device, const LoraOutputs<T>& outputs, const T* x, const C
         if (expand_fast) {
             for (int p = 0; p < num_projections; ++p) CHECK(aligned_to_16(outputs.out[p]));
             if (mid.split && max_rank <= kMostLongRank)
-                return expand_long<T>(device, outputs, mid, tiles, num_tiles, first_part, max_rank);
+                return expand_long<T>(device, outputs, mid, tiles, num_tiles, first_part, max_rank, sets);
             const dim3 grid = tile_grid(device, divide_up(widest, columns_of_block(max_rank)), num_projections,
                                         num_tiles, 4, /*waves=*/16);
             const auto expand = mid.split                               ? expand_streaming<T, 16, 1024, true>
@@ -456,10 +472,10 @@ void lora(CudaDevice& device, const LoraOutputs<T>& outputs, const T* x, const C
 }
 
 template void lora<float>(CudaDevice&, const LoraOutputs<float>&, const float*, const CudaTile*, int, int, int, int64_t,
-                          int64_t, int, float*);
+                          int64_t, int, float*, bool);
 template void lora<bf16>(CudaDevice&, const LoraOutputs<bf16>&, const bf16*, const CudaTile*, int, int, int, int64_t,
-                         int64_t, int, float*);
+                         int64_t, int, float*, bool);
 template void lora<f16>(CudaDevice&, const LoraOutputs<f16>&, const f16*, const CudaTile*, int, int, int, int64_t,
-                        int64_t, int, float*);
+                        int64_t, int, float*, bool);
 
 }  // namespace spartan

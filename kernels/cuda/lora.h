@@ -30,19 +30,26 @@ constexpr int64_t lora_workspace_bytes(int num_projections, int64_t rows, int64_
     return slabs * num_projections * rows * ranks * 4;
 }
 
+// Whether lora() can set out instead of adding to it: out[p][row][n] = scale * ..., rounded, and zeros in rows of tiles
+// without such a part. For multiply_onto() (matmul.h), which then adds the product: out passes through memory once
+// less.
+template <class T>
+bool lora_sets(const CudaDevice&, const LoraOutputs<T>& outputs, int num_tiles, int num_projections, int64_t rows,
+               int64_t in, int max_rank);
+
 // x [rows, in] must not alias an out. workspace: lora_workspace_bytes(), aligned to 16 bytes; what it holds does not
 // matter. max_rank: at least the largest rank of these parts; 0: nothing to do.
 // Fast for 16-bit types where `in` and all widths are multiples of 8, max_rank is at most 512 and x, out, a and b_t are
 // aligned to 16 bytes (which such widths then demand); plain otherwise.
 template <class T>
 void lora(CudaDevice&, const LoraOutputs<T>& outputs, const T* x, const CudaTile* tiles, int num_tiles, int first_part,
-          int num_projections, int64_t rows, int64_t in, int max_rank, float* workspace);
+          int num_projections, int64_t rows, int64_t in, int max_rank, float* workspace, bool sets = false);
 
 extern template void lora<float>(CudaDevice&, const LoraOutputs<float>&, const float*, const CudaTile*, int, int, int,
-                                 int64_t, int64_t, int, float*);
+                                 int64_t, int64_t, int, float*, bool);
 extern template void lora<bf16>(CudaDevice&, const LoraOutputs<bf16>&, const bf16*, const CudaTile*, int, int, int,
-                                int64_t, int64_t, int, float*);
+                                int64_t, int64_t, int, float*, bool);
 extern template void lora<f16>(CudaDevice&, const LoraOutputs<f16>&, const f16*, const CudaTile*, int, int, int,
-                               int64_t, int64_t, int, float*);
+                               int64_t, int64_t, int, float*, bool);
 
 }  // namespace spartan

@@ -403,18 +403,17 @@ void launch_expand(CudaDevice& device, const LoraOutputs<T>& outputs, const Lora
            num_tiles, first_part, units);
 }
 
-// Warpgroup products are always of 64 rows: tiles of few are faster without. The bits are the same.
-bool takes_warpgroups(const CudaDevice& device, const LoraMiddle& mid, int num_tiles) {
-    return runs_hopper_code(device.compute_capability()) && 2 * mid.rows >= int64_t(kTileRows) * num_tiles;
-}
-
 }  // namespace
+
+bool takes_warpgroups(const CudaDevice& device, int64_t rows, int num_tiles) {
+    return runs_hopper_code(device.compute_capability()) && 2 * rows >= int64_t(kTileRows) * num_tiles;
+}
 
 template <class T>
 void shrink_long(CudaDevice& device, const LoraMiddle& mid, const T* x, const CudaTile* tiles, int num_tiles,
                  int first_part, int in, int max_rank) {
     CHECK(mid.split && in % 8 == 0 && num_tiles <= 65535);
-    if (takes_warpgroups(device, mid, num_tiles))
+    if (takes_warpgroups(device, mid.rows, num_tiles))
         return shrink_hopper(device, mid, x, tiles, num_tiles, first_part, in, max_rank);
     int most_shared = 0;
     CHECK_CUDA(cudaDeviceGetAttribute(&most_shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device.ordinal()));
@@ -427,17 +426,20 @@ void shrink_long(CudaDevice& device, const LoraMiddle& mid, const T* x, const Cu
 
 template <class T>
 void expand_long(CudaDevice& device, const LoraOutputs<T>& outputs, const LoraMiddle& mid, const CudaTile* tiles,
-                 int num_tiles, int first_part, int max_rank) {
+                 int num_tiles, int first_part, int max_rank, bool sets) {
     CHECK(mid.split && max_rank <= kMostLongRank);
-    if (takes_warpgroups(device, mid, num_tiles) && max_rank <= kMostHopperRank)
-        return expand_hopper(device, outputs, mid, tiles, num_tiles, first_part);
+    if (takes_warpgroups(device, mid.rows, num_tiles) && max_rank <= kMostHopperRank)
+        return expand_hopper(device, outputs, mid, tiles, num_tiles, first_part, sets);
+    CHECK(!sets);
     const auto expand = max_rank <= 64 ? launch_expand<T, 4> : launch_expand<T, 8>;
     expand(device, outputs, mid, tiles, num_tiles, first_part);
 }
 
 template void shrink_long(CudaDevice&, const LoraMiddle&, const bf16*, const CudaTile*, int, int, int, int);
 template void shrink_long(CudaDevice&, const LoraMiddle&, const f16*, const CudaTile*, int, int, int, int);
-template void expand_long(CudaDevice&, const LoraOutputs<bf16>&, const LoraMiddle&, const CudaTile*, int, int, int);
-template void expand_long(CudaDevice&, const LoraOutputs<f16>&, const LoraMiddle&, const CudaTile*, int, int, int);
+template void expand_long(CudaDevice&, const LoraOutputs<bf16>&, const LoraMiddle&, const CudaTile*, int, int, int,
+                          bool);
+template void expand_long(CudaDevice&, const LoraOutputs<f16>&, const LoraMiddle&, const CudaTile*, int, int, int,
+                          bool);
 
 }  // namespace spartan

@@ -22,17 +22,22 @@ template <class T>
 void shrink_hopper(CudaDevice& device, const LoraMiddle& mid, const T* x, const CudaTile* tiles, int num_tiles,
                    int first_part, int in, int max_rank);
 
-// out += scale * B * mid. Widths are multiples of 8, outs and all b_t are aligned to 16 bytes, max_rank is at most
+// out += scale * B * mid, or, if sets, out = that and zeros in rows without a part, which expand_hopper() can only.
+// Widths are multiples of 8, outs and all b_t are aligned to 16 bytes, max_rank is at most
 // kMostLongRank.
 template <class T>
 void expand_long(CudaDevice& device, const LoraOutputs<T>& outputs, const LoraMiddle& mid, const CudaTile* tiles,
-                 int num_tiles, int first_part, int max_rank);
+                 int num_tiles, int first_part, int max_rank, bool sets);
 
 constexpr int kMostHopperRank = 64;  // that expand_hopper() takes
+
+// Whether these rows take the kernels for compute capability 9.0a. Warpgroup products are always of 64 rows: tiles of
+// few are faster without. The bits are the same.
+bool takes_warpgroups(const CudaDevice& device, int64_t rows, int num_tiles);
 
 // expand_long()'s where code for compute capability 9.0a was built, on such GPUs only.
 template <class T>
 void expand_hopper(CudaDevice& device, const LoraOutputs<T>& outputs, const LoraMiddle& mid, const CudaTile* tiles,
-                   int num_tiles, int first_part);
+                   int num_tiles, int first_part, bool sets);
 
 }  // namespace spartan

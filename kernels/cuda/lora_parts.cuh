@@ -132,9 +132,10 @@ struct LoraUnit {
     int rows = 0, rank = 0;
     float scale = 0;
 
-    // Units lie panel by panel, each over all tiles.
+    // Units lie panel by panel, each over all tiles. all_rows: those without a part as well.
     __device__ static LoraUnit of(const LoraOutputs<T>& outputs, const LoraMiddle& mid, const CudaTile* tiles,
-                                  int num_tiles, int first_part, int panel_columns, int64_t index) {
+                                  int num_tiles, int first_part, int panel_columns, int64_t index,
+                                  bool all_rows = false) {
         const auto panels = [&](int p) { return int((outputs.width[p] + panel_columns - 1) / panel_columns); };
         int panel = int(index / num_tiles), p = 0;
         const CudaTile tile = tiles[index % num_tiles];
@@ -146,10 +147,10 @@ struct LoraUnit {
             u.rank = part->rank;
             u.scale = part->scale;
         }
-        u.rows = u.rank > 0 ? tile.rows : 0;
+        u.rows = u.rank > 0 || all_rows ? tile.rows : 0;
         u.width = int(outputs.width[p]);
         u.columns = u.width - panel * panel_columns;
-        u.b_t = b_t ? b_t + panel * panel_columns : nullptr;
+        u.b_t = u.rank > 0 ? b_t + panel * panel_columns : nullptr;
         u.out = outputs.out[p] + tile.row_begin * int64_t(u.width) + panel * panel_columns;
         u.inner = mid.split_row(p, tile.row_begin);
         return u;

@@ -135,6 +135,39 @@ void matmul(CudaDevice& device, MatmulPlans& plans, std::span<const MatmulProduc
     for (const auto& p : products) plain_matmul(device, p, m, k);
 }
 
+template <class T>
+bool can_multiply_onto(MatmulPlans& plans, std::span<const MatmulProduct<T, T>> products, int64_t m, int64_t k) {
+    if constexpr (is_16_bit<T>) {
+        if (m <= 8 || k % kSkinnyBlock != 0) return false;
+        for (auto rest = products; !rest.empty();) {
+            const MatmulRun<T, T> run = leading_run(rest, m);
+            rest = rest.subspan(size_t(run.count));
+            if (!aligned_to_16(run.first.out, run.first.x, run.first.w) || !plans.adds(run, m, k)) return false;
+        }
+        return true;
+    }
+    return false;
+}
+
+template <class T>
+void multiply_onto(CudaDevice& device, MatmulPlans& plans, std::span<const MatmulProduct<T, T>> products, int64_t m,
+                   int64_t k) {
+    CHECK(can_multiply_onto(plans, products, m, k));
+    if constexpr (is_16_bit<T>)
+        for (auto rest = products; !rest.empty();) {
+            const MatmulRun<T, T> run = leading_run(rest, m);
+            rest = rest.subspan(size_t(run.count));
+            plans.add(device, run, m, k);
+        }
+}
+
+template bool can_multiply_onto(MatmulPlans&, std::span<const MatmulProduct<float, float>>, int64_t, int64_t);
+template bool can_multiply_onto(MatmulPlans&, std::span<const MatmulProduct<bf16, bf16>>, int64_t, int64_t);
+template bool can_multiply_onto(MatmulPlans&, std::span<const MatmulProduct<f16, f16>>, int64_t, int64_t);
+template void multiply_onto(CudaDevice&, MatmulPlans&, std::span<const MatmulProduct<float, float>>, int64_t, int64_t);
+template void multiply_onto(CudaDevice&, MatmulPlans&, std::span<const MatmulProduct<bf16, bf16>>, int64_t, int64_t);
+template void multiply_onto(CudaDevice&, MatmulPlans&, std::span<const MatmulProduct<f16, f16>>, int64_t, int64_t);
+
 template void matmul(CudaDevice&, MatmulPlans&, std::span<const MatmulProduct<float, float>>, int64_t, int64_t);
 template void matmul(CudaDevice&, MatmulPlans&, std::span<const MatmulProduct<float, bf16>>, int64_t, int64_t);
 template void matmul(CudaDevice&, MatmulPlans&, std::span<const MatmulProduct<bf16, bf16>>, int64_t, int64_t);

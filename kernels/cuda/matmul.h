@@ -90,6 +90,12 @@ public:
     template <class Out, class T>
     bool multiply(CudaDevice& device, const MatmulRun<Out, T>& run, int64_t m, int64_t k);
 
+    // For multiply_onto(), of the same: whether the plan is cuBLASLt's and takes this m.
+    template <class T>
+    bool adds(const MatmulRun<T, T>& run, int64_t m, int64_t k);
+    template <class T>
+    void add(CudaDevice& device, const MatmulRun<T, T>& run, int64_t m, int64_t k);
+
 private:
     struct State;
     std::unique_ptr<State> state_;
@@ -103,6 +109,14 @@ MatmulRun<Out, T> leading_run(std::span<const MatmulProduct<Out, T>> products, i
 template <class Out, class T>
 void matmul(CudaDevice& device, MatmulPlans& plans, std::span<const MatmulProduct<Out, T>> products, int64_t m,
             int64_t k);
+
+// out += x * w^T, of products of which can_multiply_onto() says so: those of 16 bits that cuBLASLt computes. It may
+// round the product before it adds (on an H100 it does).
+template <class T>
+bool can_multiply_onto(MatmulPlans& plans, std::span<const MatmulProduct<T, T>> products, int64_t m, int64_t k);
+template <class T>
+void multiply_onto(CudaDevice& device, MatmulPlans& plans, std::span<const MatmulProduct<T, T>> products, int64_t m,
+                   int64_t k);
 
 template <class Out, class T>
 void matmul(CudaDevice& device, MatmulPlans& plans, Out* out, const T* x, const T* w, int64_t m, int64_t n, int64_t k) {

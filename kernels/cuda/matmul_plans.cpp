@@ -260,6 +260,22 @@ bool MatmulPlans::multiply(CudaDevice& device, const MatmulRun<Out, T>& run, int
     return !algorithms.empty() && state_->blas->multiply(device, shape, operands, algorithms.front());
 }
 
+template <class T>
+bool MatmulPlans::adds(const MatmulRun<T, T>& run, int64_t m, int64_t k) {
+    if (batch_invariant()) return false;
+    const BlasShape shape = shape_of(run, m, k);
+    const BlasOperands operands = operands_of(run);
+    const Plan& plan = state_->plan_of(shape, operands);
+    return plan.kernel == ProductKernel::blas && state_->blas->accepts(shape, operands, plan.algorithm);
+}
+
+template <class T>
+void MatmulPlans::add(CudaDevice& device, const MatmulRun<T, T>& run, int64_t m, int64_t k) {
+    const BlasShape shape = shape_of(run, m, k);
+    const BlasOperands operands = operands_of(run);
+    CHECK(state_->blas->multiply(device, shape, operands, state_->plan_of(shape, operands).algorithm, /*onto=*/true));
+}
+
 template MatmulPlans::Choice MatmulPlans::prepare(CudaDevice&, std::span<const MatmulRun<float, bf16>>, int64_t,
                                                   int64_t);
 template double MatmulPlans::best_blas_us(CudaDevice&, std::span<const MatmulRun<float, bf16>>, int64_t, int64_t,
@@ -272,6 +288,8 @@ template double MatmulPlans::best_blas_us(CudaDevice&, std::span<const MatmulRun
                                           int64_t);
 template ProductKernel MatmulPlans::kernel_of(const MatmulRun<bf16, bf16>&, int64_t, int64_t);
 template bool MatmulPlans::multiply(CudaDevice&, const MatmulRun<bf16, bf16>&, int64_t, int64_t);
+template bool MatmulPlans::adds(const MatmulRun<bf16, bf16>&, int64_t, int64_t);
+template void MatmulPlans::add(CudaDevice&, const MatmulRun<bf16, bf16>&, int64_t, int64_t);
 template MatmulPlans::Choice MatmulPlans::prepare(CudaDevice&, std::span<const MatmulRun<float, f16>>, int64_t,
                                                   int64_t);
 template double MatmulPlans::best_blas_us(CudaDevice&, std::span<const MatmulRun<float, f16>>, int64_t, int64_t,
@@ -282,5 +300,7 @@ template MatmulPlans::Choice MatmulPlans::prepare(CudaDevice&, std::span<const M
 template double MatmulPlans::best_blas_us(CudaDevice&, std::span<const MatmulRun<f16, f16>>, int64_t, int64_t, int64_t);
 template ProductKernel MatmulPlans::kernel_of(const MatmulRun<f16, f16>&, int64_t, int64_t);
 template bool MatmulPlans::multiply(CudaDevice&, const MatmulRun<f16, f16>&, int64_t, int64_t);
+template bool MatmulPlans::adds(const MatmulRun<f16, f16>&, int64_t, int64_t);
+template void MatmulPlans::add(CudaDevice&, const MatmulRun<f16, f16>&, int64_t, int64_t);
 
 }  // namespace spartan

@@ -186,12 +186,25 @@ void Forward<T>::project(int64_t layer, std::span<const Projection> which, const
         low_rank.out[i] = out[size_t(i)];
         low_rank.width[i] = n;
     }
-    matmul<T, T>(device_, plans_, std::span(products).first(size_t(count)), rows, width);
-    end_of(&StepTimes::products);
-    if (any_of(needs.low_ranks, which))
+    const auto all = std::span<const MatmulProduct<T, T>>(products).first(size_t(count));
+    const auto add_low_rank = [&](bool sets) {
         lora<T>(device_, low_rank, in, view.tiles, int(shape.tiles), first, count, rows, width, needs.max_rank,
-                low_rank_);
-    end_of(&StepTimes::lora);
+                low_rank_, sets);
+        end_of(&StepTimes::lora);
+    };
+    const bool has_low_rank = any_of(needs.low_ranks, which);
+    // It pays where most rows need not be set to zeros, and not where there are few (no gain was measured at 2,048).
+    const bool onto = has_low_rank && rows > 2048 && 4 * shape.low_rank_rows >= 3 * rows &&
+                      can_multiply_onto<T>(plans_, all, rows, width) &&
+                      lora_sets<T>(device_, low_rank, int(shape.tiles), count, rows, width, needs.max_rank);
+    if (onto) {
+        add_low_rank(/*sets=*/true);
+        multiply_onto<T>(device_, plans_, all, rows, width);
+    } else {
+        matmul<T, T>(device_, plans_, all, rows, width);
+    }
+    end_of(&StepTimes::products);
+    if (has_low_rank && !onto) add_low_rank(/*sets=*/false);
 }
 
 template <class T>

@@ -16,6 +16,7 @@ namespace spartan {
 // Room for so many of each; a batch may have fewer.
 struct StepShape {
     int64_t rows = 0, tiles = 0, sequences = 0, max_blocks = 0, heads = 0;
+    int64_t low_rank_rows = 0;                                     // whose adapters have low-rank parts; 0: not known
     bool norms = false, embeddings = false, output_heads = false;  // some adapter has its own
     AttentionBucket attention;
 };

@@ -1,5 +1,6 @@
 #include "kernels/cuda/lora.h"
 
+#include "kernels/cuda/skinny.h"
 #include "tiles_on_device.h"
 
 using namespace spartan;
@@ -133,6 +134,23 @@ void check(const Case& c) {
         }
         QVERIFY2(same_bits(rows_between(got, used, rows, width), rows_between(old, used, rows, width)), text.c_str());
     }
+    if (!lora_sets<T>(device, outputs, int(tiles.size()), num_projections, rows, c.in, max_rank)) return;
+    // What it sets, it adds to zeros.
+    for (int p = 0; p < num_projections; ++p) {
+        const auto size = size_t(rows * c.widths[size_t(p)]);
+        const DeviceArray<T> zeros(std::vector<T>(size, from_float<T>(0))), set(size);
+        LoraOutputs<T> one;
+        one.width[0] = c.widths[size_t(p)];
+        for (const bool sets : {false, true}) {
+            one.out[0] = sets ? set.data() : zeros.data();
+            lora<T>(device, one, device_x.data(), tiles.data(), int(tiles.size()), c.first_part + p, 1, rows, c.in,
+                    max_rank, workspace.data(), sets);
+        }
+        const auto want = zeros.read(), got = set.read();
+        const int64_t width = one.width[0];
+        QVERIFY2(same_bits(rows_between(got, 0, used, width), rows_between(want, 0, used, width)), text.c_str());
+        for (const T& behind : rows_between(got, used, rows, width)) QVERIFY(std::isnan(to_float(behind)));
+    }
 }
 
 void check_16_bit(const Case& c) {
@@ -246,7 +264,7 @@ private:
     template <class T>
     static std::vector<T> run_one(CudaDevice& device, const std::vector<TileSpec>& specs,
                                   const std::vector<CudaPart*>& parts, const T* x, const std::vector<T>& before,
-                                  int64_t in, int64_t width, int max_rank) {
+                                  int64_t in, int64_t width, int max_rank, bool sets = false) {
         const auto tiles = upload_tiles(specs, parts, 0);
         const int64_t rows = rows_of(specs);
         const DeviceArray<T> out(before);
@@ -254,7 +272,7 @@ private:
         LoraOutputs<T> outputs;
         outputs.out[0] = out.data();
         outputs.width[0] = width;
-        lora<T>(device, outputs, x, tiles.data(), int(tiles.size()), 0, 1, rows, in, max_rank, workspace.data());
+        lora<T>(device, outputs, x, tiles.data(), int(tiles.size()), 0, 1, rows, in, max_rank, workspace.data(), sets);
         device.synchronize();
         return out.read();
     }
@@ -297,6 +315,15 @@ private:
         const DeviceArray<T> x(random_values<T>(size_t(rows_of(tiles) * c.in), 5));
         const auto half = [](int64_t rows) { return std::vector<T>(size_t(rows * kWidth), from_float<T>(0.5f)); };
         const auto all = run_one<T>(device, tiles, parts, x.data(), half(rows_of(tiles)), c.in, kWidth, 64);
+        LoraOutputs<T> outputs;
+        outputs.width[0] = kWidth;
+        const bool sets = lora_sets<T>(device, outputs, int(tiles.size()), 1, rows_of(tiles), c.in, 64);
+        QCOMPARE(sets, has_warpgroup_products(device.compute_capability()));
+        if (sets) {
+            const std::vector<T> zeros(all.size(), from_float<T>(0)), ones(all.size(), from_float<T>(1));
+            QVERIFY(same_bits(run_one<T>(device, tiles, parts, x.data(), ones, c.in, kWidth, 64, true),
+                              run_one<T>(device, tiles, parts, x.data(), zeros, c.in, kWidth, 64)));
+        }
         int64_t row = 0;
         for (auto first = tiles.begin(); first != tiles.end(); first += 5) {
             const std::vector<TileSpec> some(first, first + 5);  // so few rows that they take the other kernels

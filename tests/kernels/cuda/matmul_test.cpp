@@ -298,6 +298,18 @@ private slots:
         spread_<f16>(device);
     }
 
+    // out += x * w^T, where cuBLASLt computes it.
+    void onto() {
+        SKIP_WITHOUT_GPU();
+        onto_<bf16>();
+        onto_<f16>();
+        const Problem<float> problem(2, 16, 64, 90);
+        const Output<float> out(32);
+        const MatmulProduct<float, float> one{out.data(), problem.device_x.data(), problem.device_w.data(), 16};
+        MatmulPlans plans;
+        QVERIFY(!can_multiply_onto<float>(plans, {&one, 1}, 2, 64));
+    }
+
     void sameBitsEveryTime() {
         SKIP_WITHOUT_GPU();
         CudaDevice device;
@@ -529,6 +541,42 @@ private:
             const std::vector<T> first = out_q.values();
             spread_matmul<T, T>(device, three, int64_t(m), int64_t(k));
             QVERIFY(std::memcmp(first.data(), out_q.values().data(), first.size() * sizeof(T)) == 0);
+        }
+    }
+
+    template <class T>
+    static void onto_() {
+        CudaDevice device;
+        MatmulPlans plans, invariant(true);
+        const size_t n = cases(1000, 136), k = cases(512, 128);
+        const Problem<T> q(300, n, k, 91), v(300, 40, k, 93);
+        for (const size_t m : cases<std::vector<size_t>>({8, 130, 300}, {8, 130})) {
+            const auto before = random_values<T>(m * (q.n + v.n), 95);
+            const DeviceArray<T> out(before);
+            const std::array<MatmulProduct<T, T>, 2> two{
+                MatmulProduct<T, T>{out.data(), q.device_x.data(), q.device_w.data(), int64_t(q.n)},
+                MatmulProduct<T, T>{out.data() + m * q.n, v.device_x.data(), v.device_w.data(), int64_t(v.n)}};
+            QVERIFY(!can_multiply_onto<T>(invariant, two, int64_t(m), int64_t(k)));
+            QVERIFY(!can_multiply_onto<T>(plans, two, int64_t(m), int64_t(k - 8)));
+            QCOMPARE(can_multiply_onto<T>(plans, two, int64_t(m), int64_t(k)), m > 128);
+            if (m <= 128) continue;
+            auto misaligned = two;
+            ++misaligned[1].out;
+            QVERIFY(!can_multiply_onto<T>(plans, misaligned, int64_t(m), int64_t(k)));
+            multiply_onto<T>(device, plans, two, int64_t(m), int64_t(k));
+            std::vector<double> want = q.want_of(m);
+            const std::vector<double> of_v = v.want_of(m);
+            want.insert(want.end(), of_v.begin(), of_v.end());
+            const std::vector<T> got = out.read();
+            for (size_t i = 0; i < want.size(); ++i) {
+                const double product = std::abs(want[i]);  // may be rounded as well
+                want[i] += double(to_float(before[i]));
+                const double off = std::abs(double(to_float(got[i])) - want[i]);
+                QVERIFY2(off <= kRounding<T> * (product + std::abs(want[i]) + 0.25),
+                         text_of("m ", m, " [", i, "] got ", to_float(got[i]), ", want ", want[i], ", before ",
+                                 to_float(before[i]))
+                             .c_str());
+            }
         }
     }
 

@@ -151,6 +151,41 @@ private slots:
         }
     }
 
+    // So many rows at once, most of them with low-rank parts, that products are added to what those have set.
+    void many_low_rank_rows_at_once() {
+        const TinyShape shape{
+            .hidden = 128, .intermediate = 192, .layers = 2, .heads = 4, .kv_heads = 2, .head_dim = 32};
+        for (const DType dtype : {DType::bf16, DType::f16}) {
+            const auto subject_of = [&](DType type) {
+                TinyShape rounded = shape;
+                if (dtype == DType::f16) rounded.rounded = dtype;
+                Subject s;
+                s.model = make_model(type, rounded, 5);
+                Random random(6);
+                s.prompts.push_back(random_prompt(random, 100, shape.vocab));
+                for (uint64_t i = 0; i < 30; ++i) {
+                    AdapterShape adapter{
+                        .group = i % 7 == 5 ? 16 : 0, .rank = i % 9 == 4 ? 0 : 8 + int(i), .gain = i % 5 == 2};
+                    if (adapter.rank == 0) adapter.group = 16;
+                    adapter.rounded = rounded.rounded;
+                    s.adapters.push_back(make_adapter(*s.model, "a" + std::to_string(i), adapter, i));
+                    s.prompts.push_back(random_prompt(random, 80 + int(i) % 20, shape.vocab));
+                }
+                return s;
+            };
+            EngineOptions at_once = options_on(0, 4096), on_cpu = options_on(-1);
+            for (EngineOptions* o : {&at_once, &on_cpu}) o->pool_bytes = o->adapter_bytes = 64 << 20;
+            // A CPU computes with values of f16 in f32.
+            const Outcome cpu = run(subject_of(dtype == DType::f16 ? DType::f32 : dtype), on_cpu, true),
+                          gpu = run(subject_of(dtype), at_once, true);
+            for (size_t i = 0; i < cpu.logits.size(); ++i) {
+                const double error = relative_error(gpu.logits[i], cpu.logits[i]);
+                QVERIFY2(error < (dtype == DType::bf16 ? 3e-2 : 4e-3),
+                         qPrintable(QString("prompt %1: %2").arg(i).arg(error)));
+            }
+        }
+    }
+
     // Batches that may not have the rows which graphs are usually made for.
     void few_rows_a_batch() {
         const Subject s = random_subject(DType::f32, {}, 5);
