@@ -1,3 +1,4 @@
+#include "kernels/check.h"
 #include "kernels/cuda/bench_cases.h"
 
 #include <algorithm>
@@ -40,7 +41,10 @@ void bench_product(KernelBench& bench, const ProductShape& s, int64_t m, Product
         const auto products = products_of(round);
         const auto of_shape = std::span<const MatmulProduct<Out, bf16>>(products).first(size_t(s.parts));
         if constexpr (std::is_same_v<Out, bf16>)
-            if (onto) return multiply_onto<bf16>(bench.device, plans, of_shape, m, s.k);
+            if (onto) {
+                CHECK(multiply_onto<bf16>(bench.device, plans, of_shape, m, s.k));
+                return;
+            }
         matmul<Out, bf16>(bench.device, plans, of_shape, m, s.k);
     };
     const auto first = products_of(0);

@@ -126,10 +126,8 @@ struct HopperExpand {
         }
     }
 
-    // In lora.cu's order, that of the ranks; those that there are not add zeros.
+    // c += in lora.cu's order, that of the ranks; those that there are not add zeros.
     __device__ void multiply(float (&c)[kColumns / 2], Inner& a, int product) const {
-#pragma unroll
-        for (float& v : c) v = 0;
         const uint64_t b =
             operand_across_k(shared_address(of_b) + product * (kColumns / 64 * kColumnBytes), uint32_t(kColumnBytes));
         hold(c);

@@ -22,9 +22,8 @@ template <class T>
 void shrink_hopper(CudaDevice& device, const LoraMiddle& mid, const T* x, const CudaTile* tiles, int num_tiles,
                    int first_part, int in, int max_rank);
 
-// out += scale * B * mid, or, if sets, out = that and zeros in rows without a part, which expand_hopper() can only.
-// Widths are multiples of 8, outs and all b_t are aligned to 16 bytes, max_rank is at most
-// kMostLongRank.
+// out += scale * B * mid, or, if sets, out = that and zeros in rows without a part, which only expand_hopper() can.
+// Widths are multiples of 8, outs and all b_t are aligned to 16 bytes, max_rank is at most kMostLongRank.
 template <class T>
 void expand_long(CudaDevice& device, const LoraOutputs<T>& outputs, const LoraMiddle& mid, const CudaTile* tiles,
                  int num_tiles, int first_part, int max_rank, bool sets);

@@ -142,7 +142,9 @@ bool can_multiply_onto(MatmulPlans& plans, std::span<const MatmulProduct<T, T>> 
         for (auto rest = products; !rest.empty();) {
             const MatmulRun<T, T> run = leading_run(rest, m);
             rest = rest.subspan(size_t(run.count));
-            if (!aligned_to_16(run.first.out, run.first.x, run.first.w) || !plans.adds(run, m, k)) return false;
+            if (!aligned_to_16(run.first.out, run.first.x, run.first.w) ||
+                plans.kernel_of(run, m, k) != ProductKernel::blas)
+                return false;
         }
         return true;
     }
@@ -150,23 +152,25 @@ bool can_multiply_onto(MatmulPlans& plans, std::span<const MatmulProduct<T, T>> 
 }
 
 template <class T>
-void multiply_onto(CudaDevice& device, MatmulPlans& plans, std::span<const MatmulProduct<T, T>> products, int64_t m,
+bool multiply_onto(CudaDevice& device, MatmulPlans& plans, std::span<const MatmulProduct<T, T>> products, int64_t m,
                    int64_t k) {
-    CHECK(can_multiply_onto(plans, products, m, k));
-    if constexpr (is_16_bit<T>)
+    if constexpr (is_16_bit<T>) {
         for (auto rest = products; !rest.empty();) {
             const MatmulRun<T, T> run = leading_run(rest, m);
             rest = rest.subspan(size_t(run.count));
-            plans.add(device, run, m, k);
+            if (!plans.multiply(device, run, m, k, /*onto=*/true)) return false;
         }
+        return true;
+    }
+    return false;
 }
 
 template bool can_multiply_onto(MatmulPlans&, std::span<const MatmulProduct<float, float>>, int64_t, int64_t);
 template bool can_multiply_onto(MatmulPlans&, std::span<const MatmulProduct<bf16, bf16>>, int64_t, int64_t);
 template bool can_multiply_onto(MatmulPlans&, std::span<const MatmulProduct<f16, f16>>, int64_t, int64_t);
-template void multiply_onto(CudaDevice&, MatmulPlans&, std::span<const MatmulProduct<float, float>>, int64_t, int64_t);
-template void multiply_onto(CudaDevice&, MatmulPlans&, std::span<const MatmulProduct<bf16, bf16>>, int64_t, int64_t);
-template void multiply_onto(CudaDevice&, MatmulPlans&, std::span<const MatmulProduct<f16, f16>>, int64_t, int64_t);
+template bool multiply_onto(CudaDevice&, MatmulPlans&, std::span<const MatmulProduct<float, float>>, int64_t, int64_t);
+template bool multiply_onto(CudaDevice&, MatmulPlans&, std::span<const MatmulProduct<bf16, bf16>>, int64_t, int64_t);
+template bool multiply_onto(CudaDevice&, MatmulPlans&, std::span<const MatmulProduct<f16, f16>>, int64_t, int64_t);
 
 template void matmul(CudaDevice&, MatmulPlans&, std::span<const MatmulProduct<float, float>>, int64_t, int64_t);
 template void matmul(CudaDevice&, MatmulPlans&, std::span<const MatmulProduct<float, bf16>>, int64_t, int64_t);

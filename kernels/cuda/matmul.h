@@ -84,17 +84,11 @@ public:
                         int64_t calls);
 
     // For matmul(). Pointers are 16-byte aligned, k is a multiple of 64. kernel_of(): the plan's; multiply(), when that
-    // is cuBLASLt: false when it has no algorithm for the shape, and then nothing was launched.
+    // is cuBLASLt, onto: added to out; false when it has no algorithm for the shape, and then nothing was launched.
     template <class Out, class T>
     ProductKernel kernel_of(const MatmulRun<Out, T>& run, int64_t m, int64_t k);
     template <class Out, class T>
-    bool multiply(CudaDevice& device, const MatmulRun<Out, T>& run, int64_t m, int64_t k);
-
-    // For multiply_onto(), of the same: whether the plan is cuBLASLt's and takes this m.
-    template <class T>
-    bool adds(const MatmulRun<T, T>& run, int64_t m, int64_t k);
-    template <class T>
-    void add(CudaDevice& device, const MatmulRun<T, T>& run, int64_t m, int64_t k);
+    bool multiply(CudaDevice& device, const MatmulRun<Out, T>& run, int64_t m, int64_t k, bool onto = false);
 
 private:
     struct State;
@@ -111,11 +105,12 @@ void matmul(CudaDevice& device, MatmulPlans& plans, std::span<const MatmulProduc
             int64_t k);
 
 // out += x * w^T, of products of which can_multiply_onto() says so: those of 16 bits that cuBLASLt computes. It may
-// round the product before it adds (on an H100 it does).
+// round the product before it adds (on an H100 it does). False when it has no algorithm after all; then outs hold
+// nothing of use.
 template <class T>
 bool can_multiply_onto(MatmulPlans& plans, std::span<const MatmulProduct<T, T>> products, int64_t m, int64_t k);
 template <class T>
-void multiply_onto(CudaDevice& device, MatmulPlans& plans, std::span<const MatmulProduct<T, T>> products, int64_t m,
+bool multiply_onto(CudaDevice& device, MatmulPlans& plans, std::span<const MatmulProduct<T, T>> products, int64_t m,
                    int64_t k);
 
 template <class Out, class T>

@@ -250,30 +250,14 @@ ProductKernel MatmulPlans::kernel_of(const MatmulRun<Out, T>& run, int64_t m, in
 }
 
 template <class Out, class T>
-bool MatmulPlans::multiply(CudaDevice& device, const MatmulRun<Out, T>& run, int64_t m, int64_t k) {
+bool MatmulPlans::multiply(CudaDevice& device, const MatmulRun<Out, T>& run, int64_t m, int64_t k, bool onto) {
     const BlasShape shape = shape_of(run, m, k);
     const BlasOperands operands = operands_of(run);
     const Plan& plan = state_->plan_of(shape, operands);
-    if (plan.kernel == ProductKernel::blas && state_->blas->multiply(device, shape, operands, plan.algorithm))
+    if (plan.kernel == ProductKernel::blas && state_->blas->multiply(device, shape, operands, plan.algorithm, onto))
         return true;
     const auto algorithms = state_->blas->algorithms(shape, operands, 1);  // the bucket's does not take this m
-    return !algorithms.empty() && state_->blas->multiply(device, shape, operands, algorithms.front());
-}
-
-template <class T>
-bool MatmulPlans::adds(const MatmulRun<T, T>& run, int64_t m, int64_t k) {
-    if (batch_invariant()) return false;
-    const BlasShape shape = shape_of(run, m, k);
-    const BlasOperands operands = operands_of(run);
-    const Plan& plan = state_->plan_of(shape, operands);
-    return plan.kernel == ProductKernel::blas && state_->blas->accepts(shape, operands, plan.algorithm);
-}
-
-template <class T>
-void MatmulPlans::add(CudaDevice& device, const MatmulRun<T, T>& run, int64_t m, int64_t k) {
-    const BlasShape shape = shape_of(run, m, k);
-    const BlasOperands operands = operands_of(run);
-    CHECK(state_->blas->multiply(device, shape, operands, state_->plan_of(shape, operands).algorithm, /*onto=*/true));
+    return !algorithms.empty() && state_->blas->multiply(device, shape, operands, algorithms.front(), onto);
 }
 
 template MatmulPlans::Choice MatmulPlans::prepare(CudaDevice&, std::span<const MatmulRun<float, bf16>>, int64_t,
@@ -281,26 +265,22 @@ template MatmulPlans::Choice MatmulPlans::prepare(CudaDevice&, std::span<const M
 template double MatmulPlans::best_blas_us(CudaDevice&, std::span<const MatmulRun<float, bf16>>, int64_t, int64_t,
                                           int64_t);
 template ProductKernel MatmulPlans::kernel_of(const MatmulRun<float, bf16>&, int64_t, int64_t);
-template bool MatmulPlans::multiply(CudaDevice&, const MatmulRun<float, bf16>&, int64_t, int64_t);
+template bool MatmulPlans::multiply(CudaDevice&, const MatmulRun<float, bf16>&, int64_t, int64_t, bool);
 template MatmulPlans::Choice MatmulPlans::prepare(CudaDevice&, std::span<const MatmulRun<bf16, bf16>>, int64_t,
                                                   int64_t);
 template double MatmulPlans::best_blas_us(CudaDevice&, std::span<const MatmulRun<bf16, bf16>>, int64_t, int64_t,
                                           int64_t);
 template ProductKernel MatmulPlans::kernel_of(const MatmulRun<bf16, bf16>&, int64_t, int64_t);
-template bool MatmulPlans::multiply(CudaDevice&, const MatmulRun<bf16, bf16>&, int64_t, int64_t);
-template bool MatmulPlans::adds(const MatmulRun<bf16, bf16>&, int64_t, int64_t);
-template void MatmulPlans::add(CudaDevice&, const MatmulRun<bf16, bf16>&, int64_t, int64_t);
+template bool MatmulPlans::multiply(CudaDevice&, const MatmulRun<bf16, bf16>&, int64_t, int64_t, bool);
 template MatmulPlans::Choice MatmulPlans::prepare(CudaDevice&, std::span<const MatmulRun<float, f16>>, int64_t,
                                                   int64_t);
 template double MatmulPlans::best_blas_us(CudaDevice&, std::span<const MatmulRun<float, f16>>, int64_t, int64_t,
                                           int64_t);
 template ProductKernel MatmulPlans::kernel_of(const MatmulRun<float, f16>&, int64_t, int64_t);
-template bool MatmulPlans::multiply(CudaDevice&, const MatmulRun<float, f16>&, int64_t, int64_t);
+template bool MatmulPlans::multiply(CudaDevice&, const MatmulRun<float, f16>&, int64_t, int64_t, bool);
 template MatmulPlans::Choice MatmulPlans::prepare(CudaDevice&, std::span<const MatmulRun<f16, f16>>, int64_t, int64_t);
 template double MatmulPlans::best_blas_us(CudaDevice&, std::span<const MatmulRun<f16, f16>>, int64_t, int64_t, int64_t);
 template ProductKernel MatmulPlans::kernel_of(const MatmulRun<f16, f16>&, int64_t, int64_t);
-template bool MatmulPlans::multiply(CudaDevice&, const MatmulRun<f16, f16>&, int64_t, int64_t);
-template bool MatmulPlans::adds(const MatmulRun<f16, f16>&, int64_t, int64_t);
-template void MatmulPlans::add(CudaDevice&, const MatmulRun<f16, f16>&, int64_t, int64_t);
+template bool MatmulPlans::multiply(CudaDevice&, const MatmulRun<f16, f16>&, int64_t, int64_t, bool);
 
 }  // namespace spartan

@@ -274,16 +274,21 @@ private:
     void collect_adapters(const Batch& batch) {
         adapter_of_segment_.clear();
         needs_ = {};
-        low_rank_rows_ = 0;
         for (const AdapterSegment& s : batch.segments) {
             const DeviceAdapter* adapter = s.adapter == AdapterId::base ? nullptr : &adapters_.use(s.adapter);
             adapter_of_segment_.push_back(adapter);
-            if (!adapter) continue;
-            needs_.merge(adapter->needs);
-            if (adapter->needs.low_ranks != 0) low_rank_rows_ += s.row_end - s.row_begin;
+            if (adapter) needs_.merge(adapter->needs);
         }
         // Graphs are shared by batches whose largest rank is about the same.
         if (needs_.max_rank > 0) needs_.max_rank = int(std::bit_ceil(unsigned(std::max(needs_.max_rank, 8))));
+    }
+
+    int64_t low_rank_rows(const Batch& batch) const {
+        int64_t rows = 0;
+        for (size_t i = 0; i < batch.segments.size(); ++i)
+            if (const DeviceAdapter* adapter = adapter_of_segment_[i]; adapter && adapter->needs.low_ranks != 0)
+                rows += batch.segments[i].row_end - batch.segments[i].row_begin;
+        return rows;
     }
 
     T* pool() const { return pool_.template as<T>(); }
@@ -331,7 +336,7 @@ private:
         shape.sequences = int64_t(plan.sequences.size());
         shape.max_blocks = plan.max_blocks;
         shape.heads = int64_t(batch.heads.size());
-        shape.low_rank_rows = low_rank_rows_;
+        shape.low_rank_rows = low_rank_rows(batch);
         own_parts_of(shape);
         shape.attention = {shape.rows, int64_t(plan.attention.decode.size()), int64_t(plan.attention.prefill.size())};
         const StepView view = send_tables(batch, shape);
@@ -477,7 +482,6 @@ private:
     // Of the step in progress.
     std::vector<const DeviceAdapter*> adapter_of_segment_;
     AdapterNeeds needs_;
-    int64_t low_rank_rows_ = 0;
 };
 
 template <class T>

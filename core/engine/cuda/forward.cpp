@@ -87,6 +87,8 @@ GateKind gate_function(GateFunction f) {
     CHECK(false);
 }
 
+constexpr int64_t kMostRowsAddedTo = 2048;  // by low-rank parts; for so few the other order gained nothing
+
 int part_of(int64_t layer, Projection p) { return int(layer) * kNumProjections + int(p); }
 bool any_of(uint32_t bits, std::span<const Projection> which) {
     return std::any_of(which.begin(), which.end(), [&](Projection p) { return bits >> int(p) & 1; });
@@ -187,24 +189,26 @@ void Forward<T>::project(int64_t layer, std::span<const Projection> which, const
         low_rank.width[i] = n;
     }
     const auto all = std::span<const MatmulProduct<T, T>>(products).first(size_t(count));
-    const auto add_low_rank = [&](bool sets) {
-        lora<T>(device_, low_rank, in, view.tiles, int(shape.tiles), first, count, rows, width, needs.max_rank,
-                low_rank_, sets);
+    const bool has_low_rank = any_of(needs.low_ranks, which);
+    const auto low_ranks = [&](bool sets) {
+        if (has_low_rank)
+            lora<T>(device_, low_rank, in, view.tiles, int(shape.tiles), first, count, rows, width, needs.max_rank,
+                    low_rank_, sets);
         end_of(&StepTimes::lora);
     };
-    const bool has_low_rank = any_of(needs.low_ranks, which);
-    // It pays where most rows need not be set to zeros, and not where there are few (no gain was measured at 2,048).
-    const bool onto = has_low_rank && rows > 2048 && 4 * shape.low_rank_rows >= 3 * rows &&
-                      can_multiply_onto<T>(plans_, all, rows, width) &&
-                      lora_sets<T>(device_, low_rank, int(shape.tiles), count, rows, width, needs.max_rank);
+    // Low-rank parts first pays where most rows need not be set to zeros, and for many rows.
+    const bool onto = has_low_rank && rows > kMostRowsAddedTo && 4 * shape.low_rank_rows >= 3 * rows &&
+                      lora_sets<T>(device_, low_rank, int(shape.tiles), count, rows, width, needs.max_rank) &&
+                      can_multiply_onto<T>(plans_, all, rows, width);
     if (onto) {
-        add_low_rank(/*sets=*/true);
-        multiply_onto<T>(device_, plans_, all, rows, width);
-    } else {
-        matmul<T, T>(device_, plans_, all, rows, width);
+        low_ranks(/*sets=*/true);
+        const bool done = multiply_onto<T>(device_, plans_, all, rows, width);
+        end_of(&StepTimes::products);
+        if (done) return;
     }
+    matmul<T, T>(device_, plans_, all, rows, width);
     end_of(&StepTimes::products);
-    if (has_low_rank && !onto) add_low_rank(/*sets=*/false);
+    low_ranks(/*sets=*/false);
 }
 
 template <class T>

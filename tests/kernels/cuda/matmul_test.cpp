@@ -563,7 +563,7 @@ private:
             auto misaligned = two;
             ++misaligned[1].out;
             QVERIFY(!can_multiply_onto<T>(plans, misaligned, int64_t(m), int64_t(k)));
-            multiply_onto<T>(device, plans, two, int64_t(m), int64_t(k));
+            QVERIFY(multiply_onto<T>(device, plans, two, int64_t(m), int64_t(k)));
             std::vector<double> want = q.want_of(m);
             const std::vector<double> of_v = v.want_of(m);
             want.insert(want.end(), of_v.begin(), of_v.end());
